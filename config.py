@@ -23,7 +23,7 @@ DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
 DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
 DEFAULTS.MODEL.width = 64  # feature maps of the generator
 DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
-DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags far behind in runs of a few thousand steps
+DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
 DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 
 # Images and batches (paper, section 3.2).

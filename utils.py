@@ -19,12 +19,15 @@ class UserError(Exception):
 
 
 def run_command(main):
-    """Run a script's main(): a UserError becomes one sentence on standard error and exit status 2."""
+    """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

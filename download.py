@@ -1,0 +1,254 @@
+"""Fetching image sets and weights, and knowing them for what they are: by hash, from whatever place they come.
+
+`python data.py NAME` is the command. A test image is known by its decoded pixels; testsets.json lists them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import requests
+from tqdm import tqdm
+
+import utils
+from utils import UserError
+
+HERE = Path(__file__).resolve().parent
+# ---------------------------------------------------------------------------------------------------------------------
+# Verifying: a test image is known by the SHA-256 of its pixels, whatever file it comes in
+
+
+def pixel_hash(image_u8):
+    """SHA-256 of the size and pixels of an image, gray ones as RGB."""
+    image_u8 = np.ascontiguousarray(utils.to_rgb(image_u8))
+    return hashlib.sha256(repr(image_u8.shape).encode() + image_u8.tobytes()).hexdigest()
+
+
+def read_manifest():
+    """{set: {name: {"size": [width, height], "channels": 1 or 3, "sha256": {crop: pixel hash}}}} of the test images."""
+    return json.loads((HERE / "testsets.json").read_text())
+
+
+def load_manifest():
+    """{pixel hash: (set, name, crop)} of all test images, whole (crop 1) and cropped to multiples of 2, 3, 4 and 8."""
+    table = {}
+    for set_name, images in read_manifest().items():
+        for name, entry in images.items():
+            for crop, digest in entry["sha256"].items():
+                table[digest] = (set_name, name, int(crop))
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Downloads that survive a cut connection
+
+ATTEMPTS = 5  # in a row without a single new byte, before a download is given up
+
+
+def reachable(url, seconds):
+    """Whether `url` answers within so many seconds, name look-up included. A hanging look-up is left behind."""
+    answers = []
+
+    def ask():
+        try:
+            answers.append(requests.head(url, timeout=seconds, allow_redirects=True).ok)
+        except requests.RequestException:
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return any(answers)
+
+
+def file_digest(path, algorithm):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def download(url, path, digest=None, timeout=20):
+    """Fetch `url` to `path` with a progress bar; what an earlier attempt left in `path`.part is gone on from.
+
+    digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be had, if the connection is
+    cut again and again without progress, or if the bytes are not the right ones (they are deleted then).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            fetch_rest(url, part, timeout)
+            break
+        except requests.HTTPError as error:
+            raise UserError(f"{url} answers {error.response.status_code} {error.response.reason}") from None
+        except requests.RequestException as error:
+            after = part.stat().st_size if part.exists() else 0
+            failures = 0 if after > before else failures + 1
+            if failures == ATTEMPTS or (after == 0 and isinstance(error, requests.ConnectionError)):
+                kept = f"; the {after:,} bytes so far are kept, run it again to go on" if after else ""
+                raise UserError(f"{url} cannot be downloaded ({type(error).__name__}){kept}") from None
+    if digest:
+        algorithm, _, expected = digest.partition(":")
+        found = file_digest(part, algorithm)
+        if found != expected:
+            part.unlink()
+            raise UserError(f"{url} gave a wrong file ({algorithm} {found}, expected {expected}); it was deleted")
+    part.replace(path)
+    return path
+
+
+def fetch_rest(url, part, timeout):
+    """Append to `part` what is missing of `url`; start over where the server does not do ranges."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        if answer.status_code == 416:  # nothing is missing, or the file behind the address is another one now
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return
+            part.unlink()
+            return fetch_rest(url, part, timeout)
+        answer.raise_for_status()
+        if answer.status_code != 206:
+            have = 0
+        total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem[:30], disable=None) as bar,
+        ):
+            for block in answer.iter_content(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise requests.exceptions.ChunkedEncodingError("the connection was cut")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sets and weights
+
+VGG19_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+VGG19_DIGEST = "md5:253f8cb515780f3b799900260a226db6"  # Keras's own
+VGG19_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{VGG19_FILE}"
+VGG19_FILES = (  # where the weights are looked for: Keras's file, machrisaa's, and Keras's own cache
+    HERE / "vgg19" / VGG19_FILE,
+    HERE / "vgg19" / "vgg19.npy",
+    Path.home() / ".keras" / "models" / VGG19_FILE,
+)
+DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
+DIV2K_DIGEST = "md5:bdc2d9338d4e574fe81bf7d158758658"
+BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision"
+MIRRORS = {  # archives that held the originals when this was written; any other place will do, see --from
+    "Set5": ("https://huggingface.co/datasets/eugenesiow/Set5/resolve/main/data/Set5_HR.tar.gz",),
+    "Set14": ("https://huggingface.co/datasets/eugenesiow/Set14/resolve/main/data/Set14_HR.tar.gz",),
+    "BSD100": (
+        f"{BERKELEY}/grouping/segbench/BSDS300-images.tgz",
+        f"{BERKELEY}/bsds/BSDS300-images.tgz",
+        "https://huggingface.co/datasets/eugenesiow/BSD100/resolve/main/data/BSD100_HR.tar.gz",
+    ),
+}
+
+
+def fetch_test_set(name, root, source=None):
+    """Fill root/<name> from the mirrors, or from `source`: an address or file of an archive, or a folder.
+
+    Every image is known by its pixels, whole or cropped to a multiple of a scale, whatever its file is called; others
+    are left alone. Raises UserError naming what is missing.
+    """
+    target, reasons = root / name, []
+    wanted = set(read_manifest()[name])
+    missing = wanted - {path.stem for path in utils.list_images(target)} if target.is_dir() else wanted
+    for place in [source] if source else MIRRORS[name]:
+        if not missing:
+            break
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+            try:
+                images = utils.list_images(unpack(place, Path(folder), root / ".downloads"))
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            manifest = load_manifest()
+            # Whole images first: a cropped copy is taken only where there is nothing better.
+            matches = []
+            for path in tqdm(images, desc=f"looking for {name}", unit="", disable=None):
+                try:
+                    known = manifest.get(pixel_hash(utils.read_image(path)))
+                except UserError:
+                    continue
+                if known and known[0] == name:
+                    matches.append((known[2], known[1], path))
+            for _, image, path in sorted(matches):
+                if image in missing:
+                    target.mkdir(exist_ok=True)
+                    shutil.move(shutil.copy(path, folder + "/found"), target / (image + path.suffix.lower()))
+                    missing.discard(image)
+            if missing:
+                reasons.append(f"{place} lacks {len(missing)} of the {len(wanted)} images, or has other pixels")
+    if missing:
+        raise UserError(
+            f"{name} is not complete ({', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} missing): "
+            f"{'; '.join(reasons)}; any copy will do: python data.py {name.lower()} --from FOLDER_OR_ADDRESS"
+        )
+    shutil.rmtree(root / ".downloads", ignore_errors=True)
+    return target
+
+
+def unpack(place, folder, downloads):
+    """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`."""
+    if Path(place).is_dir():
+        return Path(place)
+    archive = Path(place)
+    if str(place).startswith(("http://", "https://")):
+        archive = downloads / Path(place).name
+        if not archive.exists():
+            download(place, archive)
+    try:
+        shutil.unpack_archive(archive, folder, filter="data")
+    except (shutil.ReadError, ValueError, OSError) as error:
+        if archive.parent == downloads:
+            archive.unlink()  # or it would be taken for good the next time
+        raise UserError(f"{place} is neither a folder nor an archive ({utils.short(error)})") from None
+    return folder
+
+
+def fetch_div2k(root, source=None):
+    """DIV2K's 800 training photographs into root/train/DIV2K (3.5 GB)."""
+    target, archive = root / "train" / "DIV2K", root / ".downloads" / "DIV2K_train_HR.zip"
+    if not target.is_dir():
+        if not archive.exists():
+            download(source or DIV2K_URL, archive, DIV2K_DIGEST)
+        print("unpacking")
+        with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+            shutil.unpack_archive(archive, folder)
+            (root / "train").mkdir(exist_ok=True)
+            os.replace(Path(folder) / "DIV2K_train_HR", target)
+        shutil.rmtree(root / ".downloads")
+    return target
+
+
+def fetch_vgg19(source=None):
+    """VGG19's ImageNet weights, without the classifier, into vgg19/ (80 MB), checked by Keras's hash."""
+    path = HERE / "vgg19" / VGG19_FILE
+    return path if path.exists() else download(source or VGG19_URL, path, VGG19_DIGEST)
+
+
+def find_vgg19():
+    """The path of VGG19 weights on this machine, fetched if there is a connection, or None.
+
+    Raises UserError for a .h5 file with a wrong hash.
+    """
+    for path in VGG19_FILES:
+        if path.exists():
+            if path.suffix == ".h5" and "md5:" + file_digest(path, "md5") != VGG19_DIGEST:
+                raise UserError(f"{path} is damaged: delete it, then `python data.py vgg19` fetches it again")
+            return path
+    try:
+        return fetch_vgg19() if reachable(VGG19_URL, seconds=6) else None
+    except UserError as error:
+        print(error)
+        return None
