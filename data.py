@@ -11,7 +11,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-import lazy_loader
 import numpy as np
 from tqdm import tqdm
 
@@ -25,9 +24,9 @@ from download import (
     pixel_hash,
     read_manifest,
 )
-from utils import UserError
+from utils import LazyModule, UserError
 
-tf = lazy_loader.load("tensorflow")  # loaded at first use, see model.py
+tf = LazyModule("tensorflow")
 
 HERE = Path(__file__).resolve().parent
 TEST_SETS = ("Set5", "Set14", "BSD100")

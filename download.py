@@ -208,7 +208,9 @@ def unpack(place, folder, downloads):
         if not archive.exists():
             download(place, archive)
     try:
-        shutil.unpack_archive(archive, folder, filter="data")
+        # Old Pythons do not take the filter for zip archives, which never leave their folder anyway.
+        safely = {} if archive.suffix == ".zip" else {"filter": "data"}
+        shutil.unpack_archive(archive, folder, **safely)
     except (shutil.ReadError, ValueError, OSError) as error:
         if archive.parent == downloads:
             archive.unlink()  # or it would be taken for good the next time

@@ -7,7 +7,6 @@ bicubic row tells whether it is met: 28.42, 25.99 and 25.96 dB on the three sets
 import argparse
 from pathlib import Path
 
-import lazy_loader
 import numpy as np
 from tqdm import tqdm
 
@@ -16,9 +15,9 @@ import download
 import metrics
 import runs
 import utils
-from utils import UserError
+from utils import LazyModule, UserError
 
-tf = lazy_loader.load("tensorflow")  # loaded at first use, see model.py
+tf = LazyModule("tensorflow")
 
 INTERPOLATIONS = ("nearest", "bicubic")
 CROP = 160  # side in pixels of the crops in the comparison picture

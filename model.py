@@ -11,12 +11,11 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import lazy_loader  # noqa: E402
 import numpy as np  # noqa: E402
 
-from utils import UserError  # noqa: E402
+from utils import LazyModule, UserError  # noqa: E402
 
-keras = lazy_loader.load("keras")  # loaded at first use: TensorFlow takes seven seconds, --help and mistakes need not
+keras = LazyModule("keras")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ def build_generator(config):
     for i in range(1, config.blocks + 1):
         x = residual_block(x, config, f"block{i}")
     x = keras.layers.Conv2D(config.width, 3, padding="same", name="body_conv")(x)
-    x = batch_norm(config, name="body_bn")(x)
+    x = batch_norm(config, name="body_bn", gamma_initializer="zeros")(x)
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
         x = subpixel_block(x, config.width, f"upsample{i}")

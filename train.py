@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import lazy_loader
 import numpy as np
 from tqdm import tqdm
 
@@ -21,11 +20,11 @@ import model
 import runs
 import utils
 from config import MODES, PRESETS, learning_rate_at, make_config
-from utils import UserError
+from utils import LazyModule, UserError
 
-keras = lazy_loader.load("keras")  # loaded at first use: TensorFlow takes seven seconds, --help and mistakes need not
-tf = lazy_loader.load("tensorflow")
-tl = lazy_loader.load("tensorlayer")
+keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
+tl = LazyModule("tensorlayer")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,8 +177,10 @@ def train(config, mode, preset, directory, photographs, data_name, init=None):
     if init:
         runs.load_weights(generator, init)
     g_optimizer = make_adam(config, generator)
-    facts = {"data": {"name": data_name, "images": len(photographs), "fingerprint": photographs.fingerprint()}}
-    facts["init"] = str(init) if init else None
+    facts = {
+        "data": {"name": Path(data_name).name, "images": len(photographs), "fingerprint": photographs.fingerprint()}
+    }
+    facts["init"] = init.parent.name if init else None
     optimizers = [g_optimizer]
     if mode == "srgan":
         discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
@@ -276,7 +277,7 @@ def load_vgg(config):
     """(VGG feature network, what it is) by VGG.network. Raises UserError if vgg19 is asked for and cannot be had."""
     path = None if config.VGG.network == "hed" else download.find_vgg19()
     if path:
-        return model.load_vgg19(path, config.VGG.layer, config.VGG.resize), f"VGG19 {config.VGG.layer} from {path}"
+        return model.load_vgg19(path, config.VGG.layer, config.VGG.resize), f"VGG19 {config.VGG.layer} from {path.name}"
     if config.VGG.network == "vgg19":
         raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
     if config.VGG.network == "auto":

@@ -4,6 +4,7 @@ The end of a name tells its range where it could be mistaken: `_u8` is uint8 in 
 `_m11` float in [-1, 1]. Images are [height, width, channels].
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -18,10 +19,25 @@ class UserError(Exception):
     """A mistake that the user can mend; its text is the one sentence that the user sees."""
 
 
+class LazyModule:
+    """A library that is imported at its first use: `tf = LazyModule("tensorflow")`.
+
+    TensorFlow takes seven seconds to import; with this, --help and the user's mistakes are answered before that.
+    """
+
+    def __init__(self, name):
+        self.name = name
+
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self.name), attribute)
+
+
 def run_command(main):
     """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
     try:
         sys.exit(main())
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+        sys.exit(141)
     except (UserError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)

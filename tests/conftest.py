@@ -1,0 +1,82 @@
+"""Fixtures of all tests. Tests that need the image sets of the development machine say so and are skipped elsewhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.pop("SRGAN_DATA", None)
+os.environ.pop("SRGAN_RUNS", None)
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED = PROJECT.parent / "shared" / "data"
+
+# A network and batch that train in a second or two.
+TINY_SETTINGS = (
+    "MODEL.blocks=1",
+    "MODEL.width=8",
+    "DATA.crop=32",
+    "TRAIN.batch=2",
+    "TRAIN.log_every=1",
+    "TRAIN.validate_every=2",
+    "TRAIN.save_every=2",
+)
+TINY = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
+
+
+@pytest.fixture
+def shared():
+    """The folder of Set5, Set14, BSD100 and MATLAB's golden files."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared/data (Set5, Set14, BSD100 and MATLAB's LR images)")
+    return SHARED
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def photo(rng, height, width):
+    """A smooth random uint8 image [height, width, 3], easier on interpolation than noise."""
+    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3)).astype(float)
+    image = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    image = (image + np.roll(image, 3, axis=0) + np.roll(image, 3, axis=1)) / 3
+    return image[:height, :width].astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the project as a fresh clone has it; what a script writes there goes with it."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in (*PROJECT.glob("*.py"), PROJECT / "testsets.json"):
+        shutil.copy(path, folder)
+    for name in ("vgg19", "checkpoint", "samples"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(clone):
+    """run("train.py", "--steps", 2, …) → CompletedProcess, in the clone, without environment variables of ours."""
+
+    def run_script(script, *arguments, timeout=240, **settings):
+        command = [sys.executable, "-B", script, *map(str, arguments)]
+        return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, **settings)
+
+    return run_script
+
+
+def assert_refused(result, *words):
+    """One sentence on standard error, exit status 2, no traceback; the sentence holds the words."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    sentence = result.stderr.strip().splitlines()[-1]
+    assert "error:" in sentence
+    for word in words:
+        assert str(word) in sentence

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+
+from config import DEFAULTS, learning_rate_at, make_config
+from utils import UserError
+
+
+def test_papers_settings():
+    """Section 3.2: 16 crops of 96×96, Adam with β1 0.9 at 1e-4, 1e6 updates; SRGAN 1e5 at 1e-4 and 1e5 at 1e-5."""
+    srresnet, srgan = make_config("srresnet"), make_config("srgan")
+    assert (srresnet.TRAIN.batch, srresnet.DATA.crop, srresnet.TRAIN.beta1) == (16, 96, 0.9)
+    assert srresnet.TRAIN.steps == 1_000_000
+    assert learning_rate_at(1, srresnet.TRAIN) == learning_rate_at(1_000_000, srresnet.TRAIN) == 1e-4
+    assert srgan.TRAIN.steps == 200_000
+    assert learning_rate_at(100_000, srgan.TRAIN) == 1e-4
+    assert learning_rate_at(100_001, srgan.TRAIN) == pytest.approx(1e-5)
+
+
+def test_presets():
+    assert make_config("srgan", "slides").VGG.layer == "pool4"
+    assert make_config("srgan", "paper").VGG.layer == "conv5_4"
+
+
+def test_defaults_are_not_changed_by_overrides():
+    make_config(overrides=["MODEL.blocks=3"])
+    assert DEFAULTS.MODEL.blocks == make_config().MODEL.blocks == 16
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("TRAIN.steps=1e3", 1000),
+        ("TRAIN.learning_rate=1", 1.0),
+        ("TRAIN.xla=false", False),
+        ("MODEL.output=tanh", "tanh"),
+    ],
+)
+def test_values_are_read_by_the_defaults_type(override, value):
+    section, key = override.split("=")[0].split(".")
+    found = make_config(overrides=[override])[section][key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("MODEL.blokcs=3", "did you mean MODEL.blocks"),
+        ("MODEL.blocks", "SECTION.key=value"),
+        ("MODEL.blocks=many", "whole number"),
+        ("MODEL.blocks=1.5", "whole number"),
+        ("MODEL.scale=3", "2, 4, 8"),
+        ("TRAIN.steps=0", "above zero"),
+        ("TRAIN.learning_rate=1e999", "finite"),
+        ("TRAIN.xla=1", "true or false"),
+        ("TRAIN.decay_at=2", "1 at most"),
+        ("DATA.crop=40", "multiple of 16"),
+        ("TRAIN.seed=-1", "above zero"),
+    ],
+)
+def test_mistakes_are_named(override, words):
+    with pytest.raises(UserError, match=words):
+        make_config(overrides=[override])
+
+
+def test_cosine_schedule():
+    train = make_config(
+        overrides=["TRAIN.schedule=cosine", "TRAIN.steps=1000", "TRAIN.warmup=0.1", "TRAIN.learning_rate=1e-3"]
+    ).TRAIN
+    rates = [learning_rate_at(step, train) for step in range(1, 1001)]
+    assert rates[49] == pytest.approx(0.5e-3)
+    assert max(rates) == rates[99] == pytest.approx(1e-3)
+    assert rates[549] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 450 / 901)))
+    assert 0 < rates[-1] < 1e-8
+    assert all(a > b for a, b in zip(rates[99:], rates[100:], strict=False))

@@ -1,0 +1,211 @@
+"""The download code against a real HTTP server on the loopback interface, with the faults that servers have."""
+
+import hashlib
+import http.server
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import photo
+
+import download
+import utils
+from utils import UserError
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files` {path: bytes}; `cut`: send only so many bytes an answer; `ranges`: whether it does ranges."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cut, self.ranges, self.requests = {}, None, True, []
+        self.daemon_threads = True
+
+    def url(self, path):
+        return f"http://127.0.0.1:{self.server_port}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200 if self.path[1:] in self.server.files else 404)
+        self.end_headers()
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.requests.append(wanted)
+        content = self.server.files.get(self.path[1:])
+        if content is None:
+            return self.send_error(404)
+        first = int(wanted[6:-1]) if wanted and self.server.ranges else 0
+        if first >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        rest = content[first:]
+        self.wfile.write(rest[: self.server.cut] if self.server.cut else rest)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_download(server, tmp_path):
+    server.files["a"] = CONTENT
+    path = download.download(server.url("a"), tmp_path / "sub" / "a", DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+
+
+def test_cut_connections_are_gone_on_from(server, tmp_path):
+    server.files["a"], server.cut = CONTENT, 70_000
+    path = download.download(server.url("a"), tmp_path / "a", DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert len(server.requests) == 5
+    assert all(later for later in server.requests[1:])  # each asked for the rest alone
+
+
+def test_an_earlier_attempt_is_gone_on_from(server, tmp_path):
+    server.files["a"] = CONTENT
+    (tmp_path / "a.part").write_bytes(CONTENT[:100_000])
+    assert download.download(server.url("a"), tmp_path / "a", DIGEST).read_bytes() == CONTENT
+    assert server.requests == ["bytes=100000-"]
+
+
+def test_a_whole_part_is_taken(server, tmp_path):
+    server.files["a"] = CONTENT
+    (tmp_path / "a.part").write_bytes(CONTENT)
+    assert download.download(server.url("a"), tmp_path / "a", DIGEST).read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_starts_over(server, tmp_path):
+    server.files["a"], server.ranges = CONTENT, False
+    (tmp_path / "a.part").write_bytes(b"x" * 1000)
+    assert download.download(server.url("a"), tmp_path / "a", DIGEST).read_bytes() == CONTENT
+
+
+def test_wrong_bytes_are_refused_and_deleted(server, tmp_path):
+    server.files["a"] = CONTENT[:-1] + b"!"
+    with pytest.raises(UserError, match="gave a wrong file"):
+        download.download(server.url("a"), tmp_path / "a", DIGEST)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_named(server, tmp_path):
+    with pytest.raises(UserError, match="answers 404"):
+        download.download(server.url("a"), tmp_path / "a")
+
+
+def test_a_dead_server_is_named_at_once(tmp_path):
+    server = Server()
+    server.server_close()
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        download.download(server.url("a"), tmp_path / "a")
+    assert not download.reachable(server.url("a"), seconds=5)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_silent_server_does_not_hold_up_the_fallback():
+    """A connection that is accepted and never answered: `reachable` gives up in its time."""
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.perf_counter()
+        assert not download.reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=1)
+        assert time.perf_counter() - start < 3
+
+
+@pytest.fixture
+def test_set(tmp_path, rng, monkeypatch):
+    """A manifest of two images, and the images: one whole, one that only a cropped copy of is around."""
+    a, b = photo(rng, 40, 40), photo(rng, 42, 45)
+    manifest = {
+        "Set5": {
+            name: {"sha256": {str(n): download.pixel_hash(utils.mod_crop(image, n)) for n in (1, 4)}}
+            for name, image in (("a", a), ("b", b))
+        }
+    }
+    monkeypatch.setattr(download, "read_manifest", lambda: manifest)
+    source = tmp_path / "source"
+    utils.write_image(source / "deep" / "img_001.png", a)
+    utils.write_image(source / "deep" / "other.png", photo(rng, 40, 40))
+    utils.write_image(source / "img_002.tif", utils.mod_crop(b, 4))
+    (source / "broken.png").write_bytes(b"x")
+    return source
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "address"])
+def test_a_test_set_is_known_by_its_pixels(test_set, tmp_path, server, kind):
+    place = test_set
+    if kind != "folder":
+        place = shutil.make_archive(tmp_path / "set", "gztar", test_set)
+    if kind == "address":
+        with open(place, "rb") as file:
+            server.files["set.tar.gz"] = file.read()
+        place = server.url("set.tar.gz")
+    target = download.fetch_test_set("Set5", tmp_path / "root", str(place))
+    assert sorted(path.name for path in target.iterdir()) == ["a.png", "b.tif"]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["Set5"]
+
+
+def test_an_incomplete_set_is_named(test_set, tmp_path):
+    (test_set / "img_002.tif").unlink()
+    with pytest.raises(UserError, match=r"not complete \(b missing\).*--from"):
+        download.fetch_test_set("Set5", tmp_path / "root", str(test_set))
+
+
+def test_mirrors_are_tried_in_turn(test_set, tmp_path, server, monkeypatch):
+    with open(shutil.make_archive(tmp_path / "set", "zip", test_set), "rb") as file:
+        server.files["set.zip"] = file.read()
+    server.files["page.zip"] = b"<html>moved</html>"
+    mirrors = [server.url(name) for name in ("gone.zip", "page.zip", "set.zip")]
+    monkeypatch.setitem(download.MIRRORS, "Set5", mirrors)
+    assert len(list(download.fetch_test_set("Set5", tmp_path / "root").iterdir())) == 2
+
+
+def test_manifest_knows_119_images():
+    manifest = download.read_manifest()
+    assert {name: len(images) for name, images in manifest.items()} == {"Set5": 5, "Set14": 14, "BSD100": 100}
+    assert len({image for image, *_ in (v for v in download.load_manifest().values())}) == 3
+    assert manifest["Set14"]["bridge"]["channels"] == 1
+
+
+def test_manifest_knows_the_real_sets(shared):
+    manifest = download.load_manifest()
+    for name in ("Set5", "Set14"):
+        for path in utils.list_images(shared / name):
+            assert manifest[download.pixel_hash(utils.read_image(path))][:2] == (name, path.stem)
+
+
+def test_vgg19_is_fetched_and_checked(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "HERE", tmp_path)
+    monkeypatch.setattr(download, "VGG19_FILES", (tmp_path / "vgg19" / download.VGG19_FILE,))
+    monkeypatch.setattr(download, "VGG19_URL", server.url("vgg"))
+    monkeypatch.setattr(download, "VGG19_DIGEST", "md5:" + hashlib.md5(CONTENT).hexdigest())
+    assert download.find_vgg19() is None  # the server does not have it
+    server.files["vgg"] = CONTENT
+    assert download.find_vgg19() == tmp_path / "vgg19" / download.VGG19_FILE
+    (tmp_path / "vgg19" / download.VGG19_FILE).write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match="damaged"):
+        download.find_vgg19()

