@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused
+from conftest import TINY, assert_refused, photo
 
 import model
 import train
@@ -91,7 +91,7 @@ def build_step(mode="srgan", preset="slides", seed=0, **settings):
 def some_batch(rng, batch=2):
     import tensorflow as tf
 
-    crops = rng.integers(0, 256, (batch, 48, 48, 3), dtype=np.uint8)
+    crops = np.stack([photo(rng, 48, 48) for _ in range(batch)])
     return tf.constant(crops), tf.constant(np.zeros((batch, 3), bool))
 
 
@@ -100,11 +100,11 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
     """Against a plain loop written here: MSE, its gradient, Adam's first update."""
     import tensorflow as tf
 
-    step, generator, *_ = build_step("srresnet", xla=xla)
+    step, generator, _, _, config = build_step("srresnet", xla=xla)
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     before = [variable.numpy() for variable in generator.trainable_variables]
-    copy = tf.keras.models.clone_model(generator)
+    copy = model.build_generator(config.MODEL)
     copy.set_weights(generator.get_weights())
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((copy(lr_01, training=True) - real) ** 2)
@@ -116,8 +116,8 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
     assert float(values["mse_loss_grad"]) == pytest.approx(2 * np.linalg.norm(error) / np.size(error), rel=1e-3)
     for old, new, gradient in zip(before, generator.trainable_variables, gradients, strict=True):
         gradient = np.asarray(gradient)
-        certain = np.abs(gradient) > 1e-4 * np.abs(gradient).max() + 1e-5  # else Adam's sign is rounding
-        np.testing.assert_allclose((new - old)[certain], -1e-4 * np.sign(gradient[certain]), rtol=0.05)
+        first_update = -1e-4 * gradient / (np.abs(gradient) + 1e-7 / np.sqrt(1 - 0.999))  # Kingma & Ba, t = 1
+        np.testing.assert_allclose(new - old, first_update, atol=2e-6)
 
 
 @pytest.mark.parametrize("preset", ["slides", "paper"])
@@ -128,7 +128,7 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     step, generator, discriminator, vgg, config = build_step("srgan", preset, xla="false")
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
-    g, d = (tf.keras.models.clone_model(network) for network in (generator, discriminator))
+    g, d = model.build_generator(config.MODEL), model.build_discriminator(config.MODEL, config.DATA.crop)
     g.set_weights(generator.get_weights())
     d.set_weights(discriminator.get_weights())
     fake = g(lr_01, training=True)
@@ -148,7 +148,10 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     assert ("mse_loss" in values) == (preset == "slides")
     for ours, theirs in ((generator, g), (discriminator, d)):
         for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
-            assert np.mean(np.abs(a - b) > 2e-5) < 0.02  # Adam turns rounding into a full step where gradients vanish
+            if a.path.endswith(
+                "kernel"
+            ):  # a bias before a batch norm has no gradient but rounding, which Adam scales up
+                assert np.mean(np.abs(a - b) > 1e-5) < 0.02, a.path
 
 
 def test_a_dead_term_is_seen(rng, monkeypatch):
