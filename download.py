@@ -72,15 +72,23 @@ def file_digest(path, algorithm):
 
 
 def download(url, path, digest=None, timeout=20):
-    """Fetch `url` to `path` with a progress bar; what an earlier attempt left in `path`.part is gone on from.
+    """Fetch `url`, an address or a local file, to `path` with a progress bar; return `path`.
 
+    What an earlier attempt left in `path`.part is gone on from, and a file at `path` with the right digest is kept.
     digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be had, if the connection is
     cut again and again without progress, or if the bytes are not the right ones (they are deleted then).
     """
+    if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     failures = 0
-    while True:
+    local = not str(url).startswith(("http://", "https://"))
+    if local and not Path(url).is_file():
+        raise UserError(f"{url} is neither an address (http:// or https://) nor a file")
+    if local:
+        shutil.copy(url, part)
+    while not local:
         before = part.stat().st_size if part.exists() else 0
         try:
             fetch_rest(url, part, timeout)
@@ -153,6 +161,20 @@ MIRRORS = {  # archives that held the originals when this was written; any other
 }
 
 
+def known_images(name, folder):
+    """{image name: (crop, path)} of the images of test set `name` that are found below a folder, by their pixels."""
+    manifest, found = load_manifest(), {}
+    for path in tqdm(utils.list_images(folder), desc=f"looking for {name}", unit="", leave=False, disable=None):
+        try:
+            known = manifest.get(pixel_hash(utils.read_image(path)))
+        except UserError:
+            continue
+        # A whole image is better than a cropped copy of it.
+        if known and known[0] == name and known[2] < found.get(known[1], (99,))[0]:
+            found[known[1]] = (known[2], path)
+    return found
+
+
 def fetch_test_set(name, root, source=None):
     """Fill root/<name> from the mirrors, or from `source`: an address or file of an archive, or a folder.
 
@@ -161,32 +183,22 @@ def fetch_test_set(name, root, source=None):
     """
     target, reasons = root / name, []
     wanted = set(read_manifest()[name])
-    missing = wanted - {path.stem for path in utils.list_images(target)} if target.is_dir() else wanted
+    missing = wanted - set(known_images(name, target))
     for place in [source] if source else MIRRORS[name]:
         if not missing:
             break
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
             try:
-                images = utils.list_images(unpack(place, Path(folder), root / ".downloads"))
+                found = known_images(name, unpack(place, Path(folder), root / ".downloads"))
             except UserError as error:
                 reasons.append(str(error))
                 continue
-            manifest = load_manifest()
-            # Whole images first: a cropped copy is taken only where there is nothing better.
-            matches = []
-            for path in tqdm(images, desc=f"looking for {name}", unit="", disable=None):
-                try:
-                    known = manifest.get(pixel_hash(utils.read_image(path)))
-                except UserError:
-                    continue
-                if known and known[0] == name:
-                    matches.append((known[2], known[1], path))
-            for _, image, path in sorted(matches):
-                if image in missing:
-                    target.mkdir(exist_ok=True)
-                    shutil.move(shutil.copy(path, folder + "/found"), target / (image + path.suffix.lower()))
-                    missing.discard(image)
+            target.mkdir(exist_ok=True)
+            for image in missing & set(found):
+                path = found[image][1]
+                shutil.move(shutil.copy(path, folder + "/found"), target / (image + path.suffix.lower()))
+            missing -= set(found)
             if missing:
                 reasons.append(f"{place} lacks {len(missing)} of the {len(wanted)} images, or has other pixels")
     if missing:
@@ -194,27 +206,27 @@ def fetch_test_set(name, root, source=None):
             f"{name} is not complete ({', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} missing): "
             f"{'; '.join(reasons)}; any copy will do: python data.py {name.lower()} --from FOLDER_OR_ADDRESS"
         )
-    shutil.rmtree(root / ".downloads", ignore_errors=True)
     return target
 
 
 def unpack(place, folder, downloads):
-    """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`."""
+    """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`.
+
+    What is fetched goes to `downloads` until it is unpacked, so that a cut download can be gone on from.
+    """
     if Path(place).is_dir():
         return Path(place)
-    archive = Path(place)
-    if str(place).startswith(("http://", "https://")):
-        archive = downloads / Path(place).name
-        if not archive.exists():
-            download(place, archive)
+    archive = download(place, downloads / Path(place).name)
     try:
         # Old Pythons do not take the filter for zip archives, which never leave their folder anyway.
         safely = {} if archive.suffix == ".zip" else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **safely)
-    except (shutil.ReadError, ValueError, OSError) as error:
-        if archive.parent == downloads:
-            archive.unlink()  # or it would be taken for good the next time
-        raise UserError(f"{place} is neither a folder nor an archive ({utils.short(error)})") from None
+    except Exception as error:  # every compression has its own kinds of errors for a damaged file
+        raise UserError(f"{place} is neither a folder nor a whole archive ({utils.short(error)})") from None
+    finally:
+        archive.unlink()
+        if not any(downloads.iterdir()):
+            downloads.rmdir()
     return folder
 
 
@@ -222,21 +234,19 @@ def fetch_div2k(root, source=None):
     """DIV2K's 800 training photographs into root/train/DIV2K (3.5 GB)."""
     target, archive = root / "train" / "DIV2K", root / ".downloads" / "DIV2K_train_HR.zip"
     if not target.is_dir():
-        if not archive.exists():
-            download(source or DIV2K_URL, archive, DIV2K_DIGEST)
+        download(source or DIV2K_URL, archive, DIV2K_DIGEST)
         print("unpacking")
         with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
             shutil.unpack_archive(archive, folder)
             (root / "train").mkdir(exist_ok=True)
             os.replace(Path(folder) / "DIV2K_train_HR", target)
-        shutil.rmtree(root / ".downloads")
+        archive.unlink()
     return target
 
 
 def fetch_vgg19(source=None):
     """VGG19's ImageNet weights, without the classifier, into vgg19/ (80 MB), checked by Keras's hash."""
-    path = HERE / "vgg19" / VGG19_FILE
-    return path if path.exists() else download(source or VGG19_URL, path, VGG19_DIGEST)
+    return download(source or VGG19_URL, HERE / "vgg19" / VGG19_FILE, VGG19_DIGEST)
 
 
 def find_vgg19():

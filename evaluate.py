@@ -79,23 +79,23 @@ def choose_models(weights, methods, scale):
     weights: paths or run names from --weights, or None; methods: row names from --methods, or None. Raises UserError.
     """
     chosen = {}
-    for path in weights or runs.find_runs().values():
-        file, about = runs.describe_weights(path)
+    given = [runs.describe_weights(path) for path in weights or ()]
+    for file, about in given or runs.find_runs().values():
         name = file.parent.name if file.name == runs.WEIGHTS else file.name.removesuffix(".weights.h5")
         theirs = about["config"].MODEL.scale
         if theirs != scale:
             if weights:
                 raise UserError(f"{file} is a ×{theirs} model: evaluate it with --scale {theirs}")
             print(f"left out: {name}, a ×{theirs} model")
-        elif not methods or name in methods:
+        elif given or not methods or name in methods:
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
             chosen[name] = file
             print(f"found: {name} ({about['mode']}, {file})")
     for name in methods or ():
         if name not in chosen and name not in INTERPOLATIONS:
-            known = ", ".join((*INTERPOLATIONS, *runs.find_runs()))
-            raise UserError(f"there is no method or run called '{name}'; there are {known}")
+            known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else runs.find_runs())))
+            raise UserError(f"there is no method or ×{scale} run called '{name}'; there are {known}")
     if not chosen and not methods:
         print("no trained models were found: train one with train.py, or name weights with --weights")
     return chosen
@@ -107,6 +107,10 @@ def read_sets(sets, scale):
     Raises UserError if a set has none that can be used.
     """
     manifest = download.load_manifest()
+    channels = {
+        name: {image: entry["channels"] for image, entry in entries.items()}
+        for name, entries in download.read_manifest().items()
+    }
     smallest = 11 + 2 * scale  # SSIM's window and the border
     images = {}
     for set_name, paths in sets.items():
@@ -122,12 +126,14 @@ def read_sets(sets, scale):
                 print(f"left out: {path} is smaller than {smallest}×{smallest}")
                 continue
             match = manifest.get(download.pixel_hash(image))
-            if match and match[0] == set_name:
+            if match and match[0] == set_name and scale % match[2] == 0:
                 known.add(match[1])
+                if channels[set_name][match[1]] == 1:
+                    image = image[..., :1]  # a gray original that a mirror keeps as RGB
             images[set_name].append((path.stem, utils.mod_crop(image, scale)))
         if not images[set_name]:
             raise UserError(f"none of the {len(paths)} images of {set_name} can be used")
-        expected = len(download.read_manifest().get(set_name, ()))
+        expected = len(channels.get(set_name, ()))
         if expected and (len(known) != expected or len(images[set_name]) != expected):
             print(
                 f"{set_name}: {len(images[set_name])} images, of which {len(known)} are among the {expected} of the "
@@ -203,7 +209,10 @@ def parse_arguments():
     args = parser.parse_args()
     for name in ("sets", "methods"):
         if (value := getattr(args, name)) is not None:
-            setattr(args, name, tuple(part.strip() for part in value.split(",") if part.strip()))
+            parts = tuple(part.strip() for part in value.split(",") if part.strip())
+            if not parts:
+                parser.error(f"--{name} names nothing")
+            setattr(args, name, parts)
     return args
 
 
@@ -215,14 +224,22 @@ def main():
     sets = data.find_test_sets(args.data, args.sets)
     models = choose_models(args.weights, args.methods, args.scale)
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.json and args.json.is_dir():
+        raise UserError(f"--json takes a file, and {args.json} is a folder")
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-    if data.SAMPLES in sets:
+    if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
     images = read_sets(sets, args.scale)
 
     methods = [Interpolation(name, args.scale) for name in INTERPOLATIONS if not args.methods or name in args.methods]
-    methods += [Model(name, path) for name, path in models.items()]
+    for name, path in models.items():
+        try:
+            methods.append(Model(name, path))
+        except UserError as error:
+            if args.weights or args.methods:
+                raise
+            print(f"left out: {error}")
     results = evaluate(methods, images, args.scale, args.out)
     print_tables(results, methods, images, args.scale)
     if args.json:

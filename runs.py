@@ -13,10 +13,13 @@ from pathlib import Path
 
 from easydict import EasyDict as edict
 
+import utils
+from config import DEFAULTS
 from utils import UserError
 
 HERE = Path(__file__).resolve().parent
 WEIGHTS = "generator.weights.h5"
+ARCHITECTURE = ("scale", "blocks", "width", "output")  # the keys of MODEL that weights must agree in
 
 
 def root():
@@ -30,33 +33,26 @@ def new_name(mode):
 
 
 def check_name(name):
-    """The directory of a new run. Raises UserError if the name is taken or is no plain file name."""
+    """The directory of a new run. Raises UserError if the name is taken, reserved or no plain file name."""
     if not name or Path(name).name != name or name.startswith((".", "-")):
         raise UserError(f"a run's name must be a plain file name, not '{name}'")
-    for place in (root(), HERE / "checkpoint"):
+    if name in ("evaluate", "readme"):
+        raise UserError(f"samples/{name}/ has another use: choose another --name")
+    for place in (root(), HERE / "checkpoint", HERE / "samples"):
         if (place / name).exists():
-            raise UserError(f"there is a run called '{name}' already in {place}: choose another --name")
+            raise UserError(f"there is a run called '{name}' already ({place / name}): choose another --name")
     return root() / name
 
 
-def write_atomically(path, write):
-    """Call write(temporary path beside `path`), then put the file in its place: it appears whole or not at all."""
-    temporary = path.with_name(f".tmp.{path.name}")  # keeps the ending, which Keras wants to be .weights.h5
-    write(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def write_json(path, value):
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    utils.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
 
 
 def read_json(path):
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+        raise UserError(f"{path} cannot be read ({utils.short(error)})") from error
 
 
 def create(directory, mode, preset, config, facts):
@@ -76,19 +72,21 @@ def log_metrics(directory, **values):
 
 
 def read_metrics(directory):
-    """The lines of metrics.jsonl as dicts; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl as dicts with a "step"; others, as one cut short by a kill, are left out."""
     lines = []
     path = directory / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(line))
+            value = json.loads(line)
         except ValueError:
-            break
+            continue
+        if isinstance(value, dict) and "step" in value:
+            lines.append(value)
     return lines
 
 
 def save_weights(model, directory):
-    write_atomically(directory / WEIGHTS, lambda temporary: model.save_weights(temporary))
+    utils.write_atomically(directory / WEIGHTS, lambda temporary: model.save_weights(temporary))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,20 +94,23 @@ def save_weights(model, directory):
 
 
 def find_runs():
-    """{name: directory} of every run that has weights, the shipped ones first."""
+    """{name: (weights file, config.json's content)} of every run that has weights; one that is broken is named."""
     found = {}
     for place in dict.fromkeys((HERE / "checkpoint", root())):
         for path in sorted(place.glob(f"*/{WEIGHTS}")):
-            if (path.parent / "config.json").exists():
-                found.setdefault(path.parent.name, path.parent)
+            try:
+                found.setdefault(path.parent.name, describe_weights(path))
+            except UserError as error:
+                print(f"left out: {error}")
     return found
 
 
 def describe_weights(path):
     """(weights file, config.json's content) of a run's name, its directory or its weights file. Raises UserError."""
-    path = find_runs().get(str(path), Path(path))
-    weights = path / WEIGHTS if path.is_dir() else path
-    if not weights.is_file():
+    places = [Path(path), *(place / str(path) for place in (root(), HERE / "checkpoint"))]
+    files = [place / WEIGHTS if place.is_dir() else place for place in places]
+    weights = next((file for file in files if file.is_file()), None)
+    if not weights:
         raise UserError(f"there are no weights at {path}: give a {WEIGHTS}, its directory or a run's name")
     about = weights.parent / "config.json"
     if not about.is_file():
@@ -117,8 +118,10 @@ def describe_weights(path):
     content = read_json(about)
     try:
         content["config"] = edict(content["config"])
-        content["config"].MODEL.scale, content["mode"]
-    except (KeyError, AttributeError, TypeError):
+        content["mode"], content["config"].TRAIN.steps
+        for key in DEFAULTS.MODEL:
+            content["config"].MODEL[key]
+    except (KeyError, AttributeError, TypeError, ValueError):
         raise UserError(f"{about} does not describe a run of train.py") from None
     return weights, content
 
@@ -138,29 +141,34 @@ def load_weights(model, weights):
     try:
         model.load_weights(weights)
     except Exception as error:  # h5py and Keras raise many kinds for a broken or foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{weights} cannot be loaded into the {model.name} ({reason})") from error
+        raise UserError(f"{weights} cannot be loaded into the {model.name} ({utils.short(error)})") from error
 
 
-def find_init(model_config):
+def differences(theirs, ours):
+    """What two MODEL sections disagree in that weights depend on, as words; an empty list if they agree."""
+    return [f"MODEL.{key} {theirs[key]}, not {ours[key]}" for key in ARCHITECTURE if theirs[key] != ours[key]]
+
+
+def find_init(model_config, fingerprint, least_steps):
     """(path, why) of SRResNet weights to start a GAN from, or (None, None).
 
-    The weights shipped in checkpoint/ come first, then the finished SRResNet run with the best validation; both must be
-    of the architecture `model_config`, the MODEL section.
+    The weights shipped in checkpoint/ come first, then the finished SRResNet run with the best validation, those on the
+    data set `fingerprint` before others. They must be of the architecture `model_config` (the MODEL section), and a run
+    must have had `least_steps` updates: the leftovers of a trial are no start.
     """
     candidates = []
-    shipped = f"srresnet_x{model_config.scale}"
-    for name, directory in find_runs().items():
-        weights, about = describe_weights(directory)
-        if about["mode"] != "srresnet" or about["config"].MODEL != model_config:
+    for name, (weights, about) in find_runs().items():
+        if about["mode"] != "srresnet" or differences(about["config"].MODEL, model_config):
             continue
-        if name == shipped:
+        if name == f"srresnet_x{model_config.scale}":
             return weights, "the weights that come with the project"
-        scores = [line["val_psnr_y"] for line in read_metrics(directory) if "val_psnr_y" in line]
-        steps = max((line["step"] for line in read_metrics(directory)), default=0)
-        if scores and steps >= about["config"].TRAIN.steps:
-            candidates.append((scores[-1], weights))
+        lines = read_metrics(weights.parent)
+        scores = [line["val_psnr_y"] for line in lines if "val_psnr_y" in line]
+        finished = lines and lines[-1]["step"] >= about["config"].TRAIN.steps >= least_steps
+        if scores and finished:
+            same = about.get("data", {}).get("fingerprint") == fingerprint
+            candidates.append((same, scores[-1], weights))
     if not candidates:
         return None, None
-    score, weights = max(candidates)
+    _, score, weights = max(candidates)
     return weights, f"the finished SRResNet run with the best validation, {score:.2f} dB"

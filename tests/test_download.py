@@ -166,7 +166,37 @@ def test_a_test_set_is_known_by_its_pixels(test_set, tmp_path, server, kind):
         place = server.url("set.tar.gz")
     target = download.fetch_test_set("Set5", tmp_path / "root", str(place))
     assert sorted(path.name for path in target.iterdir()) == ["a.png", "b.tif"]
-    assert [path.name for path in (tmp_path / "root").iterdir()] == ["Set5"]
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["Set5"]  # nothing else is left
+
+
+@pytest.mark.parametrize("kind", ["gztar", "zip"])
+def test_damaged_archives_are_named(test_set, tmp_path, kind):
+    path = tmp_path / shutil.make_archive(tmp_path / "set", kind, test_set)
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    path.write_bytes(content[:half] if kind == "gztar" else content[:half] + b"damage!!" + content[half + 8 :])
+    with pytest.raises(UserError, match="neither a folder nor a whole archive|not complete"):
+        download.fetch_test_set("Set5", tmp_path / "root", str(path))
+    assert path.exists()
+
+
+def test_a_local_file_is_as_good_as_an_address(tmp_path):
+    (tmp_path / "a").write_bytes(CONTENT)
+    assert download.download(tmp_path / "a", tmp_path / "b", DIGEST).read_bytes() == CONTENT
+    with pytest.raises(UserError, match="neither an address"):
+        download.download("ftp://x/a", tmp_path / "c")
+
+
+def test_images_already_there_are_known_by_their_pixels(test_set, tmp_path, rng):
+    """A wrong image under a right name does not count, a right one under another name does."""
+    target = tmp_path / "root" / "Set5"
+    utils.write_image(target / "a.png", photo(rng, 40, 40))
+    shutil.copy(test_set / "img_002.tif", target / "renamed.tif")
+    with pytest.raises(UserError, match=r"\(a missing\)"):
+        download.fetch_test_set("Set5", tmp_path / "root", str(tmp_path / "root"))
+    download.fetch_test_set("Set5", tmp_path / "root", str(test_set))
+    assert sorted(download.known_images("Set5", target)) == ["a", "b"]
+    assert sorted(path.name for path in target.iterdir()) == ["a.png", "renamed.tif"]
 
 
 def test_an_incomplete_set_is_named(test_set, tmp_path):

@@ -53,10 +53,12 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
         (["--data=checkpoint"], "holds none of the folders"),
         (["--sets=Set6"], "there is no set called 'Set6'"),
         (["--sets=Set5"], "python data.py set5"),
-        (["--methods=lanczos7"], "no method or run called 'lanczos7'"),
+        (["--methods=lanczos7"], "run called 'lanczos7'"),
         (["--weights=nowhere"], "there are no weights at nowhere"),
         (["--weights=tiny", "--scale=2"], "×4 model"),
         (["--scale=5"], "--scale"),
+        (["--methods="], "--methods"),
+        (["--json=checkpoint"], "is a folder"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(trained, run, arguments, words):
@@ -74,6 +76,20 @@ def test_broken_test_images_are_named_and_left_out(run, clone, rng):
     assert "Set14 (1 images)" in result.stdout
     (folder / "good.png").unlink()
     assert_refused(run("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")
+
+
+def test_a_gray_original_kept_as_rgb_is_still_gray(monkeypatch, tmp_path, rng):
+    """A mirror that stores Set14's one-channel image with three equal channels must give the same score."""
+    import download
+    import evaluate
+
+    gray = photo(rng, 40, 40)[..., :1]
+    manifest = {"Set14": {"bridge": {"channels": 1, "sha256": {"1": download.pixel_hash(gray)}}}}
+    monkeypatch.setattr(download, "read_manifest", lambda: manifest)
+    for name, image in (("gray", gray), ("rgb", utils.to_rgb(gray))):
+        utils.write_image(tmp_path / name / "x.png", image)
+        images = evaluate.read_sets({"Set14": utils.list_images(tmp_path / name)}, 4)
+        np.testing.assert_array_equal(images["Set14"][0][1], gray)
 
 
 # PSNR and SSIM of MATLAB's bicubic, ×4, as they are published and measured; and the paper's Table 2 for nearest.

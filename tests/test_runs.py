@@ -3,6 +3,7 @@ import json
 import pytest
 
 import runs
+import utils
 from config import make_config
 from utils import UserError
 
@@ -16,13 +17,13 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def make_run(name, mode="srresnet", score=None, steps=10, overrides=(), weights=b"x"):
+def make_run(name, mode="srresnet", score=None, steps=10, overrides=(), facts=()):
     """A run directory as train.py leaves it, with its last logged step."""
     config = make_config(mode, overrides=[*TINY_MODEL, "TRAIN.steps=10", *overrides])
     directory = runs.check_name(name)
-    runs.create(directory, mode, "slides", config, {})
+    runs.create(directory, mode, "slides", config, dict(facts))
     runs.log_metrics(directory, step=steps, **({} if score is None else {"val_psnr_y": score}))
-    (directory / runs.WEIGHTS).write_bytes(weights)
+    (directory / runs.WEIGHTS).write_bytes(b"x")
     return directory
 
 
@@ -53,29 +54,46 @@ def test_writing_is_whole_or_absent(root):
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        runs.write_atomically(directory / "config.json", fail)
+        utils.write_atomically(directory / "config.json", fail)
     assert (directory / "config.json").read_text() == before
 
 
+def find_init(least_steps=10):
+    return runs.find_init(make_config(overrides=TINY_MODEL).MODEL, "this data", least_steps)
+
+
 def test_init_is_the_finished_run_with_the_best_validation(root):
-    config = make_config(overrides=TINY_MODEL).MODEL
-    assert runs.find_init(config) == (None, None)
+    assert find_init() == (None, None)
     make_run("good", score=27.0)
     make_run("better", score=28.0)
     make_run("unfinished", score=29.0, steps=5)
     make_run("gan", mode="srgan", score=30.0)
     make_run("wider", score=31.0, overrides=["MODEL.width=16"])
-    path, why = runs.find_init(config)
+    path, why = find_init()
     assert path.parent.name == "better" and "28.00 dB" in why
+    make_run("same_data", score=26.0, facts={"data": {"fingerprint": "this data"}})
+    assert find_init()[0].parent.name == "same_data"
+    assert find_init(least_steps=11) == (None, None)  # the leftovers of a trial
 
 
 def test_shipped_weights_come_first(root, monkeypatch):
-    config = make_config(overrides=TINY_MODEL).MODEL
     make_run("better", score=28.0)
     monkeypatch.setenv("SRGAN_RUNS", str(runs.HERE / "checkpoint"))
     make_run("srresnet_x4", score=20.0)
-    path, why = runs.find_init(config)
+    path, why = find_init()
     assert path.parent.name == "srresnet_x4" and "come with the project" in why
+
+
+def test_a_broken_run_does_not_stand_in_the_way(root, capsys):
+    make_run("good", score=27.0)
+    for name, content in (("x", "{"), ("y", "5"), ("z", '{"mode": "srresnet", "config": {"MODEL": {"scale": 4}}}')):
+        (make_run(name) / "config.json").write_text(content)
+    with open(root / "good" / "metrics.jsonl", "ab") as file:
+        file.write(b"5\n\xff\xfe\n")
+    assert find_init()[0].parent.name == "good"
+    assert list(runs.find_runs()) == ["good"]
+    said = capsys.readouterr().out
+    assert all(f"left out: {root / name}" in said for name in "xyz")
 
 
 def test_runs_are_found_in_both_places(root, monkeypatch):

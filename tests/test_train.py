@@ -72,7 +72,7 @@ def test_losses_read_as_on_the_slides():
 
 
 def build_step(mode="srgan", preset="slides", seed=0, **settings):
-    """(step function, generator, discriminator, vgg, config) of a tiny network; a VGG of random weights is enough."""
+    """(step, generator, discriminator, vgg, config, generator's optimizer), tiny; a VGG of random weights will do."""
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -81,11 +81,11 @@ def build_step(mode="srgan", preset="slides", seed=0, **settings):
     generator = model.build_generator(config.MODEL)
     optimizer = train.make_adam(config, generator)
     if mode == "srresnet":
-        return train.make_step(config, generator, optimizer), generator, None, None, config
+        return train.make_step(config, generator, optimizer), generator, None, None, config, optimizer
     discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
     vgg = model.build_vgg((1, 1), "conv2_1")
     step = train.make_step(config, generator, optimizer, discriminator, train.make_adam(config, discriminator), vgg)
-    return step, generator, discriminator, vgg, config
+    return step, generator, discriminator, vgg, config, optimizer
 
 
 def some_batch(rng, batch=2):
@@ -100,7 +100,7 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
     """Against a plain loop written here: MSE, its gradient, Adam's first update."""
     import tensorflow as tf
 
-    step, generator, _, _, config = build_step("srresnet", xla=xla)
+    step, generator, _, _, config, _ = build_step("srresnet", xla=xla)
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     before = [variable.numpy() for variable in generator.trainable_variables]
@@ -125,7 +125,7 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
     import tensorflow as tf
 
-    step, generator, discriminator, vgg, config = build_step("srgan", preset, xla="false")
+    step, generator, discriminator, vgg, config, _ = build_step("srgan", preset, xla="false")
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     g, d = model.build_generator(config.MODEL), model.build_discriminator(config.MODEL, config.DATA.crop)
@@ -133,7 +133,9 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     d.set_weights(discriminator.get_weights())
     fake = g(lr_01, training=True)
     with tf.GradientTape() as tape:
-        d_loss = sum(train.discriminator_losses(d(real, training=True), d(fake, training=True)))
+        logits_fake = d(fake, training=True)
+        d_loss = sum(train.discriminator_losses(d(real, training=True), logits_fake))
+    old_gan_loss = 1e-3 * sigmoid_cross_entropy(np.asarray(logits_fake), 1)
     train.make_adam(config, d).apply(tape.gradient(d_loss, d.trainable_variables), d.trainable_variables)
     g.set_weights(generator.get_weights())
     with tf.GradientTape() as tape:
@@ -145,6 +147,9 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     values = step(crops, turns)
     assert float(values["d_loss"]) == pytest.approx(float(d_loss), rel=1e-4)
     assert float(values["g_loss"]) == pytest.approx(float(g_loss), rel=1e-4)
+    # After one update D calls a fake otherwise than before: this would tell an update of G against the old D.
+    assert float(values["g_gan_loss"]) == pytest.approx(float(losses["g_gan_loss"]), rel=1e-3)
+    assert abs(float(losses["g_gan_loss"]) / float(old_gan_loss) - 1) > 1e-2
     assert ("mse_loss" in values) == (preset == "slides")
     for ours, theirs in ((generator, g), (discriminator, d)):
         for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
@@ -164,14 +169,6 @@ def test_a_dead_term_is_seen(rng, monkeypatch):
         "slides",
         lambda fake, real, logits, predicted, target: losses(fake, real, logits, tf.stop_gradient(predicted), target),
     )
-    monkeypatch.setattr(
-        train,
-        "term_gradients",
-        lambda tape, losses, fake: {
-            name: tape.gradient(loss, fake, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            for name, loss in losses.items()
-        },
-    )
     step, *_ = build_step("srgan")
     values = step(*some_batch(rng))
     assert float(values["vgg_loss"]) > 0 and float(values["vgg_loss_grad"]) == 0
@@ -181,8 +178,9 @@ def test_a_dead_term_is_seen(rng, monkeypatch):
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
 def test_the_step_is_compiled_once(rng, mode):
     """Whatever the learning rate and the batch."""
-    step, *_, config = build_step(mode)
-    for _ in range(3):
+    step, *_, optimizer = build_step(mode)
+    for rate in (1e-3, 1e-4, 1e-5):
+        optimizer.learning_rate.assign(rate)
         step(*some_batch(rng))
     assert step.experimental_get_tracing_count() == 1
 
@@ -190,7 +188,7 @@ def test_the_step_is_compiled_once(rng, mode):
 def test_training_lowers_the_loss(rng):
     step, *_ = build_step("srresnet", learning_rate=1e-2)
     batch = some_batch(rng)
-    losses = [float(step(*batch)["mse_loss"]) for _ in range(12)]
+    losses = [float(step(*batch)["mse_loss"]) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -232,6 +230,13 @@ def test_help_and_mistakes_answer_at_once(run):
         (["--init=nowhere"], "nowhere"),
         (["--name=a/b"], "plain file name"),
         (["--set=MODEL.scale=3"], "MODEL.scale"),
+        (["--set=TRAIN.steps=1e999"], "TRAIN.steps"),
+        (["--set=VGG.resize=8"], "VGG.resize"),
+        (["--seed=4294967296"], "TRAIN.seed"),
+        (["--name="], "plain file name"),
+        (["--name=evaluate"], "another use"),
+        (["--data="], "--data"),
+        (["--init="], "no weights"),
         (["--set=DATA.crop=4096"], "too small"),
     ],
 )
@@ -309,11 +314,32 @@ def test_interruption_saves(trained, run, clone):
     # What was saved can be gone on from, and an interrupted run is no start for a GAN by itself.
     result = run("train.py", "--name=on", "--steps=1", "--init=cut", *TINY)
     assert result.returncode == 0 and "starting from" in result.stdout, result.stderr
-    assert "gan-srresnet" in run("train.py", "--mode=srgan", "--steps=2", "--dry-run", *TINY).stdout
+    result = run("train.py", "--mode=srgan", "--steps=2", "--vgg=hed", "--dry-run", *TINY)
+    assert "gan-srresnet" in result.stdout and "cut" not in result.stdout
 
 
-def test_vgg19_can_be_demanded(trained, run):
+def test_vgg19_can_be_demanded(run, clone):
     """--vgg=vgg19 turns the fallback into an error; no network is needed to see that."""
-    result = run("train.py", "--mode=srgan", "--vgg=vgg19", "--steps=1", "--init=gan-srresnet", *TINY,
-                 env={"https_proxy": "http://127.0.0.1:9", "PATH": ""})  # fmt: skip
+    result = run("train.py", "--mode=srgan", "--vgg=vgg19", "--steps=1", "--name=demanding", "--dry-run", *TINY,
+                 env={"https_proxy": "http://127.0.0.1:9", "HOME": str(clone)})  # fmt: skip
     assert_refused(result, "VGG19 weights cannot be had", "vgg19/README.md")
+    assert not (clone / "checkpoint" / "demanding").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, clone):
+    """The step and the terms are named, and no weights that are no numbers are written."""
+    result = run("train.py", "--name=wild", "--steps=50", *TINY, "--set", "TRAIN.learning_rate=1e9")
+    assert_refused(result, "not finite", "mse_loss", "TRAIN.learning_rate")
+    for line in metrics_of(clone, "wild"):
+        assert np.isfinite(list(line.values())).all()
+
+
+def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
+    jobs = [(make_config("srresnet", overrides=["TRAIN.steps=5000"]), "srresnet", None)]
+    jobs += [(make_config("srgan"), "srgan", None)]
+    monkeypatch.setattr(train.os, "cpu_count", lambda: 2)
+    train.estimate(jobs)
+    said = capsys.readouterr().out
+    assert "No GPU was found" in said and "days" in said and "--steps" in said
+    train.estimate([(make_config(overrides=["TRAIN.steps=100"]), "srresnet", None)])
+    assert not capsys.readouterr().out
