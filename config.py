@@ -102,6 +102,28 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
     return config
 
 
+# What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
+# high rate that comes down (docs/results.md).
+SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla")
+INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
+
+
+def make_init_config(config, preset, overrides):
+    """The configuration of the SRResNet run that comes before a GAN: the GAN's, but for its length and schedule.
+
+    config, preset, overrides: the GAN's, as in make_config.
+    """
+    init_config = make_config("srresnet", preset)
+    for section in config:
+        if section != "TRAIN":
+            init_config[section] = config[section]
+    init_config.TRAIN.update({key: config.TRAIN[key] for key in SHARED_WITH_INIT})
+    by_hand = any(override.startswith("TRAIN.init_steps") for override in overrides)
+    steps = config.TRAIN.init_steps if by_hand else min(config.TRAIN.init_steps, config.TRAIN.steps)
+    init_config.TRAIN.update(INIT_SCHEDULE, steps=steps)
+    return init_config
+
+
 def set_value(config, name, value):
     """Set config.SECTION.key in place; `name` is "SECTION.key" and must exist, the value must fit the default's type.
 

@@ -9,6 +9,7 @@ import concurrent.futures
 import hashlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,31 @@ def find_training(argument=None):
             "or remove it and name none to train on the sample photographs"
         )
     return str(folder), paths
+
+
+SAMPLES_BANNER = """
+  No data set was found: training on the few sample photographs that come with the installed libraries.
+  That shows that everything works, not more. `python data.py` says how to get real data.
+"""
+
+
+def read_training(argument, config):
+    """(Photographs, what config.json says of them); what cannot be used is named. Raises UserError.
+
+    argument: the value of --data; config: all sections of config.py.
+    """
+    name, paths = find_training(argument)
+    if name == SAMPLES:
+        print(SAMPLES_BANNER)
+    photographs = Photographs(paths, config.DATA.crop, config.DATA.cache_gib)
+    for _, reason in photographs.skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+    print(f"{len(photographs)} photographs from {name}")
+    return photographs, {
+        "name": Path(name).name,
+        "images": len(photographs),
+        "fingerprint": photographs.fingerprint(),
+    }
 
 
 def find_test_sets(argument=None, names=None):

