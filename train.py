@@ -6,7 +6,6 @@ One step, from uint8 crops to updated weights, is one function compiled by XLA. 
 import argparse
 import json
 import signal
-from pathlib import Path
 
 import numpy as np
 
@@ -164,6 +163,9 @@ class Validation:
 # The loop
 
 
+SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
+
+
 def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
     """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
@@ -202,7 +204,7 @@ def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
         print(f"resuming {run.name} at step {first}")
     else:
         runs.create(run, facts)
-    samples = Path(__file__).resolve().parent / "samples" / run.name
+    samples = runs.HERE / "samples" / run.name
     print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}, in {directory}")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     print(f"on {', '.join(device.name for device in devices)}; the first update compiles the step, for a minute or so")
@@ -236,9 +238,6 @@ def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
         progress.close()
     print(f"done: {directory / runs.WEIGHTS}; samples are in {samples}")
     return directory / runs.WEIGHTS
-
-
-SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
 
 
 def check_finite(step, values):
@@ -325,22 +324,24 @@ def main():
 def resume(args):
     """Go on with a run by its own configuration, if the photographs and the VGG are those that it was begun with."""
     kept = ("mode", "preset", "batch", "name", "init", "vgg", "seed", "set")
-    if given := [f"--{key}" for key in kept if getattr(args, key)]:
+    if given := [f"--{key}" for key in kept if getattr(args, key) not in (None, [])]:
         raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
     run, about = runs.reopen(args.resume)
     if args.steps is not None:
         set_value(run.config, "TRAIN.steps", args.steps)
         check_config(run.config)
     photographs, data_facts = data.read_training(args.data, run.config)
-    if data_facts != about["data"]:
-        theirs, ours = about["data"], data_facts
-        changed = [f"{key} {theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]
-        raise UserError(f"{run.name} was trained on other photographs ({'; '.join(changed)}): name them with --data")
+    theirs = about.get("data", {})
+    if data_facts["fingerprint"] != theirs.get("fingerprint"):
+        raise UserError(
+            f"{run.name} was begun with other photographs ('{theirs.get('name')}', {theirs.get('images')} images, not "
+            f"'{data_facts['name']}', {data_facts['images']} images): name them with --data"
+        )
     vgg = None
     if run.mode == "srgan":
         vgg = model.load_vgg(run.config.VGG, model.find_vgg(run.config.VGG))
-        if vgg[1] != about["vgg"]:
-            raise UserError(f"{run.name} was trained with {about['vgg']}, and what there is now is {vgg[1]}")
+        if vgg[1] != about.get("vgg"):
+            raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {vgg[1]}")
     newest = runs.checkpoints(run.directory)
     if newest and runs.step_of(newest[0]) >= run.config.TRAIN.steps:
         raise UserError(f"{run.name} has done its {run.config.TRAIN.steps:,} steps; --steps names a larger number")
