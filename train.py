@@ -296,7 +296,7 @@ def main():
     photographs, data_facts = data.read_training(args.data, config)
 
     if args.mode == "srgan":
-        vgg_path = model.find_vgg(config.VGG)
+        vgg_path = model.find_vgg(config.VGG.network)
         if not init:
             init_config = make_init_config(config, args.preset, overrides)
             init, why = runs.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
@@ -314,7 +314,7 @@ def main():
 
     runs.estimate(jobs)
     catch_termination()
-    vgg = model.load_vgg(config.VGG, vgg_path) if args.mode == "srgan" else None
+    vgg = model.load_vgg(config, vgg_path) if args.mode == "srgan" else None
     for run in jobs:
         init = train(run, photographs, data_facts, init, vgg)
         if not init:
@@ -339,7 +339,7 @@ def resume(args):
         )
     vgg = None
     if run.mode == "srgan":
-        vgg = model.load_vgg(run.config.VGG, model.find_vgg(run.config.VGG))
+        vgg = model.load_vgg(run.config, model.find_vgg(run.config.VGG.network))
         if vgg[1] != about.get("vgg"):
             raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {vgg[1]}")
     newest = runs.checkpoints(run.directory)

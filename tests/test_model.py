@@ -175,6 +175,16 @@ def test_hed_features_against_the_package(layer, rng):
         x = getattr(hed, f"block{i}")(x)
     if layer == "pool4":
         x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-    expected = np.asarray(x) * model.HED_FACTORS[layer]
-    features = model.load_hed_vgg16(layer)(2 * images - 1)
+    expected = 3 * np.asarray(x)
+    features = model.load_hed_vgg16(layer, factor=3.0)(2 * images - 1)
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize("preset", ["slides", "paper"])
+def test_the_stand_in_carries_the_factor_of_its_loss(preset):
+    config = make_config("srgan", preset)
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    vgg, what = model.load_vgg(config, None)
+    factor = {"slides": 28.6, "paper": 0.0123}[preset]
+    np.testing.assert_allclose(vgg(images), factor * model.load_hed_vgg16(config.VGG.layer)(images), rtol=1e-4)
+    assert f"times {factor}" in what
