@@ -131,7 +131,8 @@ def set_value(config, name, value):
     """
     names = [f"{section}.{key}" for section in DEFAULTS for key in DEFAULTS[section]]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        same = [known for known in names if known.lower() == name.lower()]
+        close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
         raise UserError(f"no setting is called '{name}'{hint}")
     section, key = name.split(".")
@@ -165,7 +166,8 @@ def check_config(config):
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 zero = name in MAY_BE_ZERO
                 if not (0 < value < 2**31 or (value == 0 and zero)):
-                    raise UserError(f"{name} must be {'zero or ' if zero else ''}above zero and finite, not {value}")
+                    least = "zero or more" if zero else "above zero"
+                    raise UserError(f"{name} must be {least} and below 2^31, not {value}")
                 if (name in AT_MOST_ONE and value > 1) or (name in BELOW_ONE and value >= 1):
                     raise UserError(f"{name} must be {'below' if name in BELOW_ONE else 'at most'} 1, not {value}")
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.

@@ -94,9 +94,9 @@ def find_training(argument=None):
     paths = utils.list_images(folder)
     others = [path for path in utils.list_files(folder) if path not in set(paths)]
     for path in others[:5]:
-        print(f"skipped {path}: not an image by its name")
+        print(f"skipped: {path} is not an image by its name", file=sys.stderr)
     if len(others) > 5:
-        print(f"skipped {len(others) - 5} more files that are not images by their names")
+        print(f"skipped: {len(others) - 5} more files that are not images by their names", file=sys.stderr)
     if not paths:
         suffixes = ", ".join(utils.IMAGE_SUFFIXES)
         raise UserError(
@@ -122,8 +122,9 @@ def read_training(argument, config):
         print(SAMPLES_BANNER)
     photographs = Photographs(paths, config.DATA.crop, config.DATA.cache_gib)
     for _, reason in photographs.skipped:
-        print(f"skipped {reason}", file=sys.stderr)
-    print(f"{len(photographs)} photographs from {name}")
+        print(f"skipped: {reason}", file=sys.stderr)
+    training, held_out = photographs.split(config.DATA.validation)
+    print(f"{len(photographs)} photographs from {name}: {len(training)} to train on, {len(held_out)} for validation")
     return photographs, {
         "name": Path(name).name,
         "images": len(photographs),
@@ -181,8 +182,8 @@ class Photographs:
                     self.paths.append(path)
             bar.close()
         if not self.paths:
-            path, reason = self.skipped[0]
-            raise UserError(f"none of the {len(paths)} images can be used; the first, {path}: {reason}")
+            reason = self.skipped[0][1]
+            raise UserError(f"none of the {len(paths)} images can be used; the first: {reason}")
 
     def examine(self, path):
         """(image, None) or (None, the reason not to use it)."""
@@ -191,9 +192,12 @@ class Photographs:
         except UserError as error:
             return None, str(error)
         if min(image.shape[:2]) < self.minimum:
-            return None, f"too small: {image.shape[1]}×{image.shape[0]}, a crop needs {self.minimum}×{self.minimum}"
+            return (
+                None,
+                f"{path} is too small: {image.shape[1]}×{image.shape[0]}, a crop needs {self.minimum}×{self.minimum}",
+            )
         if known := self.manifest.get(pixel_hash(image)):
-            return None, f"refused: it is the test image {known[1]} of {known[0]}"
+            return None, f"{path} is refused: it is the test image {known[1]} of {known[0]}"
         return image, None
 
     def __len__(self):
@@ -331,6 +335,8 @@ def main():
     for name in args.sets:
         if name.lower() not in FETCHABLE:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(FETCHABLE)}")
+    if args.source is not None and not (args.sets and args.source):
+        parser.error("--from goes with the name of a set and a place")
     named = args.data or os.environ.get("SRGAN_DATA")
     root = Path(named) if named and args.sets else data_root(args.data)  # fetching makes the folder
     names = {name.lower(): name for name in TEST_SETS}

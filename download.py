@@ -106,7 +106,7 @@ def download(url, path, digest=None, timeout=20):
         found = file_digest(part, algorithm)
         if found != expected:
             part.unlink()
-            raise UserError(f"{url} gave a wrong file ({algorithm} {found}, expected {expected}); it was deleted")
+            raise UserError(f"{url} is a wrong file ({algorithm} {found}, expected {expected}) and was not kept")
     part.replace(path)
     return path
 
@@ -184,6 +184,8 @@ def fetch_test_set(name, root, source=None):
     target, reasons = root / name, []
     wanted = set(read_manifest()[name])
     missing = wanted - set(known_images(name, target))
+    if not missing:
+        print(f"{name} is there already, nothing is fetched")
     for place in [source] if source else MIRRORS[name]:
         if not missing:
             break

@@ -200,19 +200,30 @@ def parse_arguments():
     )
     add = parser.add_argument
     add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
-    add("--sets", metavar="A,B", help="which sets (default: all that are there)")
+    add("--sets", metavar="A,B", help="Set5, Set14, BSD100 or samples (default: all that are there)")
     add("--methods", metavar="A,B", help="which rows: nearest, bicubic, names of runs (default: all)")
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
     add("--scale", type=int, choices=(2, 4, 8), default=4, help="upscaling factor (default: %(default)s)")
-    add("--out", metavar="DIR", type=Path, default=runs.HERE / "samples" / "evaluate", help="where the pictures go")
+    add(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=runs.HERE / "samples" / "evaluate",
+        help="where the pictures go (default: samples/evaluate)",
+    )
     add("--json", metavar="FILE", type=Path, help="write the means as {set: {method: {psnr_y, ssim_y}}}")
     args = parser.parse_args()
+    if str(args.out) == "." or args.out.is_file():
+        parser.error(f"--out takes a folder of its own, not '{args.out}'")
     for name in ("sets", "methods"):
         if (value := getattr(args, name)) is not None:
             parts = tuple(part.strip() for part in value.split(",") if part.strip())
             if not parts:
                 parser.error(f"--{name} names nothing")
             setattr(args, name, parts)
+    if args.sets:  # in whatever spelling
+        spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
+        args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)
     return args
 
 
@@ -240,6 +251,7 @@ def main():
             if args.weights or args.methods:
                 raise
             print(f"left out: {error}")
+    tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
     results = evaluate(methods, images, args.scale, args.out)
     print_tables(results, methods, images, args.scale)
     if args.json:

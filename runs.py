@@ -13,11 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from easydict import EasyDict as edict
 from tqdm import tqdm
 
 import utils
-from config import DEFAULTS
+from config import DEFAULTS, MODES, check_config, make_config, set_value
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -85,8 +84,8 @@ def create(run, facts):
 
 def reopen(name):
     """(Run, facts) of a run that is to be resumed, as its config.json says. Raises UserError."""
-    places = [place / name for place in (root(), HERE / "checkpoint")]
-    place = next((place for place in places if (place / "config.json").is_file()), None)
+    places = [Path(name), *(place / name for place in (root(), HERE / "checkpoint"))]
+    place = next((place.resolve() for place in places if name and (place / "config.json").is_file()), None)
     if not place:
         raise UserError(f"there is no run called '{name}' to resume")
     about = read_about(place / "config.json")
@@ -138,7 +137,8 @@ class Progress:
         if self.bar.disable and (now - self.told > 30 or step == self.steps):
             self.told = now
             # The first step compiles and tells nothing about the rest.
-            left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if step > self.first + 1 else ""
+            known = self.first + 1 < step < self.steps
+            left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if known else ""
             print(f"step {step}/{self.steps} {left}" + " ".join(f"{k}={v}" for k, v in terms.items()), flush=True)
         return seconds
 
@@ -204,8 +204,8 @@ def load_checkpoint(directory, parts):
             with open(path, "rb") as opened, np.load(opened) as file:
                 arrays = {name: file[name] for name in file.files}
             break
-        except Exception as error:  # zipfile, zlib and NumPy each have their own for a damaged file
-            print(f"{path} is damaged ({utils.short(error)}): the checkpoint before it is used")
+        except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
+            print(f"{path} is damaged and left out")
     else:
         raise UserError(f"there is no whole checkpoint in {directory} to resume from")
     targets = {f"{name}/{i}": v for name, part in parts.items() for i, v in enumerate(part.variables)}
@@ -242,7 +242,7 @@ def describe_weights(path):
     files = [place / WEIGHTS if place.is_dir() else place for place in places]
     weights = next((file for file in files if file.is_file()), None)
     if not weights:
-        raise UserError(f"there are no weights at {path}: give a {WEIGHTS}, its directory or a run's name")
+        raise UserError(f"there are no weights at '{path}': give a {WEIGHTS}, its directory or a run's name")
     about = weights.parent / "config.json"
     if not about.is_file():
         raise UserError(f"there is no config.json beside {weights}, which says what network the weights belong to")
@@ -250,15 +250,19 @@ def describe_weights(path):
 
 
 def read_about(about):
-    """The content of a run's config.json, its configuration as an EasyDict. Raises UserError."""
+    """The content of a run's config.json, its configuration as a checked EasyDict. Raises UserError."""
     content = read_json(about)
     try:
-        content["config"] = edict(content["config"])
-        content["mode"], content["config"].TRAIN.steps
-        for key in DEFAULTS.MODEL:
-            content["config"].MODEL[key]
-    except (KeyError, AttributeError, TypeError, ValueError):
-        raise UserError(f"{about} does not describe a run of train.py") from None
+        theirs, config = content["config"], make_config()
+        for section in DEFAULTS:
+            # The network must be described in full; a setting of training that is newer than the run is its default.
+            for key in DEFAULTS[section] if section == "MODEL" else theirs.get(section, {}):
+                set_value(config, f"{section}.{key}", theirs[section][key])
+        content["config"] = config
+        check_config(config)
+        MODES.index(content["mode"])
+    except (KeyError, AttributeError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{about} does not describe a run of train.py ({utils.short(error)})") from None
     return content
 
 

@@ -205,6 +205,7 @@ def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
     else:
         runs.create(run, facts)
     samples = runs.HERE / "samples" / run.name
+    samples.mkdir(parents=True, exist_ok=True)
     print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}, in {directory}")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     print(f"on {', '.join(device.name for device in devices)}; the first update compiles the step, for a minute or so")
@@ -221,18 +222,18 @@ def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
             if step <= first + 3 or log or validate or save:
                 values = {name: float(value) for name, value in values.items()}  # waits for the device
                 check_finite(step, values)
+                if save:
+                    save_all(run, parts)
                 line = dict(values, learning_rate=learning_rate, seconds_per_step=progress.show(step, values))
                 if validate:
                     line["val_psnr_y"], bicubic = validation(samples / f"step_{step:07d}.png")
                     progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
                 runs.log_metrics(directory, step=step, **line)
-            if save:
-                save_all(run, parts)
             progress.update()
     except KeyboardInterrupt:
         step = save_all(run, parts)
         progress.close()
-        print(f"\nstopped at step {step}, all is saved; go on with: python train.py --resume {run.name}")
+        print(f"\nstopped at step {step}, all is saved; go on with the same --data and --resume {run.name}")
         return None
     finally:
         progress.close()
@@ -264,13 +265,13 @@ def parse_arguments(arguments=None):
     add = parser.add_argument
     add("--mode", choices=MODES, help="which network to train (default: srresnet)")
     add("--preset", choices=PRESETS, help="the losses of --mode=srgan (default: slides)")
-    add("--steps", type=int, metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
-    add("--batch", type=int, metavar="N", help="crops an update (default: 16)")
+    add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
+    add("--batch", metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
     add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
-    add("--seed", type=int, metavar="N", help="of weights and batches (default: 0)")
+    add("--seed", metavar="N", help="of weights and batches (default: 0)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
     add(
         "--resume",
@@ -310,6 +311,7 @@ def main():
                 )
     if args.dry_run:
         print(json.dumps(config, indent=2))
+        print(f"dry run: all is in order, {jobs[-1].directory} would be written")
         return
 
     runs.estimate(jobs)
@@ -334,8 +336,8 @@ def resume(args):
     theirs = about.get("data", {})
     if data_facts["fingerprint"] != theirs.get("fingerprint"):
         raise UserError(
-            f"{run.name} was begun with other photographs ('{theirs.get('name')}', {theirs.get('images')} images, not "
-            f"'{data_facts['name']}', {data_facts['images']} images): name them with --data"
+            f"{run.name} was begun with other photographs ({theirs.get('images')} images in '{theirs.get('name')}'; these "
+            f"are {data_facts['images']} in '{data_facts['name']}', of other names or sizes): name them with --data"
         )
     vgg = None
     if run.mode == "srgan":
@@ -344,9 +346,11 @@ def resume(args):
             raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {vgg[1]}")
     newest = runs.checkpoints(run.directory)
     if newest and runs.step_of(newest[0]) >= run.config.TRAIN.steps:
-        raise UserError(f"{run.name} has done its {run.config.TRAIN.steps:,} steps; --steps names a larger number")
+        done = runs.step_of(newest[0])
+        raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
     if args.dry_run:
         print(json.dumps(run.config, indent=2))
+        print(f"dry run: all is in order, {run.name} would go on")
         return
     if args.steps is not None:
         runs.write_json(run.directory / "config.json", about)  # about shares the configuration

@@ -39,7 +39,10 @@ def run_command(main):
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         sys.exit(141)
     except (UserError, OSError, MemoryError) as error:
-        error = "there is not enough memory" if isinstance(error, MemoryError) else error
+        if isinstance(error, MemoryError):
+            error = "there is not enough memory"
+        elif isinstance(error, OSError) and error.filename:
+            error = f"{error.filename}: {error.strerror}"
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -87,7 +90,12 @@ def short(error):
 
 
 def write_atomically(path, write):
-    """Call write(temporary path beside `path`), then put the file in its place: it appears whole or not at all."""
+    """Call write(temporary path beside `path`), then put the file in its place: it appears whole or not at all.
+
+    Raises UserError if something else than a file is there, as a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} cannot be written: it is not a file")
     temporary = path.with_name(f".tmp.{path.name}")  # keeps the ending, by which writers know the format
     try:
         write(temporary)

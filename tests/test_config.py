@@ -51,11 +51,11 @@ def test_values_are_read_by_the_defaults_type(override, value):
         ("MODEL.blocks=1.5", "whole number"),
         ("MODEL.scale=3", "2, 4, 8"),
         ("TRAIN.steps=0", "above zero"),
-        ("TRAIN.learning_rate=1e999", "finite"),
+        ("TRAIN.learning_rate=1e999", "below 2"),
         ("TRAIN.xla=1", "true or false"),
         ("TRAIN.decay_at=2", "at most 1"),
         ("DATA.crop=40", "multiple of 16"),
-        ("TRAIN.seed=-1", "above zero"),
+        ("TRAIN.seed=-1", "zero or more"),
     ],
 )
 def test_mistakes_are_named(override, words):

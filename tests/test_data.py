@@ -105,8 +105,8 @@ def test_unusable_images_are_named_and_skipped(folder, rng, monkeypatch):
     assert len(photos) == 7
     reasons = {path.name: reason for path, reason in photos.skipped}
     assert "not a readable image" in reasons["broken.jpg"]
-    assert "too small: 64×31" in reasons["small.png"]
-    assert "refused: it is the test image baby of Set5" in reasons["leak.png"]
+    assert "is too small: 64×31" in reasons["small.png"]
+    assert "is refused: it is the test image baby of Set5" in reasons["leak.png"]
 
 
 def test_real_test_images_are_refused(shared, tmp_path):
@@ -156,7 +156,7 @@ def test_finding_training_photographs(folder, monkeypatch, tmp_path):
 def test_files_that_are_no_images_are_named(folder, capsys):
     (folder / "notes.txt").touch()
     assert len(data.find_training(str(folder))[1]) == 7
-    assert "notes.txt: not an image by its name" in capsys.readouterr().out
+    assert "notes.txt is not an image by its name" in capsys.readouterr().err
 
 
 def test_samples_are_photographs_of_the_wheels(monkeypatch):

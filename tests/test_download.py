@@ -104,7 +104,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 
 def test_wrong_bytes_are_refused_and_deleted(server, tmp_path):
     server.files["a"] = CONTENT[:-1] + b"!"
-    with pytest.raises(UserError, match="gave a wrong file"):
+    with pytest.raises(UserError, match="is a wrong file"):
         download.download(server.url("a"), tmp_path / "a", DIGEST)
     assert not list(tmp_path.iterdir())
 

@@ -54,11 +54,12 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
         (["--sets=Set6"], "there is no set called 'Set6'"),
         (["--sets=Set5"], "python data.py set5"),
         (["--methods=lanczos7"], "run called 'lanczos7'"),
-        (["--weights=nowhere"], "there are no weights at nowhere"),
+        (["--weights=nowhere"], "there are no weights at 'nowhere'"),
         (["--weights=tiny", "--scale=2"], "×4 model"),
         (["--scale=5"], "--scale"),
         (["--methods="], "--methods"),
         (["--json=checkpoint"], "is a folder"),
+        (["--out="], "--out"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(trained, run, arguments, words):

@@ -62,6 +62,12 @@ def find_init(least_steps=10):
     return runs.find_init(make_config(overrides=TINY_MODEL).MODEL, "this data", least_steps)
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    with pytest.raises(UserError, match="it is not a file"):
+        runs.write_json(tmp_path, {})
+    assert tmp_path.is_dir()
+
+
 def test_init_is_the_finished_run_with_the_best_validation(root):
     assert find_init() == (None, None)
     make_run("good", score=27.0)
@@ -85,15 +91,22 @@ def test_shipped_weights_come_first(root, monkeypatch):
 
 
 def test_a_broken_run_does_not_stand_in_the_way(root, capsys):
-    make_run("good", score=27.0)
-    for name, content in (("x", "{"), ("y", "5"), ("z", '{"mode": "srresnet", "config": {"MODEL": {"scale": 4}}}')):
+    about = json.loads((make_run("good", score=27.0) / "config.json").read_text())
+    about["config"]["TRAIN"]["steps"] = None
+    broken = {
+        "x": "{",
+        "y": "5",
+        "z": '{"mode": "srresnet", "config": {"MODEL": {"scale": 4}}}',
+        "w": json.dumps(about),
+    }
+    for name, content in broken.items():
         (make_run(name) / "config.json").write_text(content)
     with open(root / "good" / "metrics.jsonl", "ab") as file:
         file.write(b"5\n\xff\xfe\n")
     assert find_init()[0].parent.name == "good"
     assert list(runs.find_runs()) == ["good"]
     said = capsys.readouterr().out
-    assert all(f"left out: {root / name}" in said for name in "xyz")
+    assert all(f"left out: {root / name}" in said for name in "xyzw")
 
 
 def test_runs_are_found_in_both_places(root, monkeypatch):
@@ -109,7 +122,7 @@ def test_weights_explain_themselves_or_are_refused(root):
     directory = make_run("a")
     for path in ("a", directory, directory / runs.WEIGHTS):
         assert runs.describe_weights(path)[0] == directory / runs.WEIGHTS
-    with pytest.raises(UserError, match="there are no weights at nowhere"):
+    with pytest.raises(UserError, match="there are no weights at 'nowhere'"):
         runs.describe_weights("nowhere")
     (directory / "config.json").write_text('{"mode"')
     with pytest.raises(UserError, match="cannot be read"):
@@ -198,7 +211,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(saved, damage, ca
         content[at] ^= 1
     newest.write_bytes(content)
     assert load(saved) == (4, [[4.0], 4, [[8.0]]])
-    assert f"{newest} is damaged" in capsys.readouterr().out
+    assert f"{newest} is damaged and left out" in capsys.readouterr().out
     assert [line["step"] for line in runs.read_metrics(saved)][-1] == 4  # what came after is trained again
 
 

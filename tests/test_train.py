@@ -222,7 +222,7 @@ def test_help_and_mistakes_answer_at_once(run):
     ("arguments", "words"),
     [
         (["--mode=gan"], "--mode"),
-        (["--steps=many"], "--steps"),
+        (["--steps=many"], "TRAIN.steps"),
         (["--steps=-5"], "TRAIN.steps"),
         (["--batch=0"], "TRAIN.batch"),
         (["--data=nowhere"], "nowhere"),
@@ -237,6 +237,7 @@ def test_help_and_mistakes_answer_at_once(run):
         (["--name=evaluate"], "another use"),
         (["--data="], "--data"),
         (["--init="], "no weights"),
+        (["--set=train.steps=3"], "did you mean TRAIN.steps"),
         (["--set=DATA.crop=4096"], "too small"),
     ],
 )
@@ -248,7 +249,7 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(run, clone):
     before = sorted(clone.rglob("*"))
     result = run("train.py", "--mode=srgan", "--steps=7", "--preset=paper", "--dry-run")
     assert result.returncode == 0
-    config = json.loads(result.stdout[result.stdout.index("{") :])
+    config = json.loads(result.stdout[result.stdout.index("{") : result.stdout.rindex("}") + 1])
     assert config["TRAIN"]["steps"] == 7 and config["VGG"]["layer"] == "conv5_4"
     assert sorted(clone.rglob("*")) == before
 
@@ -350,12 +351,12 @@ def test_resuming_after_a_kill_is_bit_for_bit(trained, run, clone, mode):
 def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
     assert_refused(run("train.py", "--resume=nowhere"), "no run called 'nowhere'")
     assert_refused(run("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")
-    assert_refused(run("train.py", "--resume=gan-srresnet"), "has done its 3 steps")
+    assert_refused(run("train.py", "--resume=gan-srresnet"), "has done 3 steps already")
     from utils import write_image
 
     write_image(clone / "others" / "a.png", photo(rng, 64, 64))
     result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--data=others")
-    assert_refused(result, "other photographs", "11 images", "1 images")
+    assert_refused(result, "other photographs", "11 images", "are 1 in")
 
 
 def test_vgg19_can_be_demanded(run, clone):
