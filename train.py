@@ -336,8 +336,8 @@ def resume(args):
     theirs = about.get("data", {})
     if data_facts["fingerprint"] != theirs.get("fingerprint"):
         raise UserError(
-            f"{run.name} was begun with other photographs ({theirs.get('images')} images in '{theirs.get('name')}'; these "
-            f"are {data_facts['images']} in '{data_facts['name']}', of other names or sizes): name them with --data"
+            f"{run.name} was begun with others ({theirs.get('images')} images in '{theirs.get('name')}'; these "
+            f"are {data_facts['images']} in '{data_facts['name']}', with other names or sizes): name them by --data"
         )
     vgg = None
     if run.mode == "srgan":

@@ -356,7 +356,7 @@ def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
 
     write_image(clone / "others" / "a.png", photo(rng, 64, 64))
     result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--data=others")
-    assert_refused(result, "other photographs", "11 images", "are 1 in")
+    assert_refused(result, "begun with others", "11 images", "are 1 in")
 
 
 def test_vgg19_can_be_demanded(run, clone):
