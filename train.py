@@ -222,13 +222,13 @@ def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
             if step <= first + 3 or log or validate or save:
                 values = {name: float(value) for name, value in values.items()}  # waits for the device
                 check_finite(step, values)
-                if save:
-                    save_all(run, parts)
                 line = dict(values, learning_rate=learning_rate, seconds_per_step=progress.show(step, values))
                 if validate:
                     line["val_psnr_y"], bicubic = validation(samples / f"step_{step:07d}.png")
                     progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
                 runs.log_metrics(directory, step=step, **line)
+            if save:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
+                save_all(run, parts)
             progress.update()
     except KeyboardInterrupt:
         step = save_all(run, parts)
