@@ -149,7 +149,7 @@ class Progress:
 
 
 # Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
-CORE_SECONDS = {"srresnet": 3.2, "srgan": 10.0}
+CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
 
 
 def estimate(jobs):
