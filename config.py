@@ -56,6 +56,13 @@ DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weigh
 DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
 DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
 DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5
+DEFAULTS.TRAIN.d_rate = 1.0  # the discriminator's learning rate, as a share of the generator's
+DEFAULTS.TRAIN.ema = 0.999  # decay of the average of the generator's weights that is validated and saved; 0: none
+DEFAULTS.TRAIN.clip_norm = 0.0  # gradients are cut down to this norm over all weights; 0: they are not
+DEFAULTS.TRAIN.on_nan = "stop"  # or "rollback": to the newest checkpoint, with half the learning rate
+DEFAULTS.TRAIN.precision = "auto"  # "auto", "float32", "mixed_float16", "mixed_bfloat16"; devices.py says more
+DEFAULTS.TRAIN.accumulate = 1  # parts in which a batch is worked off, one after the other
+DEFAULTS.TRAIN.replicas = 0  # copies of the network, each with its share of the batch; 0: one for each GPU
 DEFAULTS.TRAIN.xla = True  # compile the step with XLA: 1.5x the plain graph's speed on our CPU
 
 # What a mode changes (paper: 1e5 updates at 1e-4, then 1e5 at 1e-5).
@@ -67,7 +74,7 @@ MODE_SETTINGS = {
 # "slides" is what the public TensorLayer code of the slides does; "paper" is the paper's SRGAN-VGG54.
 PRESET_SETTINGS = {
     "slides": {"TRAIN.loss": "slides", "VGG.layer": "pool4"},
-    "paper": {"TRAIN.loss": "paper", "VGG.layer": "conv5_4"},
+    "paper": {"TRAIN.loss": "paper", "VGG.layer": "conv5_4", "TRAIN.ema": 0.0},
 }
 
 CHOICES = {
@@ -77,10 +84,13 @@ CHOICES = {
     "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
     "TRAIN.schedule": ("constant", "step", "cosine"),
     "TRAIN.loss": ("slides", "paper"),
+    "TRAIN.on_nan": ("stop", "rollback"),
+    "TRAIN.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
 }
 MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
+MAY_BE_ZERO |= {"TRAIN.ema", "TRAIN.clip_norm", "TRAIN.replicas"}
 AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup"}
-BELOW_ONE = {"TRAIN.beta1", "MODEL.bn_momentum"}
+BELOW_ONE = {"TRAIN.beta1", "TRAIN.ema", "MODEL.bn_momentum"}
 
 
 def make_config(mode="srresnet", preset="slides", overrides=()):
@@ -104,7 +114,8 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
 
 # What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
 # high rate that comes down (docs/results.md).
-SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla")
+SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla", "ema")
+SHARED_WITH_INIT += ("clip_norm", "on_nan", "precision", "accumulate", "replicas")
 INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
 
 

