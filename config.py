@@ -31,6 +31,7 @@ DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 DEFAULTS.DATA = edict()
 DEFAULTS.DATA.crop = 96  # side of the HR crop in pixels; the discriminator's dense layer is built for it
 DEFAULTS.DATA.validation = 8  # training photographs held out for validation, a fifth of the set at most
+DEFAULTS.DATA.cache = "auto"  # decoded photographs: "ram", "disk" (packed once), "none", or "auto": the first that fits
 DEFAULTS.DATA.cache_gib = 4.0  # decoded photographs kept in memory up to this size; the rest is decoded again when used
 
 # The perceptual network (paper, section 2.2.1).
@@ -73,6 +74,7 @@ PRESET_SETTINGS = {
 CHOICES = {
     "MODEL.scale": (2, 4, 8),
     "MODEL.output": ("linear", "tanh"),
+    "DATA.cache": ("auto", "ram", "disk", "none"),
     "VGG.network": ("auto", "vgg19", "hed"),
     "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
     "TRAIN.schedule": ("constant", "step", "cosine"),

@@ -146,7 +146,7 @@ class Validation:
     @staticmethod
     def middle(image, side):
         top, left = ((n - side) // 2 for n in image.shape[:2])
-        return image[top : top + side, left : left + side]
+        return image[top : top + side, left : left + side].copy()  # a view would keep the whole photograph
 
     def __call__(self, grid_path):
         """(PSNR of SR, PSNR of bicubic) in dB, means over the photographs; writes LR | bicubic | SR | HR of four."""
@@ -268,6 +268,7 @@ def parse_arguments(arguments=None):
     add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
+    add("--cache", choices=("auto", "ram", "disk", "none"), help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
     add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
@@ -276,7 +277,7 @@ def parse_arguments(arguments=None):
     add(
         "--resume",
         metavar="RUN",
-        help="go on with this run from its newest checkpoint (only --steps and --data besides)",
+        help="go on with this run from its newest checkpoint (only --steps, --data and --cache besides)",
     )
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
@@ -289,6 +290,7 @@ def main():
     args.mode = args.mode or "srresnet"
     args.preset = args.preset or "slides"
     flags = {"TRAIN.steps": args.steps, "TRAIN.batch": args.batch, "TRAIN.seed": args.seed, "VGG.network": args.vgg}
+    flags["DATA.cache"] = args.cache
     overrides = args.set + [f"{key}={value}" for key, value in flags.items() if value is not None]
     config = make_config(args.mode, args.preset, overrides)
     name = runs.new_name(args.mode) if args.name is None else args.name
@@ -332,6 +334,8 @@ def resume(args):
     if args.steps is not None:
         set_value(run.config, "TRAIN.steps", args.steps)
         check_config(run.config)
+    if args.cache is not None:
+        set_value(run.config, "DATA.cache", args.cache)
     photographs, data_facts = data.read_training(args.data, run.config)
     theirs = about.get("data", {})
     if data_facts["fingerprint"] != theirs.get("fingerprint"):

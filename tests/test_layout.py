@@ -11,6 +11,7 @@ from conftest import PROJECT
 FLOORS = [
     {"utils"},
     {"config", "download"},
+    {"photographs"},
     {"metrics", "data", "model", "runs"},
     {"train", "evaluate"},
 ]

@@ -352,6 +352,8 @@ def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
     assert_refused(run("train.py", "--resume=nowhere"), "no run called 'nowhere'")
     assert_refused(run("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")
     assert_refused(run("train.py", "--resume=gan-srresnet"), "has done 3 steps already")
+    result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--cache=none", "--dry-run")
+    assert '"cache": "none"' in result.stdout and "would go on" in result.stdout, result.stderr
     from utils import write_image
 
     write_image(clone / "others" / "a.png", photo(rng, 64, 64))
