@@ -31,6 +31,7 @@ DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 DEFAULTS.DATA = edict()
 DEFAULTS.DATA.crop = 96  # side of the HR crop in pixels; the discriminator's dense layer is built for it
 DEFAULTS.DATA.validation = 8  # training photographs held out for validation, a fifth of the set at most
+DEFAULTS.DATA.cache = "auto"  # decoded photographs: "ram", "disk" (packed once), "none", or "auto": the first that fits
 DEFAULTS.DATA.cache_gib = 4.0  # decoded photographs kept in memory up to this size; the rest is decoded again when used
 
 # The perceptual network (paper, section 2.2.1).
@@ -57,6 +58,7 @@ DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
 DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
 DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5
 DEFAULTS.TRAIN.d_rate = 1.0  # the discriminator's learning rate, as a share of the generator's
+DEFAULTS.TRAIN.batch_norm = "batch"  # the generator's statistics: the batch's, or "frozen", as they came with --init
 DEFAULTS.TRAIN.ema = 0.999  # decay of the average of the generator's weights that is validated and saved; 0: none
 DEFAULTS.TRAIN.clip_norm = 0.0  # gradients are cut down to this norm over all weights; 0: they are not
 DEFAULTS.TRAIN.on_nan = "stop"  # or "rollback": to the newest checkpoint, with half the learning rate
@@ -80,10 +82,12 @@ PRESET_SETTINGS = {
 CHOICES = {
     "MODEL.scale": (2, 4, 8),
     "MODEL.output": ("linear", "tanh"),
+    "DATA.cache": ("auto", "ram", "disk", "none"),
     "VGG.network": ("auto", "vgg19", "hed"),
     "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
     "TRAIN.schedule": ("constant", "step", "cosine"),
     "TRAIN.loss": ("slides", "paper"),
+    "TRAIN.batch_norm": ("batch", "frozen"),
     "TRAIN.on_nan": ("stop", "rollback"),
     "TRAIN.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
 }

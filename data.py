@@ -1,4 +1,4 @@
-"""From image files to batches: find, read, crop, augment, degrade. `python data.py` lists and fetches the sets.
+"""From image files to batches: find, crop, augment, degrade. `python data.py` lists and fetches the sets.
 
 A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--data` or `$SRGAN_DATA`, else it is
 `data/` beside this file. Without one, the photographs that come inside the installed dependencies are used.
@@ -6,14 +6,12 @@ A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--d
 
 import argparse
 import concurrent.futures
-import hashlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import utils
 from download import (
@@ -22,10 +20,9 @@ from download import (
     fetch_test_set,
     fetch_vgg19,
     known_images,
-    load_manifest,
-    pixel_hash,
     read_manifest,
 )
+from photographs import Photographs
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
@@ -121,7 +118,7 @@ def read_training(argument, config):
     name, paths = find_training(argument)
     if name == SAMPLES:
         print(SAMPLES_BANNER)
-    photographs = Photographs(paths, config.DATA.crop, config.DATA.cache_gib)
+    photographs = Photographs(paths, config.DATA.crop, config.DATA.cache_gib, config.DATA.cache)
     for _, reason in photographs.skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     training, held_out = photographs.split(config.DATA.validation)
@@ -152,77 +149,19 @@ def find_test_sets(argument=None, names=None):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Reading and cropping
-
-
-class Photographs:
-    """The usable images of a list of paths: decoded once to verify them, kept in memory up to a bound.
-
-    paths: image files; minimum: least height and width in pixels; cache_gib: bound of the memory in GiB.
-    `skipped` is a list of (path, reason); `paths` the usable files; `photographs[i]` is uint8 [h, w, 3].
-    Raises UserError if none is usable.
-    """
-
-    def __init__(self, paths, minimum, cache_gib, progress=True):
-        self.minimum, self.skipped, self.paths, self.cache = minimum, [], [], {}
-        self.manifest = load_manifest()
-        room = cache_gib * 2**30
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            # In slices, so that no more than a few decoded images wait at a time.
-            slices = (paths[i : i + 32] for i in range(0, len(paths), 32))
-            bar = tqdm(total=len(paths), desc="reading photographs", unit="", disable=None if progress else True)
-            for part in slices:
-                for path, (image, reason) in zip(part, pool.map(self.examine, part), strict=True):
-                    bar.update()
-                    if reason:
-                        self.skipped.append((path, reason))
-                        continue
-                    if image.nbytes <= room:
-                        room -= image.nbytes
-                        self.cache[len(self.paths)] = image
-                    self.paths.append(path)
-            bar.close()
-        if not self.paths:
-            reason = self.skipped[0][1]
-            raise UserError(f"none of the {len(paths)} images can be used; the first: {reason}")
-
-    def examine(self, path):
-        """(image, None) or (None, the reason not to use it)."""
-        try:
-            image = utils.to_rgb(utils.read_image(path))
-        except UserError as error:
-            return None, str(error)
-        if min(image.shape[:2]) < self.minimum:
-            return (
-                None,
-                f"{path} is too small: {image.shape[1]}×{image.shape[0]}, a crop needs {self.minimum}×{self.minimum}",
-            )
-        if known := self.manifest.get(pixel_hash(image)):
-            return None, f"{path} is refused: it is the test image {known[1]} of {known[0]}"
-        return image, None
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        return self.cache[i] if i in self.cache else utils.to_rgb(utils.read_image(self.paths[i]))
-
-    def fingerprint(self):
-        """A digest of names and file sizes, in order: another data set has another one."""
-        lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
-        return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-    def split(self, held_out):
-        """(training indices, validation indices): which are held out depends on the names alone, a fifth at most."""
-        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
-        count = min(held_out, len(self) // 5)
-        return sorted(order[count:]), sorted(order[:count])
+# Cropping
 
 
 def crop_with_margin(image, top, left, size, margin):
-    """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders."""
-    rows = utils.mirror(np.arange(top - margin, top + size + margin), image.shape[0])
-    columns = utils.mirror(np.arange(left - margin, left + size + margin), image.shape[1])
+    """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders.
+
+    A view where no border is crossed, which is ten times as fast.
+    """
+    height, width = image.shape[:2]
+    if margin <= top <= height - size - margin and margin <= left <= width - size - margin:
+        return image[top - margin : top + size + margin, left - margin : left + size + margin]
+    rows = utils.mirror(np.arange(top - margin, top + size + margin), height)
+    columns = utils.mirror(np.arange(left - margin, left + size + margin), width)
     return image[rows[:, None], columns]
 
 
@@ -236,21 +175,37 @@ class Batches:
         self.photographs, self.indices = photographs, np.array(indices)
         self.batch, self.crop, self.scale, self.seed = batch, crop, scale, seed
 
-    def __call__(self, step):
+    def __call__(self, step, share=(0, 1)):
         """(crops uint8 [batch, crop+4·scale, crop+4·scale, 3], turns bool [batch, 3]) of update `step`.
 
         The crops lie on multiples of the scale and bring the margin that `degrade` needs; the images of a batch are
         distinct while the set lasts. turns: flip left-right, flip up-down, transpose.
+        share: (i, n) gives the i-th, from 0, of n equal shares of the batch, and reads no more images than that; all
+        shares in a row are the whole batch. Raises UserError if the batch does not divide by n.
         """
+        i, n = share
+        if self.batch % n:
+            raise UserError(f"a batch of {self.batch} cannot be shared equally by {n}")
         random = np.random.default_rng([self.seed, step])
         rounds = -(-self.batch // len(self.indices))
         chosen = np.concatenate([random.permutation(self.indices) for _ in range(rounds)])[: self.batch]
-        crops = []
-        for i in chosen:
-            image = utils.mod_crop(self.photographs[i], self.scale)
-            top, left = (self.scale * random.integers(0, (n - self.crop) // self.scale + 1) for n in image.shape[:2])
-            crops.append(crop_with_margin(image, top, left, self.crop, 2 * self.scale))
-        return np.stack(crops), random.integers(0, 2, (self.batch, 3)).astype(bool)
+        corners = [[self.scale * random.integers(0, m + 1) for m in self.moves(photo)] for photo in chosen]
+        turns = random.integers(0, 2, (self.batch, 3)).astype(bool)
+
+        part = slice(i * self.batch // n, (i + 1) * self.batch // n)
+        margin = 2 * self.scale
+        side = self.crop + 2 * margin
+        crops = np.empty((self.batch // n, side, side, 3), np.uint8)
+        for crop, photo, (top, left) in zip(crops, chosen[part], corners[part], strict=True):
+            image = utils.mod_crop(self.photographs[photo], self.scale)
+            crop[:] = crop_with_margin(image, top, left, self.crop, margin)
+        return crops, turns[part]
+
+    def moves(self, photo):
+        """By how many multiples of the scale a crop can be moved in a photograph: (down, right)."""
+        return [
+            (length // self.scale * self.scale - self.crop) // self.scale for length in self.photographs.sizes[photo]
+        ]
 
     def stream(self, first, last, share=(0, 1)):
         """Yield (step, crops, turns) for steps first … last; two batches ahead are made in the background."""
@@ -260,7 +215,7 @@ class Batches:
                 for step in range(first, last + 1):
                     for ahead in range(step, min(step + 2, last) + 1):
                         if ahead not in waiting:
-                            waiting[ahead] = pool.submit(self, ahead)
+                            waiting[ahead] = pool.submit(self, ahead, share)
                     yield (step, *waiting.pop(step).result())
             finally:
                 for future in waiting.values():

@@ -26,7 +26,9 @@ HERE = Path(__file__).resolve().parent
 def pixel_hash(image_u8):
     """SHA-256 of the size and pixels of an image, gray ones as RGB."""
     image_u8 = np.ascontiguousarray(utils.to_rgb(image_u8))
-    return hashlib.sha256(repr(image_u8.shape).encode() + image_u8.tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(image_u8.shape).encode())
+    digest.update(image_u8.reshape(-1))
+    return digest.hexdigest()
 
 
 def read_manifest():

@@ -80,7 +80,7 @@ def make_step(config, state, strategy=None, xla=True):
 
     def generate(lr_01):
         with tf.GradientTape() as g_tape:
-            fake = generator(lr_01, training=True)
+            fake = generator(lr_01, training=config.TRAIN.batch_norm == "batch")
         return fake, g_tape
 
     def d_gradients(fake, real):
@@ -301,9 +301,10 @@ def roll_back(run, state, error):
 # The command line
 
 
-# What a flag is short for; only --steps may be given with --resume.
-FLAGS = {"steps": "TRAIN.steps", "batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network"}
-FLAGS |= {name: f"TRAIN.{name}" for name in ("precision", "accumulate", "replicas", "on_nan")}
+# What a flag is short for. How a run is computed may be changed when it is resumed, what is computed may not.
+WHAT = {"batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network", "precision": "TRAIN.precision"}
+HOW = {"steps": "TRAIN.steps", "cache": "DATA.cache"}
+HOW |= {name: f"TRAIN.{name}" for name in ("xla", "accumulate", "replicas", "on_nan")}
 
 
 def parse_arguments(arguments=None):
@@ -314,6 +315,7 @@ def parse_arguments(arguments=None):
     add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
+    add("--cache", choices=("auto", "ram", "disk", "none"), help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
     add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
@@ -323,7 +325,7 @@ def parse_arguments(arguments=None):
         metavar="P",
         help="auto, float32, mixed_float16, mixed_bfloat16 (default: auto, which is mixed on GPUs with tensor cores)",
     )
-    add("--no-xla", action="store_true", help="run the plain graph instead of compiling the step")
+    add("--no-xla", dest="xla", action="store_false", default=None, help="run the plain graph, do not compile the step")
     add(
         "--accumulate",
         metavar="N",
@@ -339,7 +341,7 @@ def parse_arguments(arguments=None):
     add(
         "--resume",
         metavar="RUN",
-        help="go on with this run from its newest checkpoint (only --steps and --data besides)",
+        help="go on with this run from its newest checkpoint (besides: --data, --steps, and how it is computed)",
     )
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
@@ -351,8 +353,7 @@ def main():
         return resume(args)
     args.mode = args.mode or "srresnet"
     args.preset = args.preset or "slides"
-    flags = {key: getattr(args, flag) for flag, key in FLAGS.items()} | {"TRAIN.xla": False if args.no_xla else None}
-    overrides = args.set + [f"{key}={value}" for key, value in flags.items() if value is not None]
+    overrides = args.set + settings_of(args, WHAT | HOW)
     config = make_config(args.mode, args.preset, overrides)
     name = runs.new_name(args.mode) if args.name is None else args.name
     jobs = [runs.Run(runs.check_name(name), args.mode, args.preset, config)]
@@ -390,16 +391,22 @@ def main():
             return
 
 
+def settings_of(args, flags):
+    """["SECTION.key=value"] of the flags {name: "SECTION.key"} that were given."""
+    given = {key: getattr(args, flag) for flag, key in flags.items()}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
 def resume(args):
     """Go on with a run by its own configuration, if the photographs and the VGG are those that it was begun with."""
-    kept = ("mode", "preset", "name", "init", "set", "no_xla", *FLAGS)
-    given = [key for key in kept if key != "steps" and getattr(args, key) not in (None, [], False)]
-    if given := [f"--{key.replace('_', '-')}" for key in given]:
+    kept = ("mode", "preset", "name", "init", "set", *WHAT)
+    if given := [f"--{key}" for key in kept if getattr(args, key) not in (None, [])]:
         raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
     run, about = runs.reopen(args.resume)
-    if args.steps is not None:
-        set_value(run.config, "TRAIN.steps", args.steps)
-        check_config(run.config)
+    # What "auto" was where the run was begun: a checkpoint of float16 has more in it than one of float32.
+    for override in [f"TRAIN.precision={about['precision']}"] * ("precision" in about) + settings_of(args, HOW):
+        set_value(run.config, *override.split("=", 1))
+    check_config(run.config)
     photographs, data_facts = data.read_training(args.data, run.config)
     theirs = about.get("data", {})
     if data_facts["fingerprint"] != theirs.get("fingerprint"):
@@ -418,7 +425,7 @@ def resume(args):
         print(json.dumps(run.config, indent=2))
         print(f"dry run: all is in order, {run.name} would go on")
         return
-    if args.steps is not None:
+    if args.steps is not None and devices.is_chief():
         runs.write_json(run.directory / "config.json", about)  # about shares the configuration
     strategy = devices.choose_strategy(run.config.TRAIN.replicas)
     devices.check_shares(run.config.TRAIN, strategy)

@@ -84,6 +84,14 @@ def read_image(path):
     return image[..., None] if image.ndim == 2 else image
 
 
+def header_size(path):
+    """(height, width) that the header of an image file gives, before any turn by its EXIF mark; (0, 0) without one."""
+    try:
+        return iio.improps(path, plugin="pillow", index=0).shape[:2]
+    except Exception:  # as many kinds as above; who decodes the file will say what is wrong
+        return 0, 0
+
+
 def short(error):
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -24,7 +24,7 @@ class Validation:
     @staticmethod
     def middle(image, side):
         top, left = ((n - side) // 2 for n in image.shape[:2])
-        return image[top : top + side, left : left + side]
+        return image[top : top + side, left : left + side].copy()  # a view would keep the whole photograph
 
     def __call__(self):
         """(PSNR of SR, PSNR of bicubic, picture): dB, means over the photographs; LR | bicubic | SR | HR of four."""

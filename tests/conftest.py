@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import utils
+from photographs import Photographs
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.pop("SRGAN_DATA", None)
 os.environ.pop("SRGAN_RUNS", None)
+os.environ.pop("SRGAN_CACHE", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared" / "data"
@@ -48,6 +52,25 @@ def photo(rng, height, width):
     image = coarse.repeat(8, axis=0).repeat(8, axis=1)
     image = (image + np.roll(image, 3, axis=0) + np.roll(image, 3, axis=1)) / 3
     return image[:height, :width].astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """Seven photographs of odd sizes, in two folders."""
+    for i in range(7):
+        utils.write_image(tmp_path / ("a" if i % 2 else "b") / f"photo{i}.png", photo(rng, 50 + i, 61 + 2 * i))
+    return tmp_path
+
+
+@pytest.fixture
+def packs(tmp_path, monkeypatch):
+    """The folder of the packs of --cache=disk, hidden from those who look for images."""
+    monkeypatch.setenv("SRGAN_CACHE", str(tmp_path / ".cache"))
+    return tmp_path / ".cache"
+
+
+def read_photographs(folder, **settings):
+    return Photographs(utils.list_images(folder), **{"minimum": 32, "cache_gib": 1.0, "progress": False} | settings)
 
 
 @pytest.fixture(scope="module")

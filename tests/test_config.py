@@ -50,6 +50,7 @@ def test_values_are_read_by_the_defaults_type(override, value):
         ("MODEL.blocks=many", "whole number"),
         ("MODEL.blocks=1.5", "whole number"),
         ("MODEL.scale=3", "2, 4, 8"),
+        ("DATA.cache=tape", "auto, ram, disk, none"),
         ("TRAIN.steps=0", "above zero"),
         ("TRAIN.learning_rate=1e999", "below 2"),
         ("TRAIN.xla=1", "true or false"),

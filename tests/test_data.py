@@ -2,44 +2,72 @@ import os
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import photo, read_photographs
 
 import data
-import download
 import utils
 from utils import UserError
-
-
-@pytest.fixture
-def folder(tmp_path, rng):
-    """Seven photographs of odd sizes, in two folders."""
-    for i in range(7):
-        utils.write_image(tmp_path / ("a" if i % 2 else "b") / f"photo{i}.png", photo(rng, 50 + i, 61 + 2 * i))
-    return tmp_path
-
-
-def photographs(folder, **settings):
-    return data.Photographs(
-        utils.list_images(folder), **{"minimum": 32, "cache_gib": 1.0, "progress": False} | settings
-    )
 
 
 def batches(photos, batch=4, crop=32, scale=4, seed=0):
     return data.Batches(photos, range(len(photos)), batch, crop, scale, seed)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(folder):
-    photos = photographs(folder)
-    first, second = batches(photos), batches(photographs(folder, cache_gib=0.0))
-    for step in (1, 2, 100):
-        for a, b in zip(first(step), second(step), strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(first(1)[0], first(2)[0])
-    assert not np.array_equal(first(1)[0], batches(photos, seed=1)(1)[0])
+def batch_by_definition(images, batch, crop, scale, seed, step):
+    """What checkpoints rely on: the order of the draws, and crops read by index, mirrored at the borders."""
+    random, crops, margin = np.random.default_rng([seed, step]), [], 2 * scale
+    rounds = -(-batch // len(images))
+    for i in np.concatenate([random.permutation(np.arange(len(images))) for _ in range(rounds)])[:batch]:
+        image = utils.mod_crop(images[i], scale)
+        top, left = (scale * random.integers(0, (n - crop) // scale + 1) for n in image.shape[:2])
+        rows, columns = (
+            utils.mirror(np.arange(start - margin, start + crop + margin), n)
+            for start, n in zip((top, left), image.shape[:2], strict=True)
+        )
+        crops.append(image[rows[:, None], columns])
+    return np.stack(crops), random.integers(0, 2, (batch, 3)).astype(bool)
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk", "none"])
+@pytest.mark.parametrize(("batch", "crop", "scale"), [(4, 32, 4), (9, 32, 2), (3, 16, 8)])
+def test_a_batch_depends_on_seed_and_step_alone(folder, packs, rng, cache, batch, crop, scale):
+    """To the bit, whatever the cache; inside the photographs and at their borders."""
+    utils.write_image(folder / "large.png", photo(rng, 151, 138))
+    images = [utils.read_image(path) for path in utils.list_images(folder)]
+    make = batches(read_photographs(folder, cache=cache), batch, crop, scale, seed=5)
+    for step in range(1, 101):
+        for ours, expected in zip(make(step), batch_by_definition(images, batch, crop, scale, 5, step), strict=True):
+            np.testing.assert_array_equal(ours, expected)
+            assert ours.dtype == expected.dtype
+
+
+def test_shares_in_a_row_are_the_batch(folder, monkeypatch):
+    make = batches(read_photographs(folder, cache="none"), batch=12)
+    read, read_image = [], utils.read_image
+    monkeypatch.setattr(utils, "read_image", lambda path: read.append(path) or read_image(path))
+    for n in (1, 2, 3, 12):
+        whole, shares = make(7), [make(7, share=(i, n)) for i in range(n)]
+        for k in range(2):
+            np.testing.assert_array_equal(np.concatenate([share[k] for share in shares]), whole[k])
+    read.clear()
+    make(7, share=(1, 3))
+    assert len(read) == 4
+    streamed = [crops for _, crops, _ in make.stream(7, 9, share=(2, 3))]
+    np.testing.assert_array_equal(np.stack(streamed), [make(step)[0][8:] for step in (7, 8, 9)])
+    with pytest.raises(UserError, match="a batch of 12 cannot be shared equally by 5"):
+        make(1, share=(0, 5))
+
+
+def test_crops_inside_a_photograph_are_slices():
+    """Which is what makes batches fast; only at the borders they are gathered pixel by pixel."""
+    image = np.zeros((60, 70, 3), np.uint8)
+    for top, left, inside in [(8, 8, True), (20, 30, True), (7, 8, False), (8, 31, False), (21, 30, False)]:
+        crop = data.crop_with_margin(image, top, left, 32, 8)
+        assert crop.shape == (48, 48, 3) and np.shares_memory(crop, image) == inside
 
 
 def test_stream_gives_the_same_batches_in_order(folder):
-    make = batches(photographs(folder))
+    make = batches(read_photographs(folder))
     for (step, crops, turns), expected in zip(make.stream(3, 7), range(3, 8), strict=True):
         assert step == expected
         np.testing.assert_array_equal(crops, make(step)[0])
@@ -49,7 +77,7 @@ def test_stream_gives_the_same_batches_in_order(folder):
 def test_images_of_a_batch_are_distinct_while_the_set_lasts(tmp_path):
     for i in range(5):
         utils.write_image(tmp_path / f"{i}.png", np.full((40, 40, 3), 10 * i, np.uint8))
-    make = batches(photographs(tmp_path), batch=12)
+    make = batches(read_photographs(tmp_path), batch=12)
     for step in range(1, 20):
         levels = [crop.flat[0] for crop in make(step)[0]]
         assert len(set(levels[:5])) == len(set(levels[5:10])) == 5
@@ -61,7 +89,7 @@ def test_all_positions_are_reached(tmp_path):
     image = np.zeros((41, 46, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(41)[:, None], np.arange(46)[None]
     utils.write_image(tmp_path / "ramp.png", image)
-    make = batches(photographs(tmp_path), batch=8)
+    make = batches(read_photographs(tmp_path), batch=8)
     corners = {tuple(crop[8, 8, :2]) for step in range(60) for crop in make(step)[0]}
     assert corners == {(y, x) for y in (0, 4, 8) for x in (0, 4, 8, 12)}
 
@@ -94,51 +122,7 @@ def test_degrade_equals_the_crop_of_the_downscaled_photograph(tmp_path, rng, sca
     assert np.abs(hr_m11).max() < 1 + 1e-6 and np.max(lr_01) < 1 + 1e-6 and np.min(lr_01) >= 0
 
 
-def test_unusable_images_are_named_and_skipped(folder, rng, monkeypatch):
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no more")
-    utils.write_image(folder / "small.png", photo(rng, 31, 64))
-    test_image = photo(rng, 64, 64)
-    utils.write_image(folder / "leak.png", test_image)
-    manifest = {download.pixel_hash(test_image): ("Set5", "baby", 1)}
-    monkeypatch.setattr(data, "load_manifest", lambda: manifest)
-    photos = photographs(folder)
-    assert len(photos) == 7
-    reasons = {path.name: reason for path, reason in photos.skipped}
-    assert "not a readable image" in reasons["broken.jpg"]
-    assert "is too small: 64×31" in reasons["small.png"]
-    assert "is refused: it is the test image baby of Set5" in reasons["leak.png"]
-
-
-def test_real_test_images_are_refused(shared, tmp_path):
-    """Set5's woman, also cropped and in another file format."""
-    woman = utils.read_image(shared / "Set5" / "woman.bmp")
-    utils.write_image(tmp_path / "a.png", woman)
-    utils.write_image(tmp_path / "b.tif", utils.mod_crop(woman, 8))
-    with pytest.raises(UserError, match="none of the 2 images can be used.*woman of Set5"):
-        photographs(tmp_path)
-
-
-def test_memory_stays_within_its_bound(folder):
-    sizes = [image.nbytes for image in photographs(folder).cache.values()]
-    assert len(sizes) == 7
-    bound = sum(sizes[:3]) + 1
-    photos = photographs(folder, cache_gib=bound / 2**30)
-    assert 0 < sum(image.nbytes for image in photos.cache.values()) <= bound
-    assert len([photos[i] for i in range(7)]) == 7
-
-
-def test_validation_is_held_out_by_name(folder, rng):
-    photos = photographs(folder)
-    training, held_out = photos.split(8)
-    assert sorted(training + held_out) == list(range(7)) and len(held_out) == 1
-    assert photos.split(0) == (list(range(7)), [])
-    (folder / "a").rename(folder / "z")  # other paths, in another order
-    again = photographs(folder)
-    assert [p.name for p in again.paths] != [p.name for p in photos.paths]
-    assert [again.paths[i].name for i in again.split(8)[1]] == [photos.paths[i].name for i in held_out]
-
-
-def test_finding_training_photographs(folder, monkeypatch, tmp_path):
+def test_finding_training_read_photographs(folder, monkeypatch, tmp_path):
     name, paths = data.find_training(str(folder))
     assert (name, len(paths)) == (str(folder), 7)
     (folder / "train").mkdir()

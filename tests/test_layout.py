@@ -11,6 +11,7 @@ from conftest import PROJECT
 FLOORS = [
     {"utils"},
     {"config", "devices", "doctor", "download"},
+    {"photographs"},
     {"logs", "metrics", "data", "model"},
     {"runs", "validation"},
     {"state"},

@@ -311,7 +311,7 @@ def until_step(clone, name, step, *arguments):
     command = [sys.executable, "-B", "train.py", *arguments, *([] if "--resume" in arguments else TINY)]
     process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     log = clone / "checkpoint" / name / "metrics.jsonl"
-    for _ in range(1200):
+    for _ in range(4800):
         if process.poll() is not None or (log.exists() and log.read_text().count("\n") >= step):
             break
         time.sleep(0.05)
@@ -357,6 +357,8 @@ def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
     assert_refused(run("train.py", "--resume=nowhere"), "no run called 'nowhere'")
     assert_refused(run("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")
     assert_refused(run("train.py", "--resume=gan-srresnet"), "has done 3 steps already")
+    result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--cache=none", "--dry-run")
+    assert '"cache": "none"' in result.stdout and "would go on" in result.stdout, result.stderr
     from utils import write_image
 
     write_image(clone / "others" / "a.png", photo(rng, 64, 64))
