@@ -149,6 +149,8 @@ def mean_over_parts(function, parts, *tensors):
     """
     if parts == 1:
         return function(*tensors)
+    # Of the plain graph: this pass makes temporary variables that clash between the turns of a loop (TensorFlow 2.21).
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     tensors = [tf.reshape(tensor, [parts, -1, *tensor.shape[1:]]) for tensor in tensors]
 
     def add(i, total):

@@ -25,6 +25,7 @@ TINY_SETTINGS = (
     "MODEL.blocks=1",
     "MODEL.width=8",
     "DATA.crop=32",
+    "VGG.layer=conv2_2",
     "TRAIN.batch=2",
     "TRAIN.log_every=1",
     "TRAIN.validate_every=2",

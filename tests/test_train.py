@@ -382,6 +382,69 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, clone):
         assert np.isfinite(list(line.values())).all()
 
 
+class SomeValidation:
+    def __call__(self):
+        return 20.0, 19.0, np.zeros((8, 8, 3), np.uint8)
+
+
+def loop_with_planted_nan(root, monkeypatch, on_nan, bad_steps, ends_well_below):
+    """train.loop over a step whose loss is no number at `bad_steps` while the learning rate is too high."""
+    import tensorflow as tf
+
+    monkeypatch.setenv("SRGAN_RUNS", str(root / "runs"))
+    monkeypatch.setattr(train.runs, "HERE", root)
+    _, state, config = build_step("srresnet", steps=8, on_nan=on_nan, log_every=4, ema=0)
+    run = train.runs.Run(train.runs.check_name("a"), "srresnet", "slides", config)
+    train.runs.create(run, {})
+
+    def step(crops, turns):
+        bad = int(state.step.numpy()) + 1 in bad_steps and float(state.g_optimizer.learning_rate) > ends_well_below
+        state.step.assign_add(1)
+        state.generator.variables[0].assign_add(tf.ones_like(state.generator.variables[0]))
+        return {"mse_loss": tf.constant(float("nan") if bad else 0.5), "g_loss": tf.constant(0.5)}
+
+    class Stream:
+        def stream(self, first, last, share):
+            return ((step, np.zeros(1), np.zeros(1)) for step in range(first, last + 1))
+
+    with train.logs.Log(run, 0) as log:
+        train.loop(run, state, step, Stream(), SomeValidation(), tf.distribute.get_strategy(), log)
+    return run, state
+
+
+def test_on_nan_stop_names_step_and_term_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(train.NotFinite, match="step 7: mse_loss not finite"):
+        loop_with_planted_nan(tmp_path, monkeypatch, "stop", {7}, 0)
+    files = sorted(path.name for path in (tmp_path / "runs" / "a").glob("*.npz"))
+    assert files == [f"checkpoint-0000000{i}.npz" for i in (2, 4, 6)]
+
+
+def test_on_nan_rollback_goes_back_with_a_smaller_learning_rate(tmp_path, monkeypatch, capsys):
+    run, state = loop_with_planted_nan(tmp_path, monkeypatch, "rollback", {7}, 0.3e-4)
+    assert int(state.step.numpy()) == 8 and float(state.slowdown.numpy()) == 0.25
+    said = capsys.readouterr().out
+    assert "step 7: mse_loss not finite" in said and "back to step 6, learning rate times 0.25 from there on" in said
+    log = train.logs.read_metrics(run.directory)
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 6, 7, 8]
+    assert log[-1]["learning_rate"] == pytest.approx(0.25e-4)
+
+
+def test_rollbacks_come_to_an_end(tmp_path, monkeypatch):
+    with pytest.raises(train.NotFinite, match="step 7"):
+        loop_with_planted_nan(tmp_path, monkeypatch, "rollback", {7}, 0)
+
+
+def test_the_best_weights_are_kept(tmp_path, monkeypatch):
+    """best.weights.h5 is written at the best validation, that of step 4, and not at worse ones."""
+    scores = iter([20.0, 22.0, 21.0, 19.0])  # at steps 2, 4, 6, 8
+    monkeypatch.setattr(SomeValidation, "__call__", lambda self: (next(scores), 19.0, np.zeros((8, 8, 3), np.uint8)))
+    run, state = loop_with_planted_nan(tmp_path, monkeypatch, "stop", {}, 0)
+    newest = state.generator.variables[0].numpy()  # one more at every step
+    state.generator.load_weights(run.directory / "best.weights.h5")
+    np.testing.assert_allclose(newest - state.generator.variables[0], 4, atol=1e-5)
+    assert float(state.best.numpy()) == 22.0
+
+
 def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
     short = make_config("srresnet", overrides=["TRAIN.steps=100"])
     jobs = [

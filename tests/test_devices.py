@@ -1,0 +1,221 @@
+"""Replicas, workers, parts of a batch and precisions: the same numbers whatever a run is computed on."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY, TINY_SETTINGS, assert_refused, photo
+
+import devices
+import model
+import train
+from config import make_config
+from state import TrainState
+from utils import UserError
+
+CLUSTER = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is asked for
+
+
+def test_workers(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert devices.workers() == (0, 1) and devices.is_chief()
+    monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
+    assert devices.workers() == (1, 2) and not devices.is_chief()
+
+
+@pytest.mark.parametrize("text", ["{", "5", "{}", json.dumps(CLUSTER | {"task": {"type": "worker", "index": 2}}),
+                                  json.dumps(CLUSTER | {"task": {"type": "ps", "index": 0}})])  # fmt: skip
+def test_a_wrong_tf_config_is_refused_with_an_example(run, text):
+    assert_refused(run("train.py", env=os.environ | {"TF_CONFIG": text}), "TF_CONFIG is not like", "host1:2222")
+
+
+def test_batches_must_be_cut_evenly(run):
+    result = run("train.py", "--replicas=2", "--accumulate=2", "--batch=6", "--steps=1", "--name=uneven")
+    assert_refused(result, "a batch of 6 cannot be cut into 4 equal shares")
+
+
+def test_precision_of_a_cpu_is_float32():
+    import keras
+
+    assert devices.choose_precision("auto") == "float32"
+    assert devices.choose_precision("mixed_bfloat16") == "mixed_bfloat16"
+    with devices.in_float32():
+        assert keras.config.dtype_policy().name == "float32"
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    devices.choose_precision("float64")
+    assert keras.config.floatx() == "float64"
+    devices.choose_precision("float32")
+    assert keras.config.floatx() == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"), [([(8, 0), (7, 0)], "mixed_float16"), ([(8, 0), (6, 1)], "float32")]
+)
+def test_auto_is_mixed_where_all_gpus_have_tensor_cores(monkeypatch, capabilities, expected):
+    import tensorflow as tf
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: capabilities)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": gpu})
+    try:
+        assert devices.choose_precision("auto") == expected
+    finally:
+        devices.choose_precision("float32")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mixed precision and parts
+
+
+def tiny_step(mode, *settings):
+    import keras
+
+    config = make_config(mode, overrides=[*TINY_SETTINGS, "TRAIN.batch=4", *settings])
+    devices.choose_precision(config.TRAIN.precision)
+    keras.utils.set_random_seed(0)
+    state = TrainState(config, mode, vgg=model.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None)
+    return train.make_step(config, state, xla=False), state
+
+
+def batch_of_four(rng):
+    import tensorflow as tf
+
+    return tf.constant(np.stack([photo(rng, 48, 48) for _ in range(4)])), tf.constant(np.zeros((4, 3), bool))
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_like_float32(rng, precision):
+    """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits."""
+    batch = batch_of_four(rng)
+    plain, state = tiny_step("srgan")
+    weights = {name: [np.asarray(v) for v in getattr(state, name).variables] for name in ("generator", "discriminator")}
+    weights["vgg"] = state.vgg.get_weights()
+    expected = plain(*batch)
+    try:
+        mixed, state = tiny_step("srgan", f"TRAIN.precision={precision}")
+        for name, arrays in weights.items():
+            getattr(state, name).set_weights(arrays)
+        values = mixed(*batch)
+        assert state.generator.get_layer("block1_conv1").compute_dtype == precision.removeprefix("mixed_")
+    finally:
+        devices.choose_precision("float32")
+    assert {variable.dtype for variable in state.generator.variables} == {"float32"}
+    for name in ("mse_loss", "vgg_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
+        assert values[name].dtype == "float32"
+        assert float(values[name]) == pytest.approx(float(expected[name]), rel=0.05), name
+
+
+def test_float16_leaves_an_overflowing_update_out(rng):
+    """The loss scale is halved then, and weights stay as they are."""
+    try:
+        step, state = tiny_step("srresnet", "TRAIN.precision=mixed_float16")
+        state.g_optimizer.dynamic_scale.assign(1e30)
+        before = state.generator.get_weights()
+        values = step(*batch_of_four(rng))
+    finally:
+        devices.choose_precision("float32")
+    assert not np.isfinite(float(values["g_grad"])) and np.isfinite(float(values["mse_loss"]))
+    assert float(state.g_optimizer.dynamic_scale) == pytest.approx(5e29)
+    trained = [np.array_equal(a, b) for a, b in zip(before, state.generator.get_weights(), strict=True)]
+    kinds = [variable.trainable for variable in state.generator.variables]
+    assert all(same for same, trainable in zip(trained, kinds, strict=True) if trainable)
+    assert int(state.step.numpy()) == 1
+
+
+@pytest.mark.parametrize("mode", ["srresnet", "srgan"])
+def test_parts_of_a_batch_add_up_to_the_whole(rng, monkeypatch, mode):
+    """--accumulate: the same losses, gradient norms and weights after two updates; batch norm is taken out for it."""
+    monkeypatch.setattr(model, "batch_norm", lambda config, **settings: lambda x: x)
+    batch = batch_of_four(rng)
+    results = []
+    try:
+        for parts in (1, 2, 4):
+            step, state = tiny_step(mode, f"TRAIN.accumulate={parts}", "TRAIN.precision=float64")
+            results.append(([step(*batch) for _ in range(2)], state.generator.get_weights()))
+    finally:
+        devices.choose_precision("float32")
+    for values, weights in results[1:]:
+        for ours, theirs in zip(values, results[0][0], strict=True):
+            for name in ours.keys() - {"checkerboard", "colour_drift"}:  # of each part, not of the whole
+                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
+        for ours, theirs in zip(weights, results[0][1], strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
+def test_clipping(rng):
+    """An update with a clipped gradient is the update of the scaled gradient: with Adam's first step, the same but for
+    epsilon, so the moments tell."""
+    step, state = tiny_step("srresnet", "TRAIN.clip_norm=0.01")
+    norm = float(step(*batch_of_four(rng))["g_grad"])
+    moments = [v for v in state.g_optimizer.variables if "momentum" in v.path]
+    assert norm > 0.02 and moments
+    total = np.sqrt(sum(np.sum(np.square(v)) for v in moments)) / 0.1  # the first moment is (1 - beta1) times it
+    assert total == pytest.approx(0.01, rel=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Replicas and workers
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for opened in sockets:
+        opened.bind(("127.0.0.1", 0))
+    ports = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["srresnet", "srgan"])
+def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mode):
+    """10 updates in float64 by the command: synchronised batch norm, shares of the batch, means of gradients."""
+    common = [f"--mode={mode}", "--steps=10", "--batch=4", "--precision=float64", "--vgg=hed", *TINY]
+    common += ["--set=TRAIN.validate_every=10", "--set=TRAIN.save_every=10"]
+    if mode == "srgan":
+        common += ["--init=srresnet-alone"]
+    for name, flags in (("alone", ["--no-xla"]), ("replicas", ["--replicas=2"])):
+        result = run("train.py", f"--name={mode}-{name}", *common, *flags)
+        assert result.returncode == 0, result.stderr
+    assert "2 replicas on the plain graph" in result.stdout
+
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, "-B", "train.py", f"--name={mode}-workers", *common]
+        settings = {"env": os.environ | {"TF_CONFIG": json.dumps(cluster)}, "cwd": clone, "text": True}
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings))
+    outputs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "worker 1 of 2" in outputs[0] and "worker 2 of 2" in outputs[1]
+
+    curves = {}
+    for name in ("alone", "replicas", "workers"):
+        lines = (clone / "checkpoint" / f"{mode}-{name}" / "metrics.jsonl").read_text().splitlines()
+        curves[name] = [json.loads(line) for line in lines]
+        assert [line["step"] for line in curves[name]] == list(range(1, 11))  # one process writes
+    for name in ("replicas", "workers"):
+        for ours, alone in zip(curves[name], curves["alone"], strict=True):
+            for key in alone.keys() - {"seconds_per_step", "checkerboard", "colour_drift"}:
+                assert ours[key] == pytest.approx(alone[key], rel=1e-4), (name, ours["step"], key)
+
+
+def test_several_workers_need_a_start_for_a_gan(run):
+    result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY,
+                 env=os.environ | {"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
+    assert_refused(result, "name it by --init")
+
+
+def test_a_cluster_on_cpus_has_one_replica_a_worker(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
+    with pytest.raises(UserError, match="one replica each"):
+        devices.choose_strategy(2)
