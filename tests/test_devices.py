@@ -210,7 +210,7 @@ def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mo
 
 
 def test_several_workers_need_a_start_for_a_gan(run):
-    result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY,
+    result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY, "--set=MODEL.width=12",
                  env=os.environ | {"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
     assert_refused(result, "name it by --init")
 
