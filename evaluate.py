@@ -13,6 +13,7 @@ from tqdm import tqdm
 import data
 import download
 import metrics
+import model
 import runs
 import utils
 from utils import LazyModule, UserError
@@ -64,9 +65,7 @@ class Model:
         self.name = name
         generator, about = runs.load_generator(path)
         self.kind = about["mode"]
-        # Plain graph: XLA would compile anew for every image size.
-        signature = [tf.TensorSpec([None, None, None, 3], tf.float32)]
-        self.infer = tf.function(lambda lr_01: generator(lr_01, training=False), input_signature=signature)
+        self.infer = model.inference(generator, about["config"].MODEL)
 
     def upscale(self, lr_u8):
         """uint8 [h, w, 1 or 3] to uint8 [scale·h, scale·w, 3]; gray goes in as three equal channels."""

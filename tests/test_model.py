@@ -112,6 +112,54 @@ def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     np.testing.assert_array_equal(keras.ops.depth_to_space(wide, 2)[0], shuffled)
 
 
+def with_random_weights(network, rng):
+    """Convolutions as they are; biases, slopes, batch-norm scales, shifts, means and variances all at random."""
+    for layer in network.layers:
+        kind = type(layer).__name__
+        if kind == "BatchNormalization":
+            gamma, beta, mean = (rng.normal(m, 0.5, layer.gamma.shape) for m in (1, 0, 0))
+            layer.set_weights([gamma, beta, mean, rng.uniform(1e-5, 2, gamma.shape)])
+        elif kind == "PReLU":
+            layer.set_weights([rng.uniform(-0.2, 0.5, layer.alpha.shape)])
+        elif kind == "Conv2D":
+            layer.set_weights([layer.kernel, rng.normal(0, 0.2, layer.bias.shape)])
+    return network
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_folded_generator_equals_the_unfolded(scale, rng):
+    """With an epsilon that counts, at odd sizes, up to the borders; also through the compiled function."""
+    import tensorflow as tf
+
+    overrides = (f"MODEL.scale={scale}", "MODEL.blocks=2", "MODEL.width=8", "MODEL.bn_epsilon=0.01")
+    config = make_config(overrides=overrides).MODEL
+    network = with_random_weights(model.build_generator(config), rng)
+    lr = rng.random((2, 7, 10, 3), np.float32)
+    expected = np.asarray(network(lr, training=False))
+    tolerance = {"rtol": 0, "atol": 3e-6 * np.abs(expected).max()}
+    folded = model.fold_batch_norm(network, config)
+    assert "BatchNormalization" not in kinds(folded)
+    np.testing.assert_allclose(folded(lr), expected, **tolerance)
+    for xla in (False, True):
+        infer = model.inference(network, config, xla=xla)
+        np.testing.assert_allclose(infer(tf.constant(lr)), expected, **tolerance)
+        assert infer(tf.constant(lr[:1, :5])).shape == (1, 5 * scale, 10 * scale, 3)
+
+    # The tolerance is tight enough to see what could be forgotten.
+    other = make_config(overrides=(*overrides[:3], "MODEL.bn_epsilon=0.0101")).MODEL
+    assert np.abs(model.fold_batch_norm(network, other)(lr) - expected).max() > 10 * tolerance["atol"]
+    gamma, beta, mean, variance = network.get_layer("block2_bn2").get_weights()
+    network.get_layer("block2_bn2").set_weights([gamma, 0 * beta, mean, variance])
+    assert np.abs(model.fold_batch_norm(network, config)(lr) - expected).max() > 10 * tolerance["atol"]
+
+
+def test_folding_keeps_tanh(rng):
+    config = make_config(overrides=("MODEL.blocks=1", "MODEL.width=8", "MODEL.output=tanh")).MODEL
+    network = with_random_weights(model.build_generator(config), rng)
+    lr = rng.random((1, 6, 5, 3), np.float32)
+    np.testing.assert_allclose(model.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layer", "keras_layer"),
     [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")],

@@ -1,0 +1,380 @@
+"""Measure how fast this project trains, reads and upscales on your machine, if you like against PyTorch.
+
+Every measurement runs in a process of its own, so that its peak memory is its own. With --against torch the same
+network in PyTorch takes turns with ours, so that whatever else the machine does slows both alike.
+
+FLOPs are two for each multiplication of a convolution or a dense layer and nothing else, in the networks as the paper
+draws them. Training takes three passes (forward, gradients of input and weights) of a network that is updated. So an
+SRGAN step has three of the generator; eight of the discriminator (three each for real and generated crops to update it,
+two to judge the generator); and three of VGG, which is frozen (one for real crops, two for generated). The first
+layers' gradient of the input, which nobody needs, is counted too; it is less than a hundredth.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import data
+import model
+import runs
+import train
+import utils
+from config import make_config
+from state import TrainState
+from utils import LazyModule, UserError
+
+tf = LazyModule("tensorflow")
+keras = LazyModule("keras")
+
+NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
+QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
+INPUT_STEPS = 50  # batches in a step of the input measurement: one alone takes a few milliseconds
+LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; the faster is compared with
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Counting
+
+
+def flops(network, shape):
+    """FLOPs of one forward pass of a Keras network over an input of `shape` (batch, h, w, 3)."""
+    layers = [layer for layer in network.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
+    shapes = keras.Model(network.input, [layer.output for layer in layers]).compute_output_shape(shape)
+    # One multiplication a weight at every place of the output.
+    return sum(
+        2 * int(np.prod(layer.kernel.shape)) * int(np.prod(s[:-1])) for layer, s in zip(layers, shapes, strict=True)
+    )
+
+
+def matrix_product_flops(side):
+    """FLOPs per second of one product of two float32 matrices [side, side]."""
+    matrix = tf.random.normal([side, side])
+    start = time.perf_counter()
+    tf.matmul(matrix, matrix).numpy()
+    return 2 * side**3 / (time.perf_counter() - start)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is measured. Each function builds its subject and returns (step, facts): step() does one unit of work to its end.
+
+
+def training_batches(args, config):
+    """An endless stream of (step, crops, turns), as train.py reads it."""
+    photographs, _ = data.read_training(args.data, config)
+    indices, _ = photographs.split(config.DATA.validation)
+    batch, crop = config.TRAIN.batch, config.DATA.crop
+    batches = data.Batches(photographs, indices, batch, crop, config.MODEL.scale, config.TRAIN.seed)
+    return batches.stream(1, sys.maxsize)
+
+
+def our_training(args, config, mode):
+    """One update of `mode` on a real batch: train.py's own step."""
+    vgg = model.load_vgg(config, None)[0] if mode == "srgan" else None
+    state = TrainState(config, mode, vgg=vgg)
+    crop = config.DATA.crop
+    hr, lr = ((config.TRAIN.batch, n, n, 3) for n in (crop, crop // config.MODEL.scale))
+    work = 3 * flops(state.generator, lr)
+    if mode == "srgan":
+        work += 8 * flops(state.discriminator, hr) + 3 * flops(vgg, hr)
+    update = train.make_step(config, state, xla=config.TRAIN.xla)
+    stream = training_batches(args, config)
+
+    def step():
+        _, crops, turns = next(stream)
+        for value in update(tf.constant(crops), tf.constant(turns)).values():
+            float(value)  # waits for the device
+
+    return step, {"flops": work, "parameters": count_weights(state.generator)}
+
+
+def our_inference(args, config):
+    """The generator on one LR tile, by the function that evaluate.py uses."""
+    generator = model.build_generator(config.MODEL)
+    lr = tf.random.uniform([1, args.tile, args.tile, 3])
+    infer = model.inference(generator, config.MODEL, xla=args.xla)
+    return lambda: infer(lr).numpy(), {"flops": flops(generator, lr.shape), "parameters": count_weights(generator)}
+
+
+def count_weights(network):
+    return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+
+
+def our_input(args, config):
+    """INPUT_STEPS training batches: crops out of photographs in memory, by two threads, as train.py reads them."""
+    stream = training_batches(args, config)
+
+    def step():
+        for _ in range(INPUT_STEPS):
+            next(stream)
+
+    return step, {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same network in PyTorch
+
+
+def torch_generator(config, fused=False):
+    """SRResNet as model.build_generator has it, in PyTorch; config: the MODEL section.
+
+    fused: for inference, each batch norm put into the convolution before it by torch.nn.utils.fusion.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    def conv_bn(width):
+        conv, norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        return [fuse_conv_bn_eval(conv.eval(), norm.eval())] if fused else [conv, norm]
+
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    width = config.width
+    blocks = [Residual(*conv_bn(width), nn.PReLU(width), *conv_bn(width)) for _ in range(config.blocks)]
+    layers = [nn.Conv2d(3, width, 9, padding=4), nn.PReLU(width), Residual(*blocks, *conv_bn(width))]
+    for _ in range(int(np.log2(config.scale))):
+        layers += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU(width)]
+    return nn.Sequential(*layers, nn.Conv2d(width, 3, 9, padding=4))
+
+
+def torch_training(args, config, layout):
+    """One SRResNet update in PyTorch: MSE and Adam. Its batch is ready-made, where ours is read and degraded."""
+    import torch
+
+    memory_format = getattr(torch, layout)
+    generator = torch_generator(config.MODEL).to(memory_format=memory_format)
+    optimizer = torch.optim.Adam(generator.parameters(), config.TRAIN.learning_rate, (config.TRAIN.beta1, 0.999))
+    batch, crop, scale = config.TRAIN.batch, config.DATA.crop, config.MODEL.scale
+    lr = torch.rand(batch, 3, crop // scale, crop // scale).to(memory_format=memory_format)
+    hr = torch.rand(batch, 3, crop, crop).to(memory_format=memory_format)
+
+    def step():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(generator(lr), hr)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step, {"parameters": sum(p.numel() for p in generator.parameters())}
+
+
+def torch_inference(args, config, layout):
+    """The same generator on the same tile in PyTorch, with its own fusion of the batch norms."""
+    import torch
+
+    memory_format = getattr(torch, layout)
+    generator = torch_generator(config.MODEL, fused=True).to(memory_format=memory_format)
+    lr = torch.rand(1, 3, args.tile, args.tile).to(memory_format=memory_format)
+
+    def step():
+        with torch.inference_mode():
+            generator(lr)
+
+    unfused = torch_generator(config.MODEL)
+    return step, {"parameters": sum(p.numel() for p in unfused.parameters())}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes that take turns
+
+
+class Worker:
+    """A process that builds one subject, does its first step and then as many as it is asked for."""
+
+    def __init__(self, build, *arguments):
+        """build: one of the functions above, with its arguments. Raises UserError if it fails."""
+        context = multiprocessing.get_context("spawn")  # a fork would inherit our memory
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, build, arguments), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.facts = self.receive()
+        self.turns = []  # medians of the seconds a step
+
+    def receive(self):
+        try:
+            answer = self.pipe.recv()
+        except EOFError:
+            raise UserError("a measurement's process was ended from outside; was there enough memory?") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def work(self, steps, matrix):
+        """Have `steps` steps done; matrix: side of the matrix product that is measured after them, or 0 for none."""
+        self.pipe.send((steps, matrix))
+        seconds, product, self.facts["peak_gib"] = self.receive()
+        self.turns.append(float(np.median(seconds)))
+        self.facts.setdefault("products", []).append(product)
+
+    def close(self):
+        with contextlib.suppress(OSError):  # it may have failed and be gone
+            self.pipe.send(None)
+        self.process.join(10)
+        self.process.terminate()
+
+
+def serve(pipe, build, arguments):
+    """The life of a worker's process; between two requests it waits and uses no processor."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            step, facts = build(*arguments)
+            pipe.send(facts | {"first_s": timed(step)})
+            while request := pipe.recv():
+                steps, matrix = request
+                seconds = [timed(step) for _ in range(steps)]
+                pipe.send((seconds, matrix_product_flops(matrix) if matrix else None, peak_gib()))
+    except (UserError, OSError, MemoryError) as error:
+        pipe.send(UserError(str(error) or "there is not enough memory"))
+    except (KeyboardInterrupt, EOFError):
+        pass
+
+
+def timed(step):
+    """The seconds that step() takes."""
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def peak_gib():
+    """The most memory that this process has had, in GiB (Linux and macOS)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def measure(what, args):
+    """{key: number} of one measurement, a key of NAMES, as --json writes it."""
+    config = make_config(
+        "srgan" if what == "srgan" else "srresnet",
+        overrides=(*(QUICK if args.quick else ()), "VGG.network=hed", f"TRAIN.xla={args.xla}"),
+    )
+    build, torch_build, extra = {
+        "srresnet": (our_training, torch_training, ("srresnet",)),
+        "srgan": (our_training, None, ("srgan",)),
+        "inference": (our_inference, torch_inference, ()),
+        "input": (our_input, None, ()),
+    }[what]
+    workers = []
+    try:
+        ours = Worker(build, args, config, *extra)
+        workers.append(ours)
+        if args.against and torch_build:
+            workers += [Worker(torch_build, args, config, layout) for layout in LAYOUTS]
+            if len({worker.facts["parameters"] for worker in workers}) > 1:
+                raise UserError("the two networks are not the same: they differ in the number of their weights")
+        for _ in range(args.rounds):
+            for worker in workers:
+                matrix = (256 if args.quick else 2048) if worker is ours and what != "input" else 0
+                worker.work(args.steps, matrix)
+    finally:
+        for worker in workers:
+            worker.close()
+
+    amount, unit = {
+        "inference": ((args.tile * config.MODEL.scale) ** 2 / 1e6, "mp_per_s"),
+        "input": (INPUT_STEPS * config.TRAIN.batch, "crops_per_s"),
+    }.get(what, (config.TRAIN.batch, "img_per_s"))
+    seconds = float(np.median(ours.turns))
+    result = {unit: amount / seconds, "peak_gib": ours.facts["peak_gib"]}
+    if what == "input":
+        return result
+    product = float(np.median(ours.facts["products"]))
+    result |= {"s_per_step": seconds, "compile_s": ours.facts["first_s"], "gflop": ours.facts["flops"] / 1e9}
+    result |= {"flops_share": ours.facts["flops"] / seconds / product, "matrix_product_gflops": product / 1e9}
+    if rivals := dict(zip(LAYOUTS, workers[1:], strict=False)):
+        layout = min(rivals, key=lambda name: np.median(rivals[name].turns))
+        # Turn by turn, and the median of that: a neighbour's work in the middle of the run then spoils neither.
+        result["vs_torch"] = float(np.median(np.divide(rivals[layout].turns, ours.turns)))
+        result["torch_layout"], result["torch_peak_gib"] = layout, rivals[layout].facts["peak_gib"]
+        result |= {f"torch_{name}_{unit}": amount / float(np.median(rival.turns)) for name, rival in rivals.items()}
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def machine():
+    """What the figures belong to."""
+    libraries = {name: version(name) for name in ("tensorflow", "keras", "torch") if importlib.util.find_spec(name)}
+    return {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(), **libraries}
+
+
+LABELS = {"srresnet": "SRResNet training", "srgan": "SRGAN training", "inference": "inference", "input": "input"}
+UNITS = {"img_per_s": "crops/s", "mp_per_s": "megapixels/s", "crops_per_s": "crops/s"}
+
+
+def print_row(what, result):
+    unit = next(unit for unit in UNITS if unit in result)
+    row = f"{LABELS[what]:18} {result[unit]:9.2f} {UNITS[unit]:12}"
+    row += f" {result['s_per_step']:7.3f} s {result['compile_s']:7.1f} s" if "s_per_step" in result else " " * 20
+    row += f" {result['peak_gib']:6.2f} GiB"
+    row += f" {result['flops_share']:12.0%}" if "flops_share" in result else f" {'-':>12}"
+    row += f" {result['vs_torch']:7.2f}x ({result['torch_layout']})" if "vs_torch" in result else f" {'-':>8}"
+    print(row, flush=True)
+
+
+def parse_arguments():
+    def count(text):
+        if not text.isdigit() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"takes a whole number above zero, not '{text}'")
+        return int(text)
+
+    parser = argparse.ArgumentParser(
+        description="Measure training, inference and input on this machine: speed, seconds a step, seconds of the "
+        "first step (it compiles), peak memory, share of a matrix product's speed. Megapixels are of the output.",
+        epilog="example: python benchmark.py --against torch --only srresnet,inference --json speed.json; for figures "
+        "that mean something nothing else should run, and more --rounds than three if something does",
+    )
+    add = parser.add_argument
+    add("--only", metavar="A,B", default=",".join(NAMES), help=f"which measurements (default: {','.join(NAMES)})")
+    add("--against", choices=("torch",), help="PyTorch takes turns with ours in srresnet and inference")
+    add("--steps", type=count, default=3, metavar="N", help="steps a turn (default: %(default)s)")
+    add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
+    add("--tile", type=count, default=128, metavar="N", help="side of inference's LR image (default: %(default)s)")
+    add("--data", metavar="DIR", help="photographs to train on, as of train.py (default: its samples)")
+    add("--xla", action=argparse.BooleanOptionalAction, default=True, help="compile with XLA (default) or plain graph")
+    add("--quick", action="store_true", help="tiny networks: shows that it works, the figures mean nothing")
+    add("--json", metavar="FILE", type=Path, help="write all figures as {measurement: {key: number}}")
+    args = parser.parse_args()
+    args.only = list(dict.fromkeys(part.strip() for part in args.only.split(",") if part.strip()))
+    return args
+
+
+def main():
+    args = parse_arguments()
+    if unknown := [what for what in args.only if what not in NAMES] or not args.only:
+        name = unknown[0] if args.only else ""
+        raise UserError(f"there is no measurement called '{name}'; there are {', '.join(NAMES)}")
+    if args.against and not importlib.util.find_spec("torch"):
+        raise UserError("PyTorch, to compare with, is not installed: pip install torch==2.13.0")
+    if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
+        raise UserError(f"--json takes a file in a folder that is there, not {args.json}")
+    data.data_root(args.data)  # a wrong one is told before anything is built
+    facts = machine()
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")
+    results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}
+    for what in args.only:
+        results[NAMES[what]] = measure(what, args)
+        print_row(what, results[NAMES[what]])
+    if args.json:
+        runs.write_json(args.json, results)
+
+
+if __name__ == "__main__":
+    utils.run_command(main)

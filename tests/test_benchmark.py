@@ -1,0 +1,116 @@
+import importlib.util
+import json
+import types
+
+import numpy as np
+import pytest
+from conftest import assert_refused
+
+import benchmark
+import model
+from config import make_config
+
+needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which is optional")
+
+
+def test_all_measurements_in_small(run, tmp_path):
+    result = run("benchmark.py", "--quick", "--steps", 1, "--rounds", 1, "--json", tmp_path / "speed.json")
+    assert result.returncode == 0, result.stderr
+    speed = json.loads((tmp_path / "speed.json").read_text())
+    units = {"srresnet_train": "img_per_s", "srgan_train": "img_per_s", "inference": "mp_per_s", "input": "crops_per_s"}
+    for what, unit in units.items():
+        assert speed[what][unit] > 0 and speed[what]["peak_gib"] > 0
+        assert all(value > 0 for value in speed[what].values())
+        assert "vs_torch" not in speed[what]
+    assert {"compile_s", "flops_share", "s_per_step"} < set(speed["srgan_train"])
+    assert speed["machine"]["cores"] > 0
+    rows = result.stdout.splitlines()
+    assert [row.split("  ")[0] for row in rows[2:]] == ["SRResNet training", "SRGAN training", "inference", "input"]
+    assert f"{speed['inference']['mp_per_s']:.2f} megapixels/s" in rows[4]
+
+
+@needs_torch
+def test_against_torch(run, tmp_path):
+    arguments = ("--quick", "--steps", 1, "--rounds", 1, "--only", "inference", "--no-xla", "--tile", 16)
+    result = run("benchmark.py", *arguments, "--against", "torch", "--json", tmp_path / "speed.json")
+    assert result.returncode == 0, result.stderr
+    speed = json.loads((tmp_path / "speed.json").read_text())["inference"]
+    assert speed["vs_torch"] > 0 and speed["torch_layout"] in benchmark.LAYOUTS
+    assert f"{speed['vs_torch']:.2f}x" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--only", "speed"), ("speed", "srresnet, srgan, inference, input")),
+        (("--only", ","), ("there are",)),
+        (("--rounds", "0"), ("--rounds", "above zero")),
+        (("--tile", "x"), ("--tile", "whole number")),
+        (("--json", "nowhere/speed.json"), ("--json", "folder")),
+        (("--data", "nowhere"), ("--data", "nowhere")),
+        (("--against", "jax"), ("--against", "torch")),
+    ],
+)
+def test_mistakes_are_one_sentence(run, arguments, words):
+    assert_refused(run("benchmark.py", *arguments), *words)
+
+
+def test_missing_torch_is_a_hint(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--against", "torch"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(benchmark.UserError, match="pip install torch==2.13.0"):
+        benchmark.main()
+
+
+def test_a_failing_process_says_why(tmp_path):
+    """A UserError inside a measurement comes out as it is."""
+    args = types.SimpleNamespace(data=str(tmp_path))
+    with pytest.raises(benchmark.UserError, match="holds no images"):
+        benchmark.Worker(benchmark.our_input, args, make_config())
+
+
+def test_flops_against_a_count_by_hand():
+    """Multiplications a pixel of LR, Figure 4: head, 33 convolutions, two sub-pixel ones (×1, ×4), tail (×16)."""
+    head, body, tail = 81 * 3 * 64, 33 * 9 * 64 * 64, 16 * 81 * 64 * 3
+    a_pixel = head + body + (1 + 4) * 9 * 64 * 256 + tail
+    generator = model.build_generator(make_config().MODEL)
+    assert benchmark.flops(generator, (2, 24, 20, 3)) == 2 * 2 * 24 * 20 * a_pixel
+    discriminator = model.build_discriminator(make_config().MODEL, 32)
+    widths, sides = [3, 64, 64, 128, 128, 256, 256, 512, 512], [32, 16, 16, 8, 8, 4, 4, 2]
+    expected = sum(9 * a * b * n * n for a, b, n in zip(widths, widths[1:], sides, strict=False))
+    expected += 2 * 2 * 512 * 1024 + 1024
+    assert benchmark.flops(discriminator, (3, 32, 32, 3)) == 2 * 3 * expected
+
+
+@needs_torch
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_reference_is_the_same_network(scale, rng):
+    """As many weights, and with ours put into it the same output, also after PyTorch's own fusion."""
+    import torch
+
+    config = make_config(overrides=(f"MODEL.scale={scale}", "MODEL.blocks=2", "MODEL.width=8")).MODEL
+    generator, reference = model.build_generator(config), benchmark.torch_generator(config)
+    assert benchmark.count_weights(generator) == sum(p.numel() for p in reference.parameters())
+    for ours, theirs in zip(
+        [layer for layer in generator.layers if layer.weights],
+        [part for part in reference.modules() if next(part.parameters(recurse=False), None) is not None],
+        strict=True,
+    ):
+        arrays = [np.asarray(array) for array in ours.get_weights()]
+        if type(ours).__name__ == "Conv2D":
+            arrays[0] = arrays[0].transpose(3, 2, 0, 1)
+            if ours.name.startswith("upsample"):  # PyTorch's shuffle reads channel c·4 + (2·i + j)
+                arrays[0] = arrays[0].reshape(4, 8, 8, 3, 3).swapaxes(0, 1).reshape(32, 8, 3, 3)
+        if type(ours).__name__ == "BatchNormalization":
+            arrays[0] = rng.normal(1, 0.5, arrays[0].shape).astype(np.float32)
+            ours.gamma.assign(arrays[0])
+        for array, parameter in zip(arrays, theirs.parameters(recurse=False), strict=False):
+            parameter.data = torch.tensor(array.reshape(parameter.shape))
+    reference.eval()
+    for part in reference.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eps = config.bn_epsilon
+    lr = rng.random((1, 9, 7, 3), np.float32)
+    with torch.inference_mode():
+        sr = reference(torch.tensor(lr.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(sr, generator(lr, training=False), atol=1e-4)
