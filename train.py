@@ -388,6 +388,8 @@ def main():
     for run in jobs:
         init = train(run, photographs, data_facts, init, vgg_path, strategy)
         if not init:
+            if run is not jobs[-1]:
+                print(f"then --mode=srgan --init {run.name} trains the GAN")
             return
 
 

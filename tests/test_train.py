@@ -162,6 +162,16 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
                 assert np.mean(np.abs(a - b) > 1e-5) < 0.02, a.path
 
 
+def remarks_on(step, batch):
+    """What the doctor says on some updates."""
+    examiner = train.doctor.Doctor("srgan")
+    said = []
+    for _ in range(train.doctor.PATIENCE):
+        values = {name: float(value) for name, value in step(*batch).items()}
+        said += examiner.examine(values)
+    return values, said
+
+
 def test_a_dead_term_is_seen(rng, monkeypatch):
     """A VGG that lets no gradient through shows as a gradient norm of zero, beside terms that live."""
     import tensorflow as tf
@@ -173,9 +183,32 @@ def test_a_dead_term_is_seen(rng, monkeypatch):
         lambda fake, real, logits, predicted, target: losses(fake, real, logits, tf.stop_gradient(predicted), target),
     )
     step, *_ = build_step("srgan")
-    values = step(*some_batch(rng))
-    assert float(values["vgg_loss"]) > 0 and float(values["vgg_loss_grad"]) == 0
-    assert float(values["mse_loss_grad"]) > 0 and float(values["g_gan_loss_grad"]) > 0
+    values, said = remarks_on(step, some_batch(rng))
+    assert values["vgg_loss"] > 0 and values["vgg_loss_grad"] == 0
+    assert values["mse_loss_grad"] > 0 and values["g_gan_loss_grad"] > 0
+    assert len(said) == 1 and "vgg_loss is dead" in said[0]
+
+
+def test_a_discriminator_that_has_won_is_seen(rng):
+    """Planted: one that looks at the mean colour alone, far off in a fresh generator's pictures, and is very sure."""
+    import keras
+
+    _, state, config = build_step("srgan")
+    crops, turns = some_batch(rng)
+    lr_01, real = train.data.degrade(crops, turns, 4)
+    means = [np.mean(image, axis=(1, 2)) for image in (real, state.generator(lr_01, training=True))]
+    direction = np.mean(means[0] - means[1], axis=0)
+    middle = (np.min(means[0] @ direction) + np.max(means[1] @ direction)) / 2
+    assert np.min(means[0] @ direction) > np.max(means[1] @ direction)  # else nothing is planted
+    image = keras.Input((config.DATA.crop, config.DATA.crop, 3))
+    logits = keras.layers.Dense(1, name="judge")(keras.layers.GlobalAveragePooling2D()(image))
+    state.discriminator = keras.Model(image, logits)
+    sure = 1e4 / np.dot(direction, direction)
+    state.discriminator.get_layer("judge").set_weights([sure * direction[:, None], np.array([-sure * middle])])
+    state.d_optimizer = make_adam(config, state.discriminator)
+    values, said = remarks_on(train.make_step(config, state, xla=False), (crops, turns))
+    assert values["d_real"] > 0.99 and values["d_fake"] < 0.01
+    assert any("the discriminator has won" in sentence and "TRAIN.d_rate" in sentence for sentence in said)
 
 
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
