@@ -206,6 +206,7 @@ def test_a_discriminator_that_has_won_is_seen(rng):
     sure = 1e4 / np.dot(direction, direction)
     state.discriminator.get_layer("judge").set_weights([sure * direction[:, None], np.array([-sure * middle])])
     state.d_optimizer = make_adam(config, state.discriminator)
+    state.g_optimizer.learning_rate.assign(0.0)
     values, said = remarks_on(train.make_step(config, state, xla=False), (crops, turns))
     assert values["d_real"] > 0.99 and values["d_fake"] < 0.01
     assert any("the discriminator has won" in sentence and "TRAIN.d_rate" in sentence for sentence in said)
