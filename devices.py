@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+import utils
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
@@ -160,6 +161,22 @@ def mean_over_parts(function, parts, *tensors):
     first = function(*(tensor[0] for tensor in tensors))
     _, total = tf.while_loop(lambda i, _: i < parts, add, (1, first), parallel_iterations=1)
     return tf.nest.map_structure(lambda value: value / parts, total)
+
+
+def explained(error, run):
+    """The UserError for an error of TensorFlow that a user can do something about, else the error itself."""
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        parts = 2 * run.config.TRAIN.accumulate
+        return UserError(
+            f"there is not enough memory for an update; what was done is saved: --resume {run.name} --accumulate "
+            f"{parts}, or begin with a smaller --batch ({utils.short(error)})"
+        )
+    if workers()[1] > 1:
+        return UserError(
+            f"the other workers cannot be reached any more: start all of them again with --resume {run.name} "
+            f"({utils.short(error)})"
+        )
+    return error
 
 
 # Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import sys
 import time
 
@@ -90,14 +92,25 @@ class Log:
     """The log of a run while it trains; a context manager. What is printed meanwhile goes to log.txt as well.
 
     run: runs.Run; step: the step to go on from. Workers other than the first have only their own terminal.
+    Meanwhile Ctrl-C and a polite kill set `asked_to_stop` and nothing else: an exception out of nowhere could come in
+    the middle of an update or be lost in a library. A second one ends the program at once.
     """
 
     def __init__(self, run, step):
         self.run, self.writes = run, devices.is_chief()
         self.progress = Progress(step, run.config.TRAIN.steps)
+        self.asked_to_stop = False
+
+    def ask_to_stop(self, number, frame):
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        self.asked_to_stop = True
+        os.write(2, b"\nstopping after this update (once more: at once, without saving)\n")  # print may be busy
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.stack.callback(signal.signal, number, signal.signal(number, self.ask_to_stop))
         self.stack.callback(self.progress.close)
         if self.writes:
             self.file = self.stack.enter_context(open(self.run.directory / "log.txt", "a"))

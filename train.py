@@ -5,7 +5,6 @@ One step, from uint8 crops to updated weights, is one function compiled by XLA. 
 
 import argparse
 import json
-import signal
 
 import numpy as np
 
@@ -211,25 +210,23 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
         if config.TRAIN.on_nan == "rollback" and not resume:
             state.save(run)
         try:
-            loop(run, state, make_step(config, state, strategy, xla), batches, validation, strategy, log)
-        except KeyboardInterrupt:
-            state.save(run)
-            log.progress.close()
-            print(f"\nstopped at step {state.step.numpy()}, all is saved; --resume {run.name} goes on")
-            return None
+            finished = loop(run, state, make_step(config, state, strategy, xla), batches, validation, strategy, log)
         except tf.errors.OpError as error:
-            if devices.workers()[1] == 1:
-                raise
-            raise UserError(
-                f"the other workers cannot be reached any more ({utils.short(error)}); start all of them again with "
-                f"--resume {run.name}"
-            ) from error
+            raise devices.explained(error, run) from error
+        log.progress.close()
+        if not finished:
+            step = state.step.numpy()
+            print(f"stopped at step {step}, all is saved; go on with the same --data and --resume {run.name}")
+            return None
         print(f"done: {run.directory / runs.WEIGHTS}; samples are in {run.samples}")
     return run.directory / runs.WEIGHTS
 
 
 def loop(run, state, step_function, batches, validation, strategy, log):
-    """Train from state.step to TRAIN.steps: the batch, the update, and now and then the log, validation, saving."""
+    """Train from state.step to TRAIN.steps: the batch, the update, and now and then the log, validation, saving.
+
+    Returns whether the end was reached; if it was asked to stop before (Ctrl-C), everything is saved as well.
+    """
     settings, last = run.config.TRAIN, run.config.TRAIN.steps
     share = devices.workers()
     remarks, unchecked = doctor.Doctor(run.mode), {}
@@ -240,7 +237,8 @@ def loop(run, state, step_function, batches, validation, strategy, log):
         learning_rate = state.set_learning_rate(run.config, step)
         unchecked[step] = step_function(*devices.distribute(strategy, crops, turns))
         log_now, validate, save = (step == last or step % settings[f"{what}_every"] == 0 for what in SOMETIMES)
-        if step <= first + 3 or log_now or validate or save:
+        stop = log.asked_to_stop and step < last
+        if step <= first + 3 or log_now or validate or save or stop:
             try:
                 values = check_finite(unchecked)  # waits for the device
             except NotFinite as error:
@@ -264,9 +262,12 @@ def loop(run, state, step_function, batches, validation, strategy, log):
                     state.best.assign(line["val_psnr_y"])
                     runs.save_weights(state.result, run.directory / runs.BEST)
             log.metrics(step, line)
-            if save:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
+            if save or stop:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
                 state.save(run)
         log.progress.update()
+        if stop:
+            return False
+    return True
 
 
 class NotFinite(UserError):
@@ -384,7 +385,6 @@ def main():
     strategy = devices.choose_strategy(config.TRAIN.replicas)
     devices.check_shares(config.TRAIN, strategy)
     devices.estimate(jobs)
-    catch_termination()
     for run in jobs:
         init = train(run, photographs, data_facts, init, vgg_path, strategy)
         if not init:
@@ -432,13 +432,7 @@ def resume(args):
     strategy = devices.choose_strategy(run.config.TRAIN.replicas)
     devices.check_shares(run.config.TRAIN, strategy)
     devices.estimate([run])
-    catch_termination()
     train(run, photographs, data_facts, vgg_path=vgg_path, strategy=strategy, resume=True)
-
-
-def catch_termination():
-    """A polite kill saves as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def check_init(path, config):

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,18 @@ def test_auto_is_mixed_where_all_gpus_have_tensor_cores(monkeypatch, capabilitie
         assert devices.choose_precision("auto") == expected
     finally:
         devices.choose_precision("float32")
+
+
+def test_what_a_user_can_mend_is_explained(monkeypatch):
+    import tensorflow as tf
+
+    run = train.runs.Run(Path("somewhere/a"), "srgan", "slides", make_config("srgan"))
+    full = devices.explained(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), run)
+    assert isinstance(full, UserError) and "--resume a --accumulate 2" in str(full) and "OOM" in str(full)
+    lost = tf.errors.UnavailableError(None, None, "connection reset")
+    assert devices.explained(lost, run) is lost
+    monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
+    assert "start all of them again with --resume a" in str(devices.explained(lost, run))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

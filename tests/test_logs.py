@@ -1,5 +1,7 @@
 """What a run tells: metrics.jsonl, log.txt, TensorBoard's events, the bar."""
 
+import os
+import signal
 import sys
 
 import numpy as np
@@ -70,3 +72,13 @@ def test_without_a_terminal_a_line_every_half_minute(run, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert seconds == [20, 20, 20, 20]
     assert lines == ["step 2/10 3 min left, mse_loss=0.25", "step 4/10 2 min left, mse_loss=0.25"]
+
+
+def test_a_first_signal_asks_and_a_second_ends(run):
+    before = signal.getsignal(signal.SIGINT)
+    with logs.Log(run, 0) as log:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert log.asked_to_stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -357,7 +357,7 @@ def test_interruption_saves(trained, run, clone):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in stderr, stderr
-    assert "stopped at step" in stdout and "--resume cut" in stdout
+    assert "stopped at step" in stdout and "--resume cut" in stdout and "stopping after this update" in stderr
     # An interrupted run is no start for a GAN by itself.
     result = run("train.py", "--mode=srgan", "--steps=2", "--vgg=hed", "--dry-run", *TINY)
     assert "gan-srresnet" in result.stdout and "cut" not in result.stdout
