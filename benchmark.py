@@ -206,7 +206,7 @@ class Worker:
         try:
             answer = self.pipe.recv()
         except EOFError:
-            raise UserError("a measurement's process was ended from outside; was there enough memory?") from None
+            raise UserError("a measurement's process has ended before its time; was there enough memory?") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -337,8 +337,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Measure training, inference and input on this machine: speed, seconds a step, seconds of the "
         "first step (it compiles), peak memory, share of a matrix product's speed. Megapixels are of the output.",
-        epilog="example: python benchmark.py --against torch --only srresnet,inference --json speed.json; for figures "
-        "that mean something nothing else should run, and more --rounds than three if something does",
+        epilog="example: python benchmark.py --against torch --only srresnet,inference --json speed.json. Nothing else "
+        "should run meanwhile: taking turns evens out much, but a busy neighbour slows PyTorch more than TensorFlow.",
     )
     add = parser.add_argument
     add("--only", metavar="A,B", default=",".join(NAMES), help=f"which measurements (default: {','.join(NAMES)})")
@@ -357,9 +357,9 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    if unknown := [what for what in args.only if what not in NAMES] or not args.only:
-        name = unknown[0] if args.only else ""
-        raise UserError(f"there is no measurement called '{name}'; there are {', '.join(NAMES)}")
+    for what in args.only or [""]:
+        if what not in NAMES:
+            raise UserError(f"there is no measurement called '{what}'; there are {', '.join(NAMES)}")
     if args.against and not importlib.util.find_spec("torch"):
         raise UserError("PyTorch, to compare with, is not installed: pip install torch==2.13.0")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):

@@ -112,6 +112,26 @@ def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     np.testing.assert_array_equal(keras.ops.depth_to_space(wide, 2)[0], shuffled)
 
 
+def test_row_convolution_is_a_convolution(rng):
+    """Output and gradients, at sizes down to below the kernel's."""
+    import tensorflow as tf
+
+    layer = model.row_convolution()(3, 9, padding="same")
+    layer.build((None, None, None, 8))
+    layer.bias.assign([0.5, -1, 2])
+    for height, width in ((20, 13), (3, 5), (1, 1)):
+        image = tf.constant(rng.normal(0, 1, (2, height, width, 8)), tf.float32)
+        weigh = tf.constant(rng.normal(0, 1, (2, height, width, 3)), tf.float32)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(image)
+            ours = layer(image)
+            theirs = tf.nn.conv2d(image, layer.kernel, 1, "SAME") + layer.bias
+            loss, expected = (tf.reduce_sum(weigh * y) for y in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        for source in (image, layer.kernel.value, layer.bias.value):
+            np.testing.assert_allclose(tape.gradient(loss, source), tape.gradient(expected, source), atol=1e-4)
+
+
 def with_random_weights(network, rng):
     """Convolutions as they are; biases, slopes, batch-norm scales, shifts, means and variances all at random."""
     for layer in network.layers:
