@@ -20,7 +20,7 @@ os.environ.pop("SRGAN_CACHE", None)
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared" / "data"
 
-# A network and batch that train in a second or two.
+# A network and batch that train in a second or two. XLA takes twenty to compile them; tests that are about it ask for it.
 TINY_SETTINGS = (
     "MODEL.blocks=1",
     "MODEL.width=8",
@@ -30,6 +30,7 @@ TINY_SETTINGS = (
     "TRAIN.log_every=1",
     "TRAIN.validate_every=2",
     "TRAIN.save_every=2",
+    "TRAIN.xla=false",
 )
 TINY = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
 

@@ -195,7 +195,7 @@ def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mo
     common += ["--set=TRAIN.validate_every=10", "--set=TRAIN.save_every=10"]
     if mode == "srgan":
         common += ["--init=srresnet-alone"]
-    for name, flags in (("alone", ["--no-xla"]), ("replicas", ["--replicas=2"])):
+    for name, flags in (("alone", []), ("replicas", ["--replicas=2"])):
         result = run("train.py", f"--name={mode}-{name}", *common, *flags)
         assert result.returncode == 0, result.stderr
     assert "2 replicas on the plain graph" in result.stdout
