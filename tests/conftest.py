@@ -20,7 +20,7 @@ os.environ.pop("SRGAN_CACHE", None)
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared" / "data"
 
-# A network and batch that train in a second or two. XLA takes twenty to compile them; tests that are about it ask for it.
+# A network and batch that train in a second or two. Tests that are about XLA, which takes longer, ask for it.
 TINY_SETTINGS = (
     "MODEL.blocks=1",
     "MODEL.width=8",
