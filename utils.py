@@ -164,16 +164,28 @@ def box(x):
     return ((-0.5 <= x) & (x < 0.5)).astype(float)
 
 
-KERNELS = {"bicubic": (cubic, 4), "nearest": (box, 1)}  # name: (function, width of its support)
+def triangle(x):
+    """The kernel of bilinear resizing, support [-1, 1]."""
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def lanczos3(x):
+    """The sinc function in the window of a wider one, support [-3, 3]."""
+    return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+
+# name: (function, width of its support)
+KERNELS = {"nearest": (box, 1), "bilinear": (triangle, 2), "bicubic": (cubic, 4), "lanczos": (lanczos3, 6)}
 
 
 def resize_matrix(length, new_length, scale, method="bicubic"):
     """The matrix [new_length, length] that resizes one axis by `scale`, as MATLAB's imresize weighs its pixels.
 
-    When shrinking, the bicubic kernel is widened by 1/scale (antialiasing); beyond the border the image is mirrored.
+    When shrinking, all kernels but nearest's are widened by 1/scale (antialiasing); beyond the border the image is
+    mirrored.
     """
     kernel, width = KERNELS[method]
-    stretch = min(scale, 1.0) if method == "bicubic" else 1.0
+    stretch = 1.0 if method == "nearest" else min(scale, 1.0)
     centre = (np.arange(new_length) + 0.5) / scale - 0.5
     taps = int(np.ceil(width / stretch)) + 2
     index = np.floor(centre - width / stretch / 2).astype(int)[:, None] + np.arange(taps)
@@ -193,7 +205,7 @@ def mirror(index, length):
 def imresize(image_u8, scale, method="bicubic"):
     """MATLAB's imresize(image, scale, method) for uint8 [height, width, channels], to the last pixel.
 
-    Rows first, then columns, each pass rounded to uint8 (halves up) as MATLAB does. method: "bicubic" or "nearest".
+    Rows first, then columns, each pass rounded to uint8 (halves up) as MATLAB does. method: a name in KERNELS.
     """
     height, width = image_u8.shape[:2]
     rows = resize_matrix(height, int(np.ceil(height * scale)), scale, method)

@@ -11,7 +11,7 @@ from conftest import PROJECT
 FLOORS = [
     {"utils"},
     {"config", "devices", "doctor", "download"},
-    {"photographs"},
+    {"photographs", "niqe"},
     {"logs", "metrics", "data", "model"},
     {"runs", "validation"},
     {"state"},
