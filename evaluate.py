@@ -1,56 +1,40 @@
-"""Score nearest, bicubic and every trained model on Set5, Set14 and BSD100; write their pictures.
+"""Score interpolations and every trained model on Set5, Set14 and BSD100; write tables, results and pictures.
 
-The protocol is the paper's (section 3.1): ×4, MATLAB's bicubic LR, PSNR and SSIM on Y without a border of 4 pixels. The
-bicubic row tells whether it is met: 28.42, 25.99 and 25.96 dB on the three sets.
+The protocol is the paper's (section 3.1): ×4, MATLAB's bicubic LR, PSNR and SSIM on Y without a border of 4 pixels.
+Before anything is scored the bicubic row must read what it is known to read (testsets.py); docs/metrics.md says more.
 """
 
 import argparse
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 import data
-import download
+import explain
 import metrics
 import model
 import runs
+import tables
+import testsets
 import utils
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 
-INTERPOLATIONS = ("nearest", "bicubic")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP = 160  # side in pixels of the crops in the comparison picture
-
-# Table 2 of the paper: PSNR in dB, and its SSIM, which is daala's and not comparable with ours.
-PAPER = {
-    "Set5": {
-        "nearest": (26.26, 0.7552),
-        "bicubic": (28.43, 0.8211),
-        "srresnet": (32.05, 0.9019),
-        "srgan": (29.40, 0.8472),
-    },
-    "Set14": {
-        "nearest": (24.64, 0.7100),
-        "bicubic": (25.99, 0.7486),
-        "srresnet": (28.49, 0.8184),
-        "srgan": (26.02, 0.7397),
-    },
-    "BSD100": {
-        "nearest": (25.02, 0.6606),
-        "bicubic": (25.94, 0.6935),
-        "srresnet": (27.58, 0.7620),
-        "srgan": (25.16, 0.6688),
-    },
-}
+ROWS = 6  # of a comparison picture
+THREADS = min(os.cpu_count() or 1, 4)  # images worked on at a time
 
 
 class Interpolation:
     """A row that needs no weights: MATLAB's imresize upwards."""
 
     def __init__(self, name, scale):
-        self.name = self.kind = name
+        self.name = name
         self.scale = scale
 
     def upscale(self, lr_u8):
@@ -59,17 +43,49 @@ class Interpolation:
 
 
 class Model:
-    """A row of a trained generator; the network is built from what config.json beside its weights says."""
+    """A row of a generator with its weights as they are now; config: the MODEL section it was built from."""
 
-    def __init__(self, name, path):
+    def __init__(self, name, generator, config):
         self.name = name
-        generator, about = runs.load_generator(path)
-        self.kind = about["mode"]
-        self.infer = model.inference(generator, about["config"].MODEL)
+        self.infer = model.inference(generator, config)
 
     def upscale(self, lr_u8):
         """uint8 [h, w, 1 or 3] to uint8 [scale·h, scale·w, 3]; gray goes in as three equal channels."""
         return utils.m11_to_u8(self.infer(utils.u8_to_01(utils.to_rgb(lr_u8))[None])[0])
+
+
+def load_models(models, optional):
+    """[Model] of {row name: path}. One that cannot be loaded is named if it is optional, else a UserError."""
+    loaded = []
+    for name, path in models.items():
+        try:
+            generator, about = runs.load_generator(path)
+            loaded.append(Model(name, generator, about["config"].MODEL))
+        except UserError as error:
+            if not optional:
+                raise
+            print(f"left out: {error}")
+    return loaded
+
+
+def check_blend(first, second, scale):
+    """Raise UserError unless two runs are of one network, of this scale, so that their weights can be mixed."""
+    (file, about), (_, other) = (runs.describe_weights(path) for path in (first, second))
+    if unlike := runs.differences(other["config"].MODEL, about["config"].MODEL):
+        raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
+    if (theirs := about["config"].MODEL.scale) != scale:
+        raise UserError(f"{file} is a ×{theirs} model: blend it with --scale {theirs}")
+
+
+def blend(first, second, shares):
+    """[Model] with the weights (1 - t)·first + t·second for each t of `shares`, as ESRGAN (Wang et al., 2018) does."""
+    generator, about = runs.load_generator(first)
+    ours, theirs = generator.get_weights(), runs.load_generator(second)[0].get_weights()
+    rows = []
+    for t in shares:
+        generator.set_weights([(1 - t) * a + t * b for a, b in zip(ours, theirs, strict=True)])
+        rows.append(Model(f"blend_{t:g}", generator, about["config"].MODEL))
+    return rows
 
 
 def choose_models(weights, methods, scale):
@@ -100,72 +116,33 @@ def choose_models(weights, methods, scale):
     return chosen
 
 
-def read_sets(sets, scale):
-    """{set: [(name, hr uint8 [h, w, 1 or 3])]}, cropped to multiples of the scale; unusable images are named.
+def evaluate(methods, sets, names, scale, out, pool):
+    """Score every method on every image and write the pictures: {set: {method: {image: {measure: value}}}}.
 
-    Raises UserError if a set has none that can be used.
+    methods: list of Interpolation or Model; sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS;
+    out: folder, gets <set>/<image>_<method>.png and <set>_crops.png: the middles of the set's first images, a column a
+    method and the original last; pool: Executor in whose threads images are worked on.
     """
-    manifest = download.load_manifest()
-    channels = {
-        name: {image: entry["channels"] for image, entry in entries.items()}
-        for name, entries in download.read_manifest().items()
-    }
-    smallest = 11 + 2 * scale  # SSIM's window and the border
-    images = {}
-    for set_name, paths in sets.items():
-        images[set_name] = []
-        known = set()
-        for path in paths:
-            try:
-                image = utils.read_image(path)
-            except UserError as error:
-                print(f"left out: {error}")
-                continue
-            if min(image.shape[:2]) < smallest:
-                print(f"left out: {path} is smaller than {smallest}×{smallest}")
-                continue
-            match = manifest.get(download.pixel_hash(image))
-            if match and match[0] == set_name and scale % match[2] == 0:
-                known.add(match[1])
-                if channels[set_name][match[1]] == 1:
-                    image = image[..., :1]  # a gray original that a mirror keeps as RGB
-            images[set_name].append((path.stem, utils.mod_crop(image, scale)))
-        if not images[set_name]:
-            raise UserError(f"none of the {len(paths)} images of {set_name} can be used")
-        expected = len(channels.get(set_name, ()))
-        if expected and (len(known) != expected or len(images[set_name]) != expected):
-            print(
-                f"{set_name}: {len(images[set_name])} images, of which {len(known)} are among the {expected} of the "
-                "known set: the means are not comparable with published ones"
-            )
-    return images
 
+    def score(task):
+        """(measures, middle of the picture) of one image by one method."""
+        set_name, image, method = task
+        sr = method.upscale(image.lr)
+        utils.write_image(out / set_name / f"{image.name}_{method.name}.png", sr)
+        return metrics.measure(names, sr, image.hr, image.lr, scale), middle(utils.to_rgb(sr))
 
-def evaluate(methods, images, scale, out):
-    """Score every method on every image, write the pictures: {set: {method: {"psnr_y": dB, "ssim_y": 0…1}}}, means.
-
-    methods: list of Interpolation or Model; images: from read_sets; out: folder, gets <set>/<image>_<method>.png and
-    <set>_crops.png: the middles of the set's first images, a column a method and the original last.
-    """
-    results = {}
-    total = len(methods) * sum(map(len, images.values()))
-    with tqdm(total=total, unit="image", desc="scoring", disable=None) as bar:
-        for set_name, members in images.items():
-            scores = {method.name: [] for method in methods}
-            rows = []
-            for name, hr in members:
-                lr = utils.imresize(hr, 1 / scale)
-                row = []
-                for method in methods:
-                    sr = method.upscale(lr)
-                    scores[method.name].append((metrics.psnr_y(sr, hr, scale), metrics.ssim_y(sr, hr, scale)))
-                    utils.write_image(out / set_name / f"{name}_{method.name}.png", sr)
-                    row.append(sr)
-                    bar.update()
-                rows.append([middle(utils.to_rgb(image)) for image in (*row, hr)])
-            utils.write_image(out / f"{set_name}_crops.png", utils.picture_grid(rows[:6]))
-            means = {name: np.mean(values, axis=0) for name, values in scores.items()}
-            results[set_name] = {name: {"psnr_y": float(p), "ssim_y": float(s)} for name, (p, s) in means.items()}
+    tasks = [(name, image, method) for name in sets for image in sets[name].images for method in methods]
+    results = {name: {method.name: {} for method in methods} for name in sets}
+    first = {name: {image.name: [] for image in members.images[:ROWS]} for name, members in sets.items()}
+    scored = tqdm(pool.map(score, tasks), total=len(tasks), unit="image", desc="scoring", disable=None)
+    for (set_name, image, method), (values, crop) in zip(tasks, scored, strict=True):
+        results[set_name][method.name][image.name] = values
+        if image.name in first[set_name]:
+            first[set_name][image.name].append(crop)
+    for set_name, rows in first.items():
+        originals = (middle(utils.to_rgb(image.hr)) for image in sets[set_name].images)
+        rows = [[*row, original] for row, original in zip(rows.values(), originals, strict=False)]
+        utils.write_image(out / f"{set_name}_crops.png", utils.picture_grid(rows))
     return results
 
 
@@ -177,44 +154,47 @@ def middle(image):
     return np.pad(image, [*missing, (0, 0)], constant_values=255)
 
 
-def print_tables(results, methods, images, scale):
-    """One table a set, the paper's figures beside ours where it has some."""
-    print(f"\nProtocol: ×{scale}; {metrics.PROTOCOL.format(border=scale)}")
-    print("The paper's SSIM is another measure (daala's) and not comparable with ours.")
-    width = max(len(method.name) for method in methods)
-    for set_name, rows in results.items():
-        print(f"\n{set_name} ({len(images[set_name])} images)")
-        print(f"{'':{width}}  PSNR-Y  SSIM-Y | paper  PSNR    SSIM")
-        for method in methods:
-            row = rows[method.name]
-            paper = PAPER.get(set_name, {}).get(method.kind) if scale == 4 else None
-            theirs = f"{paper[0]:11.2f}  {paper[1]:.4f}" if paper else f"{'-':>11}  {'-':>6}"
-            print(f"{method.name:{width}}  {row['psnr_y']:6.2f}  {row['ssim_y']:.4f} | {theirs}")
+def shares_of(text):
+    """The numbers that START:STOP:STEP names, STOP among them; argparse turns a ValueError into its own words."""
+    start, stop, step = map(float, text.split(":"))
+    if not (0 <= start <= stop <= 1 and 0.001 <= step):
+        raise ValueError(text)
+    return [start + step * i for i in range(int((stop - start) / step + 1e-9) + 1)]
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Score nearest, bicubic and trained models on Set5, Set14 and BSD100, and write their pictures.",
+        description="Score interpolations and trained models on Set5, Set14 and BSD100, and write their pictures.",
         epilog="example: python evaluate.py --sets Set5 --weights checkpoint/my_run",
     )
     add = parser.add_argument
     add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
-    add("--sets", metavar="A,B", help="Set5, Set14, BSD100 or samples (default: all that are there)")
-    add("--methods", metavar="A,B", help="which rows: nearest, bicubic, names of runs (default: all)")
+    add("--sets", metavar="A,B", help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)")
+    add("--methods", metavar="A,B", help=f"which rows: {', '.join(INTERPOLATIONS)}, names of runs (default: all)")
+    add("--metrics", metavar="A,B", help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)")
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
-    add("--scale", type=int, choices=(2, 4, 8), default=4, help="upscaling factor (default: %(default)s)")
+    add(
+        "--blend-sweep",
+        nargs=3,
+        metavar=("A", "B", "0:1:0.25"),
+        help="rows of mixed weights (1-t)·A + t·B of two runs of one network, t from start to stop by step",
+    )
+    add("--significance", action="store_true", help="print p-values between the methods, as in the paper's section 3.1")
+    add("--explain", metavar="WHAT", help="only show what each choice of the protocol moves, on an image or a set")
+    add("--force", action="store_true", help="score sets too that are not the known ones, or fail the self-test")
+    add("--scale", type=int, choices=(2, 3, 4, 8), default=4, help="upscaling factor (default: %(default)s)")
     add(
         "--out",
         metavar="DIR",
         type=Path,
         default=runs.HERE / "samples" / "evaluate",
-        help="where the pictures go (default: samples/evaluate)",
+        help="where pictures, results.json and results.csv go (default: samples/evaluate)",
     )
-    add("--json", metavar="FILE", type=Path, help="write the means as {set: {method: {psnr_y, ssim_y}}}")
+    add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
     args = parser.parse_args()
     if str(args.out) == "." or args.out.is_file():
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
-    for name in ("sets", "methods"):
+    for name in ("sets", "methods", "metrics"):
         if (value := getattr(args, name)) is not None:
             parts = tuple(part.strip() for part in value.split(",") if part.strip())
             if not parts:
@@ -223,14 +203,27 @@ def parse_arguments():
     if args.sets:  # in whatever spelling
         spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
         args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)
+    if args.blend_sweep:
+        try:
+            args.blend_sweep[2] = shares_of(args.blend_sweep[2])
+        except ValueError:
+            parser.error("--blend-sweep takes two runs and START:STOP:STEP within 0 and 1, as 0:1:0.25")
     return args
 
 
 def main():
     args = parse_arguments()
+    if args.explain:
+        return explain.explain(args.explain, args.data, args.scale)
     for name in args.sets or ():
-        if name not in (*data.TEST_SETS, data.SAMPLES):
+        own = Path(name).name == name and (data.data_root(args.data) / name).is_dir()
+        if name not in (*data.TEST_SETS, data.SAMPLES) and not own:
             raise UserError(f"there is no set called '{name}'; there are {', '.join((*data.TEST_SETS, data.SAMPLES))}")
+    for name in args.metrics or ():
+        if name not in metrics.COLUMNS:
+            raise UserError(f"there is no measure called '{name}'; there are {', '.join(metrics.COLUMNS)}")
+    if args.significance and "psnr_y" not in (args.metrics or metrics.COLUMNS):
+        raise UserError("--significance needs psnr_y among the --metrics")
     sets = data.find_test_sets(args.data, args.sets)
     models = choose_models(args.weights, args.methods, args.scale)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -240,22 +233,27 @@ def main():
         args.json.parent.mkdir(parents=True, exist_ok=True)
     if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
-    images = read_sets(sets, args.scale)
+    if args.blend_sweep:
+        check_blend(*args.blend_sweep[:2], args.scale)
 
+    names = [name for name in metrics.COLUMNS if name in (args.metrics or metrics.COLUMNS)]
     methods = [Interpolation(name, args.scale) for name in INTERPOLATIONS if not args.methods or name in args.methods]
-    for name, path in models.items():
-        try:
-            methods.append(Model(name, path))
-        except UserError as error:
-            if args.weights or args.methods:
-                raise
-            print(f"left out: {error}")
-    tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
-    results = evaluate(methods, images, args.scale, args.out)
-    print_tables(results, methods, images, args.scale)
-    if args.json:
-        runs.write_json(args.json, results)
-    print(f"\npictures: {args.out}")
+    with ThreadPoolExecutor(THREADS) as pool:
+        sets = testsets.read_sets(sets, args.scale, pool)
+        testsets.prove(sets, args.scale, pool, args.force)
+        methods += load_models(models, optional=not (args.weights or args.methods))
+        if args.blend_sweep:
+            methods += blend(*args.blend_sweep)
+        tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
+        scores = evaluate(methods, sets, names, args.scale, args.out, pool)
+    results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})
+    tables.print_tables(results, args.scale)
+    if args.significance:
+        tables.print_significance(results)
+    tables.write_csv(args.out / "results.csv", results)
+    for path in filter(None, (args.out / "results.json", args.json)):
+        tables.write_json(path, results)
+    print(f"\npictures, results.json and results.csv: {args.out}")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ def ssim_daala(a, b):
             plane = ndimage.correlate1d(plane, taps, axis, mode="constant")
         return plane
 
-    w = weighted(np.ones_like(a))
+    rows, columns = (ndimage.correlate1d(np.ones(n), taps, mode="constant") for n in a.shape)
+    w = np.outer(rows, columns)
     sa, sb, saa, sbb, sab = map(weighted, (a, b, a * a, b * b, a * b))
     c1, c2 = ((k * 255 * w) ** 2 for k in (0.01, 0.03))
     luminance = (2 * sa * sb + c1) / (sa**2 + sb**2 + c1)

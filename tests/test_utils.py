@@ -70,7 +70,7 @@ def test_other_kernels_against_pillow(rng, method, theirs, margin, scale):
     expected = np.asarray(Image.fromarray(image).resize(size, Image.Resampling[theirs])).astype(int)
     ours = utils.imresize(image, scale, method).astype(int)
     inside = slice(margin * scale, -margin * scale)
-    assert np.abs(ours - expected)[inside, inside].max() <= 1
+    assert np.abs(ours - expected)[inside, inside].max() <= 2  # two roundings each
 
 
 def test_luma_against_scikit_image(rng):
