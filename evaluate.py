@@ -244,6 +244,8 @@ def main():
         methods += load_models(models, optional=not (args.weights or args.methods))
         if args.blend_sweep:
             methods += blend(*args.blend_sweep)
+        if args.significance and len(methods) < 2:
+            raise UserError("--significance compares methods, and there is only one")
         tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
         scores = evaluate(methods, sets, names, args.scale, args.out, pool)
     results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})

@@ -76,6 +76,7 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
         (["--methods=lanczos7"], "run called 'lanczos7'"),
         (["--metrics=lpips"], "there is no measure called 'lpips'; there are psnr_y"),
         (["--metrics=ssim_y", "--significance"], "needs psnr_y"),
+        (["--methods=nearest", "--significance"], "there is only one"),
         (["--blend-sweep", "tiny", "tiny", "0:2:1"], "within 0 and 1"),
         (["--blend-sweep", "tiny", "tiny", "a"], "within 0 and 1"),
         (["--blend-sweep", "tiny", "nowhere", "0:1:1"], "there are no weights at 'nowhere'"),
