@@ -56,7 +56,7 @@ DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weigh
 # 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
 DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
 DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
-DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5
+DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5 and a checkpoint
 DEFAULTS.TRAIN.d_rate = 1.0  # the discriminator's learning rate, as a share of the generator's
 DEFAULTS.TRAIN.batch_norm = "batch"  # the generator's statistics: the batch's, or "frozen", as they came with --init
 DEFAULTS.TRAIN.ema = 0.999  # decay of the average of the generator's weights that is validated and saved; 0: none

@@ -96,6 +96,9 @@ def in_float32():
 
 def check_shares(settings, strategy):
     """Raise UserError if a batch cannot be cut into equal shares; settings: the TRAIN section."""
+    if strategy.num_replicas_in_sync > 1 and settings.accumulate > 1:
+        # Synchronised batch norm cannot be inside the loop over the parts.
+        raise UserError("--accumulate works with one replica: leave it out, or give --replicas 1")
     shares = strategy.num_replicas_in_sync * settings.accumulate
     if settings.batch % shares:
         raise UserError(
@@ -165,8 +168,11 @@ def mean_over_parts(function, parts, *tensors):
 
 def explained(error, run):
     """The UserError for an error of TensorFlow that a user can do something about, else the error itself."""
+    if "No space left" in str(error):
+        return UserError(f"the disk is full ({utils.short(error)}); make room, and --resume {run.name} goes on")
     if isinstance(error, tf.errors.ResourceExhaustedError):
-        parts = 2 * run.config.TRAIN.accumulate
+        batch, parts = run.config.TRAIN.batch, run.config.TRAIN.accumulate + 1
+        parts = next((n for n in range(parts, batch) if batch % n == 0), batch)
         return UserError(
             f"there is not enough memory for an update; what was done is saved: --resume {run.name} --accumulate "
             f"{parts}, or begin with a smaller --batch ({utils.short(error)})"

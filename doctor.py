@@ -13,22 +13,29 @@ PATIENCE = 5  # logged steps in a row that must show an ailment before it is nam
 
 
 def measure(fake, real, lr_01, scale):
-    """{"colour_drift", "checkerboard"} of a batch, scalars in grey levels of 255.
+    """{"colour_drift": [3], "checkerboard": [scale, scale, 3]} of a batch, in grey levels of 255.
+
+    They are to be averaged over the parts of a batch before `strengths` makes numbers of them.
 
     fake, real: SR and HR [batch, scale·h, scale·w, 3] in [-1, 1]; lr_01: [batch, h, w, 3] in [0, 1].
 
-    colour_drift: how far the mean colour of SR, brought down to LR's size, is from LR's; the largest of the channels.
-    checkerboard: the root mean square of a pattern that repeats in every scale×scale cell of SR - HR. What a network
-    cannot know averages out over the cells; a grid does not.
+    colour_drift: how far the mean colour of SR, brought down to LR's size, is from LR's.
+    checkerboard: the pattern that repeats in every scale×scale cell of SR - HR. What a network cannot know averages out
+    over the cells; a grid does not.
     """
     h, w = lr_01.shape[1:3]
     drift = tf.reduce_mean((fake + 1) * 127.5, axis=(0, 1, 2)) - tf.reduce_mean(lr_01 * 255, axis=(0, 1, 2))
     cells = tf.reshape((fake - real) * 127.5, [-1, h, scale, w, scale, 3])
     pattern = tf.reduce_mean(cells, axis=(0, 1, 3))
     pattern -= tf.reduce_mean(pattern, axis=(0, 1))
+    return {"colour_drift": drift, "checkerboard": pattern}
+
+
+def strengths(values):
+    """The measures among the values of a step as scalars: the largest drift of the channels, the pattern's RMS."""
     return {
-        "colour_drift": tf.reduce_max(tf.abs(drift)),
-        "checkerboard": tf.sqrt(tf.reduce_mean(pattern**2)),
+        "colour_drift": tf.reduce_max(tf.abs(values["colour_drift"])),
+        "checkerboard": tf.sqrt(tf.reduce_mean(values["checkerboard"] ** 2)),
     }
 
 

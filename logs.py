@@ -116,13 +116,17 @@ class Log:
             self.file = self.stack.enter_context(open(self.run.directory / "log.txt", "a"))
             self.stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self.file)))
             self.events = tf.summary.create_file_writer(str(self.run.directory / "tensorboard"))
-            self.stack.callback(self.events.close)
+            self.stack.callback(self.close_events)
         return self
 
     def __exit__(self, kind, error, trace):
         if error and self.writes:
             self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {kind.__name__}: {error}\n")
         self.stack.close()
+
+    def close_events(self):
+        with contextlib.suppress(tf.errors.OpError):  # a full disk, say, was told when it was written to
+            self.events.close()
 
     def metrics(self, step, values):
         """Append {name: number} to metrics.jsonl, floats cut to six digits, and to TensorBoard's events."""

@@ -1,6 +1,9 @@
 """The state of a training: what is updated, saved in checkpoints and loaded to go on exactly."""
 
+import contextlib
 import json
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -39,8 +42,8 @@ class TrainState:
             self.average = model.build_generator(config.MODEL)
             self.average.set_weights(self.generator.get_weights())
         self.step = tf.Variable(0, dtype=tf.int64)  # updates that are done
-        self.best = tf.Variable(0.0)  # the best validation so far, in dB
-        self.slowdown = tf.Variable(1.0)  # multiplied to the learning rate, after rollbacks
+        self.best = Number(0.0)  # the best validation so far, in dB
+        self.slowdown = Number(1.0)  # multiplied to the learning rate, after rollbacks
 
     @property
     def result(self):
@@ -74,8 +77,26 @@ class TrainState:
     def save(self, run):
         """Write a checkpoint and the weights for users. The step is counted by the same call that updates the weights,
         so that an interruption cannot part them."""
-        save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
         runs.save_weights(self.result, run.directory / runs.WEIGHTS)
+        save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
+
+
+class Number:
+    """A number that is saved as a variable is, and lives on the host: reading it waits for no device."""
+
+    shape = ()
+
+    def __init__(self, value):
+        self.value = np.float64(value)
+
+    def assign(self, value):
+        self.value = np.float64(value)
+
+    def numpy(self):
+        return self.value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.value, dtype)
 
 
 def make_adam(config, network):
@@ -101,6 +122,15 @@ def checkpoints(directory):
 def step_of(checkpoint):
     """The step of a checkpoint file."""
     return int(checkpoint.stem.split("-")[1])
+
+
+def newest_step(directory):
+    """The step of the newest checkpoint that is whole by its checksums; 0 if there is none."""
+    for path in checkpoints(directory):
+        with contextlib.suppress(OSError, zipfile.BadZipFile, zlib.error), zipfile.ZipFile(path) as file:
+            if file.testzip() is None:
+                return step_of(path)
+    return 0
 
 
 def save_checkpoint(directory, step, parts):

@@ -16,7 +16,7 @@ import model
 import runs
 import utils
 from config import MODES, PRESETS, check_config, make_config, make_init_config, set_value
-from state import TrainState, checkpoints, load_checkpoint, step_of
+from state import TrainState, load_checkpoint, newest_step, save_checkpoint
 from utils import LazyModule, UserError
 from validation import Validation
 
@@ -155,6 +155,7 @@ def make_step(config, state, strategy=None, xla=True):
         else:
             values = strategy.run(replica_step, (crops, turns))
             values = {name: strategy.reduce("mean", value, axis=None) for name, value in values.items()}
+        values |= doctor.strengths(values)
         for name in doctor.terms_of(values):
             values[f"{name}_grad"] = tf.sqrt(values[f"{name}_grad"])
         state.step.assign_add(1)
@@ -207,8 +208,8 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
         print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}")
         print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
-        if config.TRAIN.on_nan == "rollback" and not resume:
-            state.save(run)
+        if not resume:  # from here on there is something to go back to
+            save_checkpoint(run.directory, 0, state.parts())
         try:
             finished = loop(run, state, make_step(config, state, strategy, xla), batches, validation, strategy, log)
         except tf.errors.OpError as error:
@@ -289,7 +290,7 @@ def check_finite(steps):
 
 
 def roll_back(run, state, error):
-    """Go back to the newest checkpoint and halve the learning rate for the rest. Raises the error at the tenth time."""
+    """Go back to the newest checkpoint and halve the learning rate for the rest. Raises the error after ten times."""
     slowdown = float(state.slowdown.numpy()) / 2
     if slowdown < 2**-10:
         raise error
@@ -419,18 +420,16 @@ def resume(args):
     vgg_path = model.find_vgg(run.config.VGG.network) if run.mode == "srgan" else None
     if run.mode == "srgan" and (now := model.describe_vgg(run.config, vgg_path)) != about.get("vgg"):
         raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {now}")
-    newest = checkpoints(run.directory)
-    if newest and step_of(newest[0]) >= run.config.TRAIN.steps:
-        done = step_of(newest[0])
+    if (done := newest_step(run.directory)) >= run.config.TRAIN.steps:
         raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
     if args.dry_run:
         print(json.dumps(run.config, indent=2))
         print(f"dry run: all is in order, {run.name} would go on")
         return
-    if args.steps is not None and devices.is_chief():
-        runs.write_json(run.directory / "config.json", about)  # about shares the configuration
     strategy = devices.choose_strategy(run.config.TRAIN.replicas)
     devices.check_shares(run.config.TRAIN, strategy)
+    if args.steps is not None and devices.is_chief():
+        runs.write_json(run.directory / "config.json", about)  # about shares the configuration
     devices.estimate([run])
     train(run, photographs, data_facts, vgg_path=vgg_path, strategy=strategy, resume=True)
 

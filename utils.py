@@ -100,7 +100,8 @@ def short(error):
 def write_atomically(path, write):
     """Call write(temporary path beside `path`), then put the file in its place: it appears whole or not at all.
 
-    Raises UserError if something else than a file is there, as a folder or a device.
+    Raises UserError if it cannot be written, and what was there before stays; or if something else than a file is
+    there, as a folder or a device.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be written: it is not a file")
@@ -110,6 +111,9 @@ def write_atomically(path, write):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # HDF5's is a RuntimeError
+        reason = getattr(error, "strerror", None) or short(error)
+        raise UserError(f"{path} cannot be written ({reason}); what was there before is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
 

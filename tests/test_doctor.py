@@ -72,7 +72,8 @@ def test_measures_against_numpy_and_planted_faults(rng):
     lr = ((real + 1) / 2).reshape(3, h, scale, w, scale, 3).mean(axis=(2, 4))
 
     def measure(fake):
-        return {name: float(value) for name, value in doctor.measure(fake, real, lr, scale).items()}
+        values = doctor.strengths(doctor.measure(fake, real, lr, scale))
+        return {name: float(value) for name, value in values.items()}
 
     assert measure(real) == pytest.approx({"colour_drift": 0, "checkerboard": 0}, abs=1e-3)
     shifted = measure(real + np.float32([0.1, 0, -0.2]))

@@ -47,7 +47,7 @@ def test_writing_is_whole_or_absent(root):
         path.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="disk full"):
         utils.write_atomically(directory / "config.json", fail)
     assert (directory / "config.json").read_text() == before
 

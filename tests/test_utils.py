@@ -150,7 +150,7 @@ def test_write_image_is_whole_or_absent(tmp_path, rng, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(iio, "imwrite", fail)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="disk full"):
         utils.write_image(tmp_path / "new" / "a.png", image // 2)
     np.testing.assert_array_equal(utils.read_image(tmp_path / "new" / "a.png"), image)
 
