@@ -22,6 +22,7 @@ from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 cv2 = LazyModule("cv2")
+Image = LazyModule("PIL.Image")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -31,8 +32,6 @@ cv2 = LazyModule("cv2")
 
 
 def by_pillow(hr, scale):
-    from PIL import Image
-
     size = (hr.shape[1] // scale, hr.shape[0] // scale)
     return np.asarray(Image.fromarray(hr).resize(size, Image.Resampling.BICUBIC))
 
@@ -84,9 +83,7 @@ BORDER = {"without": 1, "with": 0}  # how many times the scale is taken off
 
 
 def uniform_ssim(a, b):
-    from skimage.metrics import structural_similarity
-
-    return float(structural_similarity(a, b, data_range=255))
+    return float(metrics.similarity.structural_similarity(a, b, data_range=255))
 
 
 SSIM = {"Wang": metrics.ssim, "paper": metrics.ssim_daala, "7×7 uniform": uniform_ssim}

@@ -14,6 +14,7 @@ from niqe import niqe
 from utils import LazyModule
 
 ndimage = LazyModule("scipy.ndimage")
+similarity = LazyModule("skimage.metrics")
 
 PROTOCOL = "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border"
 
@@ -64,10 +65,8 @@ def ssim(a, b):
 
     Gaussian window 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, mean over the windows that fit in.
     """
-    from skimage.metrics import structural_similarity
-
     wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(a, b, data_range=255, **wang))
+    return float(similarity.structural_similarity(a, b, data_range=255, **wang))
 
 
 def daala_taps(height):
