@@ -43,8 +43,8 @@ def is_chief():
 def choose_strategy(replicas):
     """The tf.distribute strategy of this machine; to be called before anything else of TensorFlow.
 
-    replicas: copies of the network in this process; 0 means one for each GPU. More than there are GPUs are put on
-    logical devices of the CPU, which shows that it works and saves no time. Raises UserError.
+    replicas: copies of the network in this process; 0 means one for each GPU. Without a GPU several are put on logical
+    devices of the CPU, which shows that it works and saves no time. Raises UserError.
     """
     gpus = tf.config.list_physical_devices("GPU")
     replicas = replicas or max(len(gpus), 1)

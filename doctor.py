@@ -45,6 +45,8 @@ def terms_of(values):
 
 
 def weak_term(term):
+    """An ailment of a loss term: its gradient is nothing beside the strongest one's."""
+
     def look(values):
         strongest = max(values[f"{name}_grad"] for name in terms_of(values))
         return values[f"{term}_grad"] <= 1e-4 * strongest
@@ -52,7 +54,7 @@ def weak_term(term):
     return look
 
 
-def settles(name, limit):
+def stays_above(name, limit):
     """An ailment of a measure that starts large in an untrained network: it is above `limit` and no longer falls."""
     seen = deque(maxlen=4 * PATIENCE)
 
@@ -78,12 +80,12 @@ class Doctor:
         """{cause: (whether it shows in some values, what to say)}."""
         ailments = {
             "colour_drift": (
-                settles("colour_drift", 4.0),
+                stays_above("colour_drift", 4.0),
                 "colours drift: downscaled SR is off LR's mean colour by {colour_drift:.1f} grey levels; "
                 "a smaller TRAIN.learning_rate, or TRAIN.clip_norm=1, keeps them",
             ),
             "checkerboard": (
-                settles("checkerboard", 1.0),
+                stays_above("checkerboard", 1.0),
                 "a grid appears: a pattern of {checkerboard:.1f} grey levels repeats in every cell of the upsampling; "
                 "a smaller TRAIN.learning_rate lets it fade, and TRAIN.ema=0.999 evens it out",
             ),

@@ -75,7 +75,7 @@ def row_convolution():
 
     A CPU works on eight or sixteen channels at a time, of which an RGB output would use three. So each of the kernel's
     rows gets output channels of its own (9·3 = 27 for the tail), which are then added, each shifted by its row. That
-    makes the tail three times as fast, and a whole training step by a seventh.
+    makes the tail about three times as fast.
     """
 
     class Conv2D(keras.layers.Conv2D):  # weights files call a layer by its class: this one's fit Keras's and back

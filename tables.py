@@ -96,6 +96,12 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def measures_of(results):
+    """The measures that `summarise` was given, in the order of the columns; they are the same in every row."""
+    row = next(iter(next(iter(results.values())).values()))
+    return [name for name in metrics.COLUMNS if name in row]
+
+
 def write_json(path, results):
     """Write what `summarise` gives."""
     runs.write_json(path, finite(results))
@@ -103,7 +109,7 @@ def write_json(path, results):
 
 def write_csv(path, results):
     """Write what `summarise` gives as a line for each set, method and image, and one for the mean."""
-    names = [name for name in metrics.COLUMNS if name in next(iter(next(iter(results.values())).values()))]
+    names = measures_of(results)
 
     def write(temporary):
         with open(temporary, "w", newline="") as file:
@@ -120,7 +126,7 @@ def write_csv(path, results):
 
 def print_tables(results, scale):
     """One table a set, the paper's figures below ours."""
-    names = [name for name in metrics.COLUMNS if name in next(iter(next(iter(results.values())).values()))]
+    names = measures_of(results)
     columns = [metrics.COLUMNS[name] for name in names]
     print(f"\nProtocol: ×{scale}; {metrics.PROTOCOL.format(border=scale)}")
     for column in columns:

@@ -15,7 +15,7 @@ import logs
 import model
 import runs
 import utils
-from config import MODES, PRESETS, check_config, make_config, make_init_config, set_value
+from config import CHOICES, MODES, PRESETS, check_config, make_config, make_init_config, set_value
 from state import TrainState, load_checkpoint, newest_step, save_checkpoint
 from utils import LazyModule, UserError
 from validation import Validation
@@ -317,10 +317,10 @@ def parse_arguments(arguments=None):
     add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
-    add("--cache", choices=("auto", "ram", "disk", "none"), help="where decoded photographs are kept (default: auto)")
+    add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
-    add("--vgg", choices=("auto", "vgg19", "hed"), help="the perceptual network (default: auto)")
+    add("--vgg", choices=CHOICES["VGG.network"], help="the perceptual network (default: auto)")
     add("--seed", metavar="N", help="of weights and batches (default: 0)")
     add(
         "--precision",
@@ -338,7 +338,7 @@ def parse_arguments(arguments=None):
         metavar="N",
         help="copies of the network, each with its share of the batch (default: one for each GPU)",
     )
-    add("--on-nan", choices=("stop", "rollback"), help="what to do about a loss that is no number (default: stop)")
+    add("--on-nan", choices=CHOICES["TRAIN.on_nan"], help="what to do about a loss that is no number (default: stop)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
     add(
         "--resume",

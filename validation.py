@@ -13,7 +13,10 @@ class Validation:
     """PSNR on Y and a sample grid of a few photographs that are not trained on."""
 
     def __init__(self, generator, config, photographs, xla=True):
-        """photographs: uint8 [h, w, 3] each; their middle, 256 pixels at most and of one size for all, is used."""
+        """generator: the network, looked at as it is at each call; config: all sections; xla: whether XLA compiles it.
+
+        photographs: uint8 [h, w, 3] each; their middle, 256 pixels at most and of one size for all, is used.
+        """
         self.scale = config.MODEL.scale
         side = min(256, *(n for photo in photographs for n in photo.shape[:2])) // self.scale * self.scale
         self.hr = [self.middle(photo, side) for photo in photographs]

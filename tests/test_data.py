@@ -122,7 +122,7 @@ def test_degrade_equals_the_crop_of_the_downscaled_photograph(tmp_path, rng, sca
     assert np.abs(hr_m11).max() < 1 + 1e-6 and np.max(lr_01) < 1 + 1e-6 and np.min(lr_01) >= 0
 
 
-def test_finding_training_read_photographs(folder, monkeypatch, tmp_path):
+def test_finding_training_photographs(folder, monkeypatch, tmp_path):
     name, paths = data.find_training(str(folder))
     assert (name, len(paths)) == (str(folder), 7)
     (folder / "train").mkdir()

@@ -127,7 +127,8 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
     import tensorflow as tf
 
-    step, state, config = build_step("srgan", preset, xla="false")
+    # In float64: in float32 graph and eager differ by a rounding that may tip a ReLU over, which Adam scales up.
+    step, state, config = build_step("srgan", preset, precision="float64")
     generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
@@ -156,11 +157,9 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     assert ("mse_loss" in values) == (preset == "slides")
     for ours, theirs in ((generator, g), (discriminator, d)):
         for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
-            if a.path.endswith(
-                "kernel"
-            ):  # a bias before a batch norm has no gradient but rounding, which Adam scales up
-                # Graph and eager differ by rounding; one ReLU or maximum of the VGG that tips over moves up to 3 %.
-                assert np.mean(np.abs(a - b) > 1e-5) < 0.05, a.path
+            # A bias before a batch norm has no gradient but rounding, which Adam scales up.
+            if a.path.endswith("kernel"):
+                assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-7) < 0.001, a.path
 
 
 def remarks_on(step, batch):
