@@ -27,7 +27,8 @@ tf = LazyModule("tensorflow")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 CROP = 160  # side in pixels of the crops in the comparison picture
 ROWS = 6  # of a comparison picture
-THREADS = min(os.cpu_count() or 1, 4)  # images worked on at a time
+THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
+BATCH = 4  # images at most, of one size: filling them up to one size would change what the network sees at the border
 
 
 class Interpolation:
@@ -37,21 +38,27 @@ class Interpolation:
         self.name = name
         self.scale = scale
 
-    def upscale(self, lr_u8):
-        """uint8 [h, w, c] to uint8 [scale·h, scale·w, c]."""
-        return utils.imresize(lr_u8, self.scale, self.name)
+    def upscale(self, lrs):
+        """A list of uint8 [h, w, c] to one of uint8 [scale·h, scale·w, c]."""
+        return [utils.imresize(lr_u8, self.scale, self.name) for lr_u8 in lrs]
 
 
 class Model:
-    """A row of a generator with its weights as they are now; config: the MODEL section it was built from."""
+    """A row of a generator with its weights as they are now.
 
-    def __init__(self, name, generator, config):
+    config: the MODEL section it was built from; weights: the file they come from, None if they are in no file.
+    """
+
+    def __init__(self, name, generator, config, weights=None):
         self.name = name
+        self.weights = weights
         self.infer = model.inference(generator, config)
 
-    def upscale(self, lr_u8):
-        """uint8 [h, w, 1 or 3] to uint8 [scale·h, scale·w, 3]; gray goes in as three equal channels."""
-        return utils.m11_to_u8(self.infer(utils.u8_to_01(utils.to_rgb(lr_u8))[None])[0])
+    def upscale(self, lrs):
+        """A list of uint8 [h, w, 1 or 3] of one size to one of uint8 [scale·h, scale·w, 3]; gray goes in as three
+        equal channels."""
+        lr_01 = np.stack([utils.u8_to_01(utils.to_rgb(lr_u8)) for lr_u8 in lrs])
+        return [utils.m11_to_u8(sr) for sr in self.infer(lr_01)]
 
 
 def load_models(models, optional):
@@ -60,7 +67,7 @@ def load_models(models, optional):
     for name, path in models.items():
         try:
             generator, about = runs.load_generator(path)
-            loaded.append(Model(name, generator, about["config"].MODEL))
+            loaded.append(Model(name, generator, about["config"].MODEL, path))
         except UserError as error:
             if not optional:
                 raise
@@ -101,7 +108,7 @@ def choose_models(weights, methods, scale):
         if theirs != scale:
             if weights:
                 raise UserError(f"{file} is a ×{theirs} model: evaluate it with --scale {theirs}")
-            print(f"left out: {name}, a ×{theirs} model")
+            print(f"left out: {name}, a ×{theirs} model (--scale {theirs} takes it)")
         elif given or not methods or name in methods:
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
@@ -125,25 +132,64 @@ def evaluate(methods, sets, names, scale, out, pool):
     """
 
     def score(task):
-        """(measures, middle of the picture) of one image by one method."""
-        set_name, image, method = task
-        sr = method.upscale(image.lr)
-        utils.write_image(out / set_name / f"{image.name}_{method.name}.png", sr)
-        return metrics.measure(names, sr, image.hr, image.lr, scale), middle(utils.to_rgb(sr))
+        """[(measures, middle of the picture)] of some images of one size by one method."""
+        set_name, images, method = task
+        answers = []
+        for image, sr in zip(images, method.upscale([image.lr for image in images]), strict=True):
+            utils.write_image(out / set_name / f"{image.name}_{method.name}.png", sr)
+            answers.append((metrics.measure(names, sr, image.hr, image.lr, scale), middle(utils.to_rgb(sr))))
+        return answers
 
-    tasks = [(name, image, method) for name in sets for image in sets[name].images for method in methods]
-    results = {name: {method.name: {} for method in methods} for name in sets}
+    tasks = [(name, images, method) for name in sets for images in batches(sets[name].images) for method in methods]
+    results = {}
+    for name, members in sets.items():
+        results[name] = {method.name: {image.name: None for image in members.images} for method in methods}
     first = {name: {image.name: [] for image in members.images[:ROWS]} for name, members in sets.items()}
-    scored = tqdm(pool.map(score, tasks), total=len(tasks), unit="image", desc="scoring", disable=None)
-    for (set_name, image, method), (values, crop) in zip(tasks, scored, strict=True):
-        results[set_name][method.name][image.name] = values
-        if image.name in first[set_name]:
-            first[set_name][image.name].append(crop)
+    with tqdm(total=sum(len(images) for _, images, _ in tasks), unit="image", desc="scoring", disable=None) as progress:
+        for (set_name, images, method), answers in zip(tasks, pool.map(score, tasks), strict=True):
+            for image, (values, crop) in zip(images, answers, strict=True):
+                results[set_name][method.name][image.name] = values
+                if image.name in first[set_name]:
+                    first[set_name][image.name].append(crop)
+            progress.update(len(images))
     for set_name, rows in first.items():
         originals = (middle(utils.to_rgb(image.hr)) for image in sets[set_name].images)
         rows = [[*row, original] for row, original in zip(rows.values(), originals, strict=False)]
         utils.write_image(out / f"{set_name}_crops.png", utils.picture_grid(rows))
     return results
+
+
+def batches(images):
+    """Lists of at most BATCH images of one size: [testsets.Image] by the size of their LR, sizes as they first come."""
+    sizes = {}
+    for image in images:
+        sizes.setdefault(image.lr.shape, []).append(image)
+    return [same[i : i + BATCH] for same in sizes.values() for i in range(0, len(same), BATCH)]
+
+
+def record(models, results, scale):
+    """Write the models' means on proven sets beside their weights; say where others were recorded for the same weights.
+
+    models: list of Model; results: from tables.summarise. Rounding of another machine stays within the last digit that
+    tables show; more means that something between these weights and the figure has changed.
+    """
+    for row in models:
+        recorded = runs.read_scores(row.weights)
+        scores = {key: dict(means) for key, means in recorded.items()}
+        for set_name, rows in results.items():
+            if (set_name, scale) not in testsets.KNOWN or "not_comparable" in rows[row.name]:
+                continue
+            theirs = scores.setdefault(f"{set_name} ×{scale}", {})
+            for name, value in tables.means(rows[row.name]).items():
+                digits = metrics.COLUMNS[name].digits
+                if abs(theirs.setdefault(name, value) - value) > 10**-digits:
+                    figures = f"{metrics.COLUMNS[name].title} {value:.{digits}f} and not {theirs[name]:.{digits}f}"
+                    print(f"{row.name} reads {figures} on {set_name}, as {runs.SCORES} beside its weights has it")
+        if scores != recorded:
+            try:
+                runs.write_scores(row.weights, scores)
+            except UserError as error:  # the weights may lie where nobody may write
+                print(f"the scores of {row.name} are not recorded beside its weights: {error}")
 
 
 def middle(image):
@@ -255,6 +301,7 @@ def main():
     tables.write_csv(args.out / "results.csv", results)
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
+    record([row for row in methods if isinstance(row, Model) and row.weights], results, args.scale)
     print(f"\npictures, results.json and results.csv: {args.out}")
 
 

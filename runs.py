@@ -4,6 +4,7 @@ config.json says all that is needed to build the network again; weights without 
 another place for new runs; runs are looked for in both. A checkpoint holds all that training needs to go on exactly.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,13 @@ from utils import UserError
 HERE = Path(__file__).resolve().parent
 WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
+SCORES = "scores.json"  # what evaluate.py measured of these weights
+# What every generator of this project takes and gives, written into config.json.
+NETWORK = {
+    "input": "LR [batch, height, width, 3], RGB from 0 to 1",
+    "output": "SR [batch, scale·height, scale·width, 3], RGB from -1 to 1",
+    "kernel": "MATLAB's bicubic with antialiasing, rounded to 8 bits",
+}
 ARCHITECTURE = ("scale", "blocks", "width", "output")  # the keys of MODEL that weights must agree in
 
 
@@ -84,7 +92,8 @@ def create(run, facts):
     run.directory.mkdir(parents=True)
     versions = {name: version(name) for name in ("tensorflow", "keras", "tensorlayer", "numpy", "pillow")}
     versions["python"] = platform.python_version()
-    about = {"mode": run.mode, "preset": run.preset, "config": run.config, **facts, "versions": versions}
+    about = {"mode": run.mode, "preset": run.preset, "network": NETWORK, "config": run.config, **facts}
+    about["versions"] = versions
     write_json(run.directory / "config.json", about | {"commit": git_commit()})
 
 
@@ -154,6 +163,9 @@ def read_about(about):
         content["config"] = config
         check_config(config)
         MODES.index(content["mode"])
+        for key, theirs in content.get("network", {}).items():
+            if theirs != NETWORK.get(key):
+                raise UserError(f"the network's {key} is '{theirs}', which this program does not know")
     except (KeyError, AttributeError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{about} does not describe a run of train.py ({utils.short(error)})") from None
     return content
@@ -167,6 +179,32 @@ def load_generator(path):
     generator = build_generator(about["config"].MODEL)
     load_weights(generator, weights)
     return generator, about
+
+
+def weights_hash(weights):
+    """SHA-256 of a weights file, by which its scores know it."""
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_scores(weights):
+    """{"SET ×scale": {measure: mean}} that scores.json beside a weights file holds for just these weights, else {}.
+
+    Raises UserError if there is such a file but it cannot be understood.
+    """
+    path = weights.parent / SCORES
+    try:
+        recorded = read_json(path).get(weights.name, {}) if path.is_file() else {}
+        return recorded["scores"] if recorded.get("sha256") == weights_hash(weights) else {}
+    except (AttributeError, KeyError):
+        raise UserError(f"{path} is not what evaluate.py wrote; delete it to have it written anew") from None
+
+
+def write_scores(weights, scores):
+    """Write scores as read_scores gives them; those of the directory's other weights files stay."""
+    path = weights.parent / SCORES
+    others = read_json(path) if path.is_file() else {}
+    write_json(path, others | {weights.name: {"sha256": weights_hash(weights), "scores": scores}})
 
 
 def load_weights(model, weights):

@@ -71,6 +71,11 @@ def summarise(scores, doubts):
     return results
 
 
+def means(row):
+    """{measure: mean} of a row of `summarise`, without those that are no numbers."""
+    return {name: row[name] for name in metrics.COLUMNS if name in row and math.isfinite(row[name])}
+
+
 def mean_of(values):
     """The mean of those values that are numbers; NaN if none is (NIQE of images smaller than its patches)."""
     values = [value for value in values if not math.isnan(value)]

@@ -1,13 +1,16 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import TINY, assert_refused, photo
 
 import data
+import evaluate
 import metrics
+import testsets
 import utils
 
 
@@ -130,6 +133,44 @@ def test_rows_of_mixed_weights(trained, run, clone):
     expected = utils.m11_to_u8(generator(utils.u8_to_01(lr)[None], training=False)[0])
     picture = utils.read_image(clone / "blend" / "samples" / f"{path.stem}_blend_0.5.png")
     assert np.abs(picture.astype(int) - expected).max() <= 1
+
+
+def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
+    """Every image once, at most BATCH of one size together, each upscaled as it would be alone."""
+    import runs
+
+    sizes = [(5, 7), (6, 7), (5, 7), (5, 7), (5, 7), (5, 7), (6, 7)]
+    images = [testsets.Image(str(i), None, photo(rng, *size)) for i, size in enumerate(sizes)]
+    together = [[image.name for image in batch] for batch in evaluate.batches(images)]
+    assert together == [["0", "2", "3", "4"], ["5"], ["1", "6"]]
+
+    generator, about = runs.load_generator(clone / "checkpoint" / "tiny")
+    row = evaluate.Model("tiny", generator, about["config"].MODEL)
+    lrs = [images[i].lr for i in (0, 2, 3, 4)]
+    for together, alone in zip(row.upscale(lrs), (row.upscale([lr])[0] for lr in lrs), strict=True):
+        np.testing.assert_array_equal(together, alone)
+
+
+def test_scores_are_recorded_and_compared(tmp_path, capsys):
+    """Only those on proven sets; what is recorded stays, and other figures for the same weights are pointed out."""
+    import runs
+
+    weights = tmp_path / runs.WEIGHTS
+    weights.write_bytes(b"x")
+    rows = [SimpleNamespace(name="mine", weights=weights)]
+
+    def results(psnr, **more):
+        return {name: {"mine": {"psnr_y": psnr, "niqe_own": np.nan, "images": {}, **more}} for name in ("Set5", "own")}
+
+    evaluate.record(rows, results(30.0, not_comparable="other pixels"), 4)
+    assert not (tmp_path / runs.SCORES).exists()
+    evaluate.record(rows, results(30.0), 4)
+    evaluate.record(rows, results(30.001), 4)
+    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
+    assert capsys.readouterr().out == ""
+    evaluate.record(rows, results(30.1, ssim_y=0.9), 4)
+    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0, "ssim_y": 0.9}}
+    assert "mine reads PSNR-Y 30.10 and not 30.00 on Set5" in capsys.readouterr().out
 
 
 # PSNR-Y and both SSIMs of MATLAB's bicubic, ×4, as they are published and measured; and Table 2 for nearest.

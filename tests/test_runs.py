@@ -52,6 +52,33 @@ def test_writing_is_whole_or_absent(root):
     assert (directory / "config.json").read_text() == before
 
 
+def test_a_network_that_takes_something_else_is_refused(root):
+    directory = make_run("foreign")
+    about = json.loads((directory / "config.json").read_text())
+    assert about["network"] == runs.NETWORK
+    about["network"]["kernel"] = "a Gaussian blur"
+    runs.write_json(directory / "config.json", about)
+    with pytest.raises(UserError, match="the network's kernel is 'a Gaussian blur'"):
+        runs.describe_weights("foreign")
+
+
+def test_scores_belong_to_the_bytes_of_their_weights(root):
+    weights = make_run("scored") / runs.WEIGHTS
+    assert runs.read_scores(weights) == {}
+    runs.write_scores(weights, {"Set5 ×4": {"psnr_y": 30.0}})
+    best = weights.with_name(runs.BEST)
+    best.write_bytes(b"other")
+    runs.write_scores(best, {"Set5 ×4": {"psnr_y": 31.0}})
+    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
+    assert runs.read_scores(best) == {"Set5 ×4": {"psnr_y": 31.0}}
+    weights.write_bytes(b"trained on")
+    assert runs.read_scores(weights) == {}
+    for damaged in ("[]", json.dumps({weights.name: {"sha256": runs.weights_hash(weights)}})):
+        (weights.parent / runs.SCORES).write_text(damaged)
+        with pytest.raises(UserError, match="delete it"):
+            runs.read_scores(weights)
+
+
 def find_init(least_steps=10):
     return runs.find_init(make_config(overrides=TINY_MODEL).MODEL, "this data", least_steps)
 
