@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 import data
+import features
 import model
 import runs
 import train
@@ -34,7 +35,6 @@ from state import TrainState
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
-keras = LazyModule("keras")
 
 NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
 QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
@@ -43,17 +43,7 @@ LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; the fa
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Counting
-
-
-def flops(network, shape):
-    """FLOPs of one forward pass of a Keras network over an input of `shape` (batch, h, w, 3)."""
-    layers = [layer for layer in network.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense))]
-    shapes = keras.Model(network.input, [layer.output for layer in layers]).compute_output_shape(shape)
-    # One multiplication a weight at every place of the output.
-    return sum(
-        2 * int(np.prod(layer.kernel.shape)) * int(np.prod(s[:-1])) for layer, s in zip(layers, shapes, strict=True)
-    )
+# Counting. A multiply-add is two FLOPs; a backward pass is twice the work of a forward one.
 
 
 def matrix_product_flops(side):
@@ -79,13 +69,13 @@ def training_batches(args, config):
 
 def our_training(args, config, mode):
     """One update of `mode` on a real batch: train.py's own step."""
-    vgg = model.load_vgg(config, None)[0] if mode == "srgan" else None
+    vgg = features.load_vgg(config, None)[0] if mode == "srgan" else None
     state = TrainState(config, mode, vgg=vgg)
     crop = config.DATA.crop
     hr, lr = ((config.TRAIN.batch, n, n, 3) for n in (crop, crop // config.MODEL.scale))
-    work = 3 * flops(state.generator, lr)
+    work = 6 * model.multiply_adds(state.generator, lr)
     if mode == "srgan":
-        work += 8 * flops(state.discriminator, hr) + 3 * flops(vgg, hr)
+        work += 16 * model.multiply_adds(state.discriminator, hr) + 6 * model.multiply_adds(vgg, hr)
     update = train.make_step(config, state, xla=config.TRAIN.xla)
     stream = training_batches(args, config)
 
@@ -102,7 +92,10 @@ def our_inference(args, config):
     generator = model.build_generator(config.MODEL)
     lr = tf.random.uniform([1, args.tile, args.tile, 3])
     infer = model.inference(generator, config.MODEL, xla=args.xla)
-    return lambda: infer(lr).numpy(), {"flops": flops(generator, lr.shape), "parameters": count_weights(generator)}
+    return lambda: infer(lr).numpy(), {
+        "flops": 2 * model.multiply_adds(generator, lr.shape),
+        "parameters": count_weights(generator),
+    }
 
 
 def count_weights(network):

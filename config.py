@@ -14,16 +14,21 @@ from easydict import EasyDict as edict
 from utils import UserError
 
 MODES = ("srresnet", "srgan")
-PRESETS = ("slides", "paper")
 
 DEFAULTS = edict()
 
 # The networks (paper, section 2.1 and Figure 4).
 DEFAULTS.MODEL = edict()
+DEFAULTS.MODEL.network = "srresnet"  # the generator, a name in model.NETWORKS
+DEFAULTS.MODEL.discriminator = "paper"  # or "tensorlayer", that of the TensorLayer code
 DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
 DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
 DEFAULTS.MODEL.width = 64  # feature maps of the generator
 DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
+DEFAULTS.MODEL.upsampler = (
+    "subpixel"  # as in the paper; "resize" (nearest, then a convolution) or "deconv" (transposed)
+)
+DEFAULTS.MODEL.upsampler_init = "icnr"  # of sub-pixel convolutions: without a checkerboard at the start; or "random"
 DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
 DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 
@@ -46,12 +51,17 @@ DEFAULTS.TRAIN.steps = 1_000_000  # updates of the generator
 DEFAULTS.TRAIN.batch = 16
 DEFAULTS.TRAIN.seed = 0
 DEFAULTS.TRAIN.learning_rate = 1e-4  # the peak, where the schedule has one
-DEFAULTS.TRAIN.beta1 = 0.9  # Adam's
+DEFAULTS.TRAIN.optimizer = "adam"  # or "sgd", with momentum, as the older networks were trained
+DEFAULTS.TRAIN.beta1 = 0.9  # Adam's; SGD's momentum
+DEFAULTS.TRAIN.weight_decay = 0.0
+DEFAULTS.TRAIN.last_layer_rate = 1.0  # with SGD: the last convolution's learning rate, as a share of the others'
+DEFAULTS.TRAIN.clip_value = 0.0  # θ: every gradient is cut to ±θ/learning rate (VDSR's "adjustable clipping"); 0: none
 DEFAULTS.TRAIN.schedule = "constant"  # "constant", "step", or "cosine" (warm-up, then down to zero)
 DEFAULTS.TRAIN.decay_at = 0.5  # "step": at this share of the steps …
 DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
 DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
-DEFAULTS.TRAIN.loss = "slides"  # of --mode=srgan: "slides" or "paper", two functions of train.py
+DEFAULTS.TRAIN.loss = "mse"  # the content loss, a function of train.py each: "mse", "slides", "vgg", "feature", "luma"
+DEFAULTS.TRAIN.total_variation = 0.0  # weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)
 DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
 # 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
 DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
@@ -73,47 +83,109 @@ MODE_SETTINGS = {
     "srgan": {"TRAIN.steps": 200_000, "TRAIN.schedule": "step"},
 }
 
-# "slides" is what the public TensorLayer code of the slides does; "paper" is the paper's SRGAN-VGG54.
-PRESET_SETTINGS = {
-    "slides": {"TRAIN.loss": "slides", "VGG.layer": "pool4"},
-    "paper": {"TRAIN.loss": "paper", "VGG.layer": "conv5_4", "TRAIN.ema": 0.0},
+# The TensorLayer code of 2018, as far as it is known: its networks, crops, VGG input and length.
+TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlayer", "DATA.crop": 384, "TRAIN.ema": 0.0}
+
+# {preset: {mode it is of: settings}}. "slides" is what the slides' three lines say; the next five are the columns of
+# the paper's Table 1; "tensorlayer" is the code the slides were made from.
+PRESETS = {
+    "slides": {"srresnet": {}, "srgan": {"TRAIN.loss": "slides", "VGG.layer": "pool4"}},
+    "srresnet-mse": {"srresnet": {"TRAIN.ema": 0.0}},
+    "srresnet-vgg22": {
+        "srresnet": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.total_variation": 2e-8, "TRAIN.ema": 0.0}
+    },
+    "srgan-mse": {"srgan": {"TRAIN.ema": 0.0}},
+    "srgan-vgg22": {"srgan": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.ema": 0.0}},
+    "srgan-vgg54": {"srgan": {"TRAIN.loss": "vgg", "VGG.layer": "conv5_4", "TRAIN.ema": 0.0}},
+    "tensorlayer": {
+        "srresnet": TENSORLAYER | {"TRAIN.steps": 5_000},
+        "srgan": TENSORLAYER
+        | {"TRAIN.steps": 100_000, "TRAIN.loss": "slides", "VGG.layer": "pool4", "VGG.resize": 224},
+    },
 }
+PRESETS["paper"] = PRESETS["srgan-vgg54"]
+VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
+
+# Sizes, loss and training rule of the other networks, from their papers where those tell. Rates that were for summed
+# squares are converted to the mean: SRCNN's 1e-4 times half of its 21×21 outputs, VDSR's 0.1 times half of 41×41.
+LUMA = {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
+SGD = {"TRAIN.optimizer": "sgd"}
+NETWORK_SETTINGS = {
+    "srresnet": {},
+    "tensorlayer": {"MODEL.output": "tanh"},
+    "srcnn": LUMA
+    | SGD
+    | {"TRAIN.learning_rate": 0.022, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
+    "espcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64},
+    "vdsr": LUMA
+    | SGD
+    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1e-4, "TRAIN.clip_value": 0.4, "DATA.crop": 48}
+    | {"TRAIN.batch": 64, "MODEL.blocks": 18},
+    "drcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
+    "johnson": {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
+    | {"DATA.crop": 288, "TRAIN.batch": 4, "MODEL.blocks": 4, "MODEL.output": "tanh", "TRAIN.ema": 0.0},
+}
+NETWORK_SETTINGS["espcn-hr"] = NETWORK_SETTINGS["espcn"]
+WITH_GAN = ("srresnet", "tensorlayer")  # the generators that --mode=srgan trains
 
 CHOICES = {
     "MODEL.scale": (2, 4, 8),
+    "MODEL.network": tuple(NETWORK_SETTINGS),
+    "MODEL.discriminator": ("paper", "tensorlayer"),
     "MODEL.output": ("linear", "tanh"),
+    "MODEL.upsampler": ("subpixel", "resize", "deconv"),
+    "MODEL.upsampler_init": ("icnr", "random"),
     "DATA.cache": ("auto", "ram", "disk", "none"),
     "VGG.network": ("auto", "vgg19", "hed"),
     "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
     "TRAIN.schedule": ("constant", "step", "cosine"),
-    "TRAIN.loss": ("slides", "paper"),
+    "TRAIN.loss": ("mse", "slides", "vgg", "feature", "luma"),
+    "TRAIN.optimizer": ("adam", "sgd"),
     "TRAIN.batch_norm": ("batch", "frozen"),
     "TRAIN.on_nan": ("stop", "rollback"),
     "TRAIN.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
 }
 MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
-MAY_BE_ZERO |= {"TRAIN.ema", "TRAIN.clip_norm", "TRAIN.replicas"}
-AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup"}
+MAY_BE_ZERO |= {"TRAIN.ema", "TRAIN.clip_norm", "TRAIN.clip_value", "TRAIN.replicas", "TRAIN.total_variation"}
+MAY_BE_ZERO |= {"TRAIN.weight_decay", "TRAIN.last_layer_rate"}
+AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup", "TRAIN.last_layer_rate"}
 BELOW_ONE = {"TRAIN.beta1", "TRAIN.ema", "MODEL.bn_momentum"}
 
 
 def make_config(mode="srresnet", preset="slides", overrides=()):
     """The configuration of one run.
 
-    mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last.
-    Returns a nested EasyDict: config.SECTION.key. Raises UserError for an unknown key or a value out of range.
+    mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last;
+    the network that they or the preset name brings its own settings. Returns a nested EasyDict: config.SECTION.key.
+    Raises UserError for an unknown key, a value out of range, or what contradicts itself.
     """
+    if mode not in PRESETS[preset]:
+        raise UserError(f"the preset {preset} is one of --mode={', '.join(PRESETS[preset])}, not of {mode}")
+    by_hand = [read_override(override) for override in overrides]
+    preset_settings = PRESETS[preset][mode]
+    network = ({"MODEL.network": DEFAULTS.MODEL.network} | preset_settings | dict(by_hand))["MODEL.network"]
+    if network not in NETWORK_SETTINGS:
+        raise UserError(f"MODEL.network is one of {', '.join(NETWORK_SETTINGS)}, not '{network}'")
+    if mode == "srgan" and network not in WITH_GAN:
+        raise UserError(f"--mode=srgan trains {' and '.join(WITH_GAN)}; {network} has no GAN")
+    if network not in WITH_GAN and preset != "slides":
+        raise UserError(f"the preset {preset} is of {' and '.join(WITH_GAN)}; {network} has settings of its own")
     config = copy.deepcopy(DEFAULTS)
-    for settings in (MODE_SETTINGS[mode], PRESET_SETTINGS[preset]):
+    for settings in (MODE_SETTINGS[mode], preset_settings, NETWORK_SETTINGS[network], dict(by_hand)):
         for name, value in settings.items():
             set_value(config, name, value)
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"--set takes SECTION.key=value, not '{override}'")
-        set_value(config, name.strip(), text.strip())
     check_config(config)
+    if config.TRAIN.loss == "slides" and mode != "srgan":
+        raise UserError("TRAIN.loss=slides is of --mode=srgan: it has an adversarial term")
     return config
+
+
+def read_override(override):
+    """("SECTION.key", "value") of a string from `--set`. Raises UserError."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set takes SECTION.key=value, not '{override}'")
+    return name.strip(), text.strip()
 
 
 # What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
@@ -128,7 +200,7 @@ def make_init_config(config, preset, overrides):
 
     config, preset, overrides: the GAN's, as in make_config.
     """
-    init_config = make_config("srresnet", preset)
+    init_config = make_config("srresnet", preset if "srresnet" in PRESETS[preset] else "srresnet-mse")
     for section in config:
         if section != "TRAIN":
             init_config[section] = config[section]

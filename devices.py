@@ -196,6 +196,8 @@ def estimate(jobs):
     cores = os.cpu_count()
     hours = 0.0
     for run in jobs:
+        if run.config.MODEL.network != "srresnet":  # the others have not been measured
+            return
         work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
         hours += work * run.config.TRAIN.steps / 3600
     if hours > 6:

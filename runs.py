@@ -30,7 +30,14 @@ NETWORK = {
     "output": "SR [batch, scale·height, scale·width, 3], RGB from -1 to 1",
     "kernel": "MATLAB's bicubic with antialiasing, rounded to 8 bits",
 }
-ARCHITECTURE = ("scale", "blocks", "width", "output")  # the keys of MODEL that weights must agree in
+ARCHITECTURE = (
+    "network",
+    "scale",
+    "blocks",
+    "width",
+    "output",
+    "upsampler",
+)  # the keys of MODEL that weights must agree in
 
 
 def root():

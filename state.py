@@ -31,12 +31,12 @@ class TrainState:
         self.generator = model.build_generator(config.MODEL)
         if init:
             runs.load_weights(self.generator, init)
-        self.g_optimizer = make_adam(config, self.generator)
+        self.g_optimizer = make_optimizer(config, self.generator)
         self.discriminator = self.d_optimizer = None
         self.vgg = vgg
         if mode == "srgan":
             self.discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
-            self.d_optimizer = make_adam(config, self.discriminator)
+            self.d_optimizer = make_optimizer(config, self.discriminator)
         self.average = None
         if config.TRAIN.ema:
             self.average = model.build_generator(config.MODEL)
@@ -99,9 +99,14 @@ class Number:
         return np.array(self.value, dtype)
 
 
-def make_adam(config, network):
-    """Adam for all trainable weights of a network, with a scaled loss where its gradients are float16."""
-    optimizer = keras.optimizers.Adam(config.TRAIN.learning_rate, beta_1=config.TRAIN.beta1)
+def make_optimizer(config, network):
+    """TRAIN.optimizer for all trainable weights of a network, with a scaled loss where its gradients are float16."""
+    train = config.TRAIN
+    decay = {"weight_decay": train.weight_decay} if train.weight_decay else {}
+    if train.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(train.learning_rate, beta_1=train.beta1, **decay)
+    else:
+        optimizer = keras.optimizers.SGD(train.learning_rate, momentum=train.beta1, **decay)
     if keras.config.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)

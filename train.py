@@ -11,11 +11,13 @@ import numpy as np
 import data
 import devices
 import doctor
+import features
 import logs
-import model
+import losses
 import runs
 import utils
-from config import CHOICES, MODES, PRESETS, check_config, make_config, make_init_config, set_value
+from baselines import RECONSTRUCTIONS
+from config import CHOICES, MODES, PRESETS, VGG_LOSSES, check_config, make_config, make_init_config, set_value
 from state import TrainState, load_checkpoint, newest_step, save_checkpoint
 from utils import LazyModule, UserError
 from validation import Validation
@@ -27,6 +29,7 @@ tl = LazyModule("tensorlayer")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses. fake and real are [batch, crop, crop, 3] in [-1, 1], logits [batch, 1], the VGG embeddings [batch, h, w, c].
+# Each gives its terms by name; the sum of them is minimised.
 
 
 def discriminator_losses(logits_real, logits_fake):
@@ -42,23 +45,35 @@ def srresnet_losses(fake, real):
     return {"mse_loss": mse_loss}
 
 
+def adversarial_losses(logits_fake):
+    """Generated ones are to be called real (paper, Eq. 6), a thousandth of it (Eq. 3)."""
+    g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
+    return {"g_gan_loss": g_gan_loss}
+
+
 def slides_losses(fake, real, logits_fake, vgg_predict_emb, vgg_target_emb):
     """The three terms of the slides: g_loss = mse_loss + vgg_loss + g_gan_loss."""
-    g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
-    mse_loss = tl.cost.mean_squared_error(fake, real, is_mean=True)
     vgg_loss = 2e-6 * tl.cost.mean_squared_error(vgg_predict_emb, vgg_target_emb, is_mean=True)
-    return {"mse_loss": mse_loss, "vgg_loss": vgg_loss, "g_gan_loss": g_gan_loss}
+    return {**srresnet_losses(fake, real), "vgg_loss": vgg_loss, **adversarial_losses(logits_fake)}
 
 
-def paper_losses(fake, real, logits_fake, vgg_predict_emb, vgg_target_emb):
-    """The paper's SRGAN-VGG54 (Eq. 3, 5, 6): features over 12.75, a mean over pixels, a sum over channels, no MSE."""
-    g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
-    channels = vgg_predict_emb.shape[-1]
-    vgg_loss = channels * tl.cost.mean_squared_error(vgg_predict_emb / 12.75, vgg_target_emb / 12.75, is_mean=True)
-    return {"vgg_loss": vgg_loss, "g_gan_loss": g_gan_loss}
+def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0):
+    """The terms that TRAIN.loss names, and the adversarial one if there are logits; config: all sections.
 
-
-SRGAN_LOSSES = {"slides": slides_losses, "paper": paper_losses}
+    vgg: the feature network, for a loss that looks at features; reconstructions, share: as in losses.luma_losses.
+    """
+    train = config.TRAIN
+    if train.loss == "slides":
+        return slides_losses(fake, real, logits_fake, vgg(fake), vgg(real))
+    if train.loss == "mse":
+        terms = srresnet_losses(fake, real)
+    elif train.loss == "luma":
+        terms = losses.luma_losses(fake, real, reconstructions, share)
+    else:
+        terms = {"vgg": losses.vgg_losses, "feature": losses.feature_losses}[train.loss](vgg(fake), vgg(real))
+    if train.total_variation:
+        terms |= losses.total_variation_losses(train.total_variation, fake)
+    return terms if logits_fake is None else terms | adversarial_losses(logits_fake)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,11 +91,14 @@ def make_step(config, state, strategy=None, xla=True):
     strategy = strategy or tf.distribute.get_strategy()
     replicas, accumulate = strategy.num_replicas_in_sync, config.TRAIN.accumulate
     generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
+    more = [layer.output for layer in generator.layers if layer.name == RECONSTRUCTIONS]
+    trained = keras.Model(generator.input, [generator.output, *more])
 
     def generate(lr_01):
+        """([SR, and what else is supervised], tape)."""
         with tf.GradientTape() as g_tape:
-            fake = generator(lr_01, training=config.TRAIN.batch_norm == "batch")
-        return fake, g_tape
+            outputs = tf.nest.flatten(trained(lr_01, training=config.TRAIN.batch_norm == "batch"))
+        return outputs, g_tape
 
     def d_gradients(fake, real):
         with tf.GradientTape() as tape:
@@ -92,24 +110,25 @@ def make_step(config, state, strategy=None, xla=True):
         judged = {"d_real": tf.reduce_mean(tf.sigmoid(logits_real)), "d_fake": tf.reduce_mean(tf.sigmoid(logits_fake))}
         return tape.gradient(scaled, discriminator.trainable_variables), {"d_loss": d_loss} | judged
 
-    def g_gradients(fake, g_tape, real, lr_01):
+    def g_gradients(outputs, g_tape, real, lr_01):
+        fake = outputs[0]
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch(fake)
-            if discriminator:
-                logits_fake = discriminator(fake, training=True)
-                losses = SRGAN_LOSSES[config.TRAIN.loss](fake, real, logits_fake, vgg(fake), vgg(real))
-            else:
-                losses = srresnet_losses(fake, real)
+            tape.watch(outputs)
+            logits_fake = discriminator(fake, training=True) if discriminator else None
+            share = 1 - tf.cast(state.step, fake.dtype) / config.TRAIN.steps
+            terms = generator_losses(config, fake, real, logits_fake, vgg, *outputs[1:], share=share)
             scale = tf.cast(state.g_optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
-            scaled = {name: scale * loss for name, loss in losses.items()}
+            scaled = {name: scale * loss for name, loss in terms.items()}
         zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
-        by_term = {name: tape.gradient(loss, fake, unconnected_gradients=zero) for name, loss in scaled.items()}
-        gradients = g_tape.gradient(fake, generator.trainable_variables, output_gradients=sum(by_term.values()))
+        by_term = {name: tape.gradient(loss, outputs, unconnected_gradients=zero) for name, loss in scaled.items()}
+        together = [sum(parts) for parts in zip(*by_term.values(), strict=True)]
+        gradients = g_tape.gradient(outputs, generator.trainable_variables, output_gradients=together)
         # This is the gradient of a part's mean; the batch's mean has it divided by the number of parts. Squares add up.
         norms = {
-            f"{name}_grad": tf.reduce_sum((by_term[name] / scale) ** 2) / (replicas * accumulate) for name in losses
+            f"{name}_grad": tf.linalg.global_norm(by_term[name]) ** 2 / scale**2 / (replicas * accumulate)
+            for name in terms
         }
-        values = losses | {"g_loss": sum(losses.values())} | doctor.measure(fake, real, lr_01, config.MODEL.scale)
+        values = terms | {"g_loss": sum(terms.values())} | doctor.measure(fake, real, lr_01, config.MODEL.scale)
         return gradients, values | norms
 
     def update(optimizer, gradients, network):
@@ -119,6 +138,9 @@ def make_step(config, state, strategy=None, xla=True):
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
         norm = tf.linalg.global_norm(gradients)
+        if config.TRAIN.clip_value:
+            limit = config.TRAIN.clip_value * scale / tf.cast(optimizer.learning_rate, gradients[0].dtype)
+            gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
         if config.TRAIN.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
         # Keras sums over the replicas.
@@ -134,17 +156,20 @@ def make_step(config, state, strategy=None, xla=True):
         if discriminator:
 
             def d_part(lr_01, real):
-                fake, _ = whole or generate(lr_01)
-                return d_gradients(fake, real)
+                outputs, _ = whole or generate(lr_01)
+                return d_gradients(outputs[0], real)
 
             gradients, values = devices.mean_over_parts(d_part, accumulate, lr_01, real)
             values["d_grad"] = update(state.d_optimizer, gradients, discriminator)
 
         def g_part(lr_01, real):
-            fake, g_tape = whole or generate(lr_01)
-            return g_gradients(fake, g_tape, real, lr_01)
+            outputs, g_tape = whole or generate(lr_01)
+            return g_gradients(outputs, g_tape, real, lr_01)
 
         gradients, g_values = devices.mean_over_parts(g_part, accumulate, lr_01, real)
+        if config.TRAIN.last_layer_rate != 1:
+            *others, kernel, bias = gradients
+            gradients = [*others, *(config.TRAIN.last_layer_rate * gradient for gradient in (kernel, bias))]
         values |= g_values | {"g_grad": update(state.g_optimizer, gradients, generator)}
         return values
 
@@ -177,16 +202,17 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
     run: runs.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or None;
-    vgg_path: for a GAN, from model.find_vgg; strategy: from devices.choose_strategy; resume: go on from the newest
-    checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last checkpoint and weights are kept.
+    vgg_path: for a loss that looks at features, from features.find_vgg; strategy: from devices.choose_strategy; resume:
+    go on from the newest checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last checkpoint
+    and weights are kept.
     """
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
     precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
     facts = {"data": data_facts, "init": init.parent.name if init else None, "precision": precision}
     with strategy.scope():
         vgg = None
-        if run.mode == "srgan":
-            vgg, facts["vgg"] = model.load_vgg(config, vgg_path)
+        if config.TRAIN.loss in VGG_LOSSES:
+            vgg, facts["vgg"] = features.load_vgg(config, vgg_path)
         state = TrainState(config, run.mode, init, vgg)
     if strategy.num_replicas_in_sync > 1:
         for network in filter(None, (state.generator, state.discriminator)):
@@ -305,6 +331,7 @@ def roll_back(run, state, error):
 
 # What a flag is short for. How a run is computed may be changed when it is resumed, what is computed may not.
 WHAT = {"batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network", "precision": "TRAIN.precision"}
+WHAT |= {"model": "MODEL.network", "upsampler": "MODEL.upsampler", "upsampler_init": "MODEL.upsampler_init"}
 HOW = {"steps": "TRAIN.steps", "cache": "DATA.cache"}
 HOW |= {name: f"TRAIN.{name}" for name in ("xla", "accumulate", "replicas", "on_nan")}
 
@@ -312,8 +339,15 @@ HOW |= {name: f"TRAIN.{name}" for name in ("xla", "accumulate", "replicas", "on_
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--mode", choices=MODES, help="which network to train (default: srresnet)")
-    add("--preset", choices=PRESETS, help="the losses of --mode=srgan (default: slides)")
+    add("--mode", choices=MODES, help="srgan: with a discriminator (default: what the preset is of, else srresnet)")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="the losses: the slides', or a column of the paper's Table 1 (default: slides)",
+    )
+    add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
+    add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")
+    add("--upsampler-init", choices=CHOICES["MODEL.upsampler_init"], help="of sub-pixel convolutions (default: icnr)")
     add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", metavar="N", help="crops an update (default: 16)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
@@ -353,29 +387,28 @@ def main():
     args = parse_arguments()
     if args.resume is not None:
         return resume(args)
-    args.mode = args.mode or "srresnet"
     args.preset = args.preset or "slides"
+    args.mode = args.mode or next(iter(PRESETS[args.preset]))
     overrides = args.set + settings_of(args, WHAT | HOW)
     config = make_config(args.mode, args.preset, overrides)
-    name = runs.new_name(args.mode) if args.name is None else args.name
+    kind = args.mode if config.MODEL.network == "srresnet" else f"{config.MODEL.network}-{args.mode}"
+    name = runs.new_name(kind) if args.name is None else args.name
     jobs = [runs.Run(runs.check_name(name), args.mode, args.preset, config)]
     init = None if args.init is None else check_init(args.init, config)
     photographs, data_facts = data.read_training(args.data, config)
 
-    vgg_path = None
-    if args.mode == "srgan":
-        vgg_path = model.find_vgg(config.VGG.network)
-        if not init:
-            init_config = make_init_config(config, args.preset, overrides)
-            init, why = runs.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
-            if init:
-                print(f"starting from {init} ({why})")
-            else:
-                jobs.insert(0, runs.Run(runs.check_name(f"{name}-srresnet"), "srresnet", args.preset, init_config))
-                print(
-                    f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
-                    f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
-                )
+    vgg_path = features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
+    if args.mode == "srgan" and not init:
+        init_config = make_init_config(config, args.preset, overrides)
+        init, why = runs.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
+        if init:
+            print(f"starting from {init} ({why})")
+        else:
+            jobs.insert(0, runs.Run(runs.check_name(f"{name}-srresnet"), "srresnet", args.preset, init_config))
+            print(
+                f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
+                f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
+            )
     if args.dry_run:
         print(json.dumps(config, indent=2))
         print(f"dry run: all is in order, {jobs[-1].directory} would be written")
@@ -417,8 +450,9 @@ def resume(args):
             f"{run.name} was begun with others ({theirs.get('images')} images in '{theirs.get('name')}'; these "
             f"are {data_facts['images']} in '{data_facts['name']}', with other names or sizes): name them by --data"
         )
-    vgg_path = model.find_vgg(run.config.VGG.network) if run.mode == "srgan" else None
-    if run.mode == "srgan" and (now := model.describe_vgg(run.config, vgg_path)) != about.get("vgg"):
+    looks = run.config.TRAIN.loss in VGG_LOSSES
+    vgg_path = features.find_vgg(run.config.VGG.network) if looks else None
+    if looks and (now := features.describe_vgg(run.config, vgg_path)) != about.get("vgg"):
         raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {now}")
     if (done := newest_step(run.directory)) >= run.config.TRAIN.steps:
         raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")

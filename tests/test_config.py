@@ -19,7 +19,31 @@ def test_papers_settings():
 
 def test_presets():
     assert make_config("srgan", "slides").VGG.layer == "pool4"
+    assert make_config("srgan", "paper") == make_config("srgan", "srgan-vgg54")
     assert make_config("srgan", "paper").VGG.layer == "conv5_4"
+    with pytest.raises(UserError, match="the preset srgan-vgg22 is one of --mode=srgan, not of srresnet"):
+        make_config("srresnet", "srgan-vgg22")
+    older = make_config("srgan", "tensorlayer")
+    assert (older.MODEL.network, older.MODEL.discriminator, older.MODEL.output) == (
+        "tensorlayer",
+        "tensorlayer",
+        "tanh",
+    )
+    assert (older.DATA.crop, older.VGG.resize, older.TRAIN.steps, older.TRAIN.loss) == (384, 224, 100_000, "slides")
+
+
+def test_a_network_brings_its_own_settings():
+    """What is said by hand comes last; what does not go together is refused."""
+    espcn = make_config(overrides=["MODEL.network=espcn", "TRAIN.learning_rate=0.5"])
+    assert (espcn.TRAIN.loss, espcn.TRAIN.optimizer, espcn.TRAIN.learning_rate) == ("luma", "sgd", 0.5)
+    for mode, preset, override, words in (
+        ("srgan", "slides", "MODEL.network=espcn", "espcn has no GAN"),
+        ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has settings of its own"),
+        ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is of --mode=srgan"),
+        ("srresnet", "slides", "MODEL.network=unet", "not 'unet'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make_config(mode, preset, [override])
 
 
 def test_defaults_are_not_changed_by_overrides():

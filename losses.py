@@ -1,0 +1,41 @@
+"""The losses beside the slides' own: the paper's VGG loss, Johnson et al.'s, and that of the networks on luma.
+
+fake and real are [batch, crop, crop, 3] in [-1, 1], the VGG embeddings [batch, h, w, c]. Each gives its terms by name.
+"""
+
+from layers import rgb_to_ycbcr
+from utils import LazyModule
+
+tf = LazyModule("tensorflow")
+tl = LazyModule("tensorlayer")
+
+
+def vgg_losses(vgg_predict_emb, vgg_target_emb):
+    """The paper's VGG loss (Eq. 5): features over 12.75, a mean over pixels, a sum over channels."""
+    channels = vgg_predict_emb.shape[-1]
+    vgg_loss = channels * tl.cost.mean_squared_error(vgg_predict_emb / 12.75, vgg_target_emb / 12.75, is_mean=True)
+    return {"vgg_loss": vgg_loss}
+
+
+def feature_losses(vgg_predict_emb, vgg_target_emb):
+    """Johnson et al.'s feature reconstruction loss (their Eq. 2): a mean over channels and pixels."""
+    return {"vgg_loss": tl.cost.mean_squared_error(vgg_predict_emb, vgg_target_emb, is_mean=True)}
+
+
+def luma_losses(fake, real, reconstructions=None, share=0.0):
+    """Of the networks that know luma alone: the squared difference of Y, which is within [0, 1].
+
+    reconstructions: DRCN's [batch, crop, crop, n] in Y, each supervised as well (its Eq. 9 to 11): they take `share` of
+    the loss, the result the rest.
+    """
+    fake_y, real_y = (rgb_to_ycbcr((image + 1) / 2)[..., :1] for image in (fake, real))
+    mse_loss = tl.cost.mean_squared_error(fake_y, real_y, is_mean=True)
+    if reconstructions is None:
+        return {"mse_loss": mse_loss}
+    recursion_loss = tf.reduce_mean((reconstructions - real_y) ** 2)
+    return {"mse_loss": (1 - share) * mse_loss, "recursion_loss": share * recursion_loss}
+
+
+def total_variation_losses(weight, fake):
+    """Differences of neighbours, summed over an image: they keep SRResNet-VGG22 smooth (paper, section 3.4)."""
+    return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}

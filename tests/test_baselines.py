@@ -1,0 +1,165 @@
+"""The other networks of Table 2: sizes from their papers, what they start from, and that each of them learns."""
+
+import numpy as np
+import pytest
+from conftest import photo
+
+import model
+import train
+import utils
+from baselines import RECONSTRUCTIONS
+from config import NETWORK_SETTINGS, make_config
+from state import TrainState
+
+
+def build(name, *overrides):
+    config = make_config(overrides=[f"MODEL.network={name}", *overrides]).MODEL
+    return model.build_generator(config), config
+
+
+def weights_of(network):
+    """The number of weights, without biases, as the papers count."""
+    return sum(int(np.prod(v.shape)) for v in network.trainable_variables if not v.path.endswith("bias"))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("srcnn", 81 * 64 + 25 * 64 * 32 + 25 * 32),
+        ("espcn", 25 * 64 + 9 * 64 * 32 + 9 * 32 * 16),
+        ("vdsr", 664_704),
+        ("drcn", 9 * 256 + 9 * 256**2 + 9 * 256**2 + 9 * 256**2 + 9 * 256 + 16),
+    ],
+)
+def test_as_many_weights_as_in_the_papers(name, weights):
+    """SRCNN 9-5-5 has 57,184, VDSR "665K", DRCN 1,774,080 and the 16 of its mean."""
+    network, _ = build(name)
+    assert weights_of(network) == weights
+    assert {"srcnn": 57_184, "drcn": 1_774_096}.get(name, weights) == weights
+
+
+def test_registry():
+    assert set(model.NETWORKS) == set(NETWORK_SETTINGS)
+
+
+def test_johnsons_layers():
+    """c9s1-64, four residual blocks, two of stride ½, c9s1-3; batch norm after all but the last."""
+    network, _ = build("johnson")
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("Conv2D") == 1 + 8 + 1 and kinds.count("Conv2DTranspose") == 2
+    assert kinds.count("BatchNormalization") == 1 + 8 + 2
+
+
+def test_tensorlayers_networks():
+    """The generator's k3 head, k1 tail with tanh and convolutions without bias; the discriminator's sizes."""
+    network, config = build("tensorlayer")
+    assert network.get_layer("head_conv").kernel.shape == (3, 3, 3, 64)
+    assert network.get_layer("tail_conv").kernel.shape == (1, 1, 64, 3)
+    assert not network.get_layer("block7_conv2").use_bias
+    assert np.abs(network(100 * np.ones((1, 4, 4, 3), np.float32))).max() <= 1
+    config.discriminator = "tensorlayer"
+    judge = model.build_discriminator(config, 384)
+    widths = [judge.get_layer(f"conv{i}").filters for i in range(8)]
+    assert widths == [64, 128, 256, 512, 1024, 2048, 1024, 512]
+    assert judge.get_layer("flatten").output.shape[1:] == (6 * 6 * 512,)
+
+
+@pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])
+def test_luma_networks_leave_the_colour_to_bicubic(name, rng):
+    """Cb and Cr of SR are those of the bicubic image, whatever the weights; Y comes from the network."""
+    network, _ = build(name, "MODEL.width=8", "MODEL.blocks=2")
+    lr = photo(rng, 8, 10)
+    sr = (np.asarray(network(utils.u8_to_01(lr)[None]))[0] + 1) / 2
+    from skimage.color import rgb2ycbcr
+
+    rows, columns = (utils.resize_matrix(n, 4 * n, 4) for n in (8, 10))
+    coarse = np.einsum("ih,hwc,jw->ijc", rows, lr / 255, columns)
+    np.testing.assert_allclose(rgb2ycbcr(sr)[..., 1:], rgb2ycbcr(coarse)[..., 1:], atol=0.01)
+    assert np.abs(rgb2ycbcr(sr)[..., 0] - rgb2ycbcr(coarse)[..., 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["vdsr", "drcn"])
+def test_residual_networks_start_at_the_bicubic_image(name, rng):
+    network, _ = build(name, "MODEL.width=8", "MODEL.blocks=2")
+    for layer in network.layers:
+        if layer.name in ("conv4", "reconstruct2"):
+            layer.set_weights([0 * weights for weights in layer.get_weights()])
+    lr = photo(rng, 9, 7)
+    difference = utils.m11_to_u8(network(utils.u8_to_01(lr)[None])[0]).astype(int) - utils.imresize(lr, 4)
+    assert np.abs(difference).max() <= 1  # imresize rounds between rows and columns
+
+
+def test_as_much_work_in_hr_space(rng):
+    """ESPCN's inner convolution and its twin's in HR space: equal multiply-adds, scale² times fewer weights."""
+    (low, _), (high, _) = build("espcn"), build("espcn-hr")
+    inner = {name: network.get_layer("conv2").kernel for name, network in (("low", low), ("high", high))}
+    pixels = {"low": 1, "high": 16}
+    work = {name: pixels[name] * int(np.prod(kernel.shape)) for name, kernel in inner.items()}
+    assert work["low"] == work["high"]
+    assert model.multiply_adds(low, (1, 10, 10, 3)) == 100 * weights_of(low)
+    assert model.multiply_adds(high, (1, 10, 10, 3)) == 1600 * weights_of(high)
+
+
+def test_work_of_a_layer_used_many_times():
+    network, config = build("drcn", "MODEL.width=8", "MODEL.blocks=3")
+    a_pixel = 9 * 8 + 9 * 64 + 3 * (9 * 64 + 9 * 64 + 9 * 8) + 3
+    assert model.multiply_adds(network, (1, 5, 6, 3)) == 5 * 6 * 16 * a_pixel
+
+
+@pytest.mark.parametrize("name", [name for name in model.NETWORKS if name != "srresnet"])
+def test_each_learns(name, rng):
+    """Some updates by its own loss and rule, at a rate that fits so small a network, and the loss has come down."""
+    small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
+    small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam"]
+    config = make_config(overrides=[f"MODEL.network={name}", *small])
+    import features
+
+    vgg = features.build_vgg((1, 1), "conv2_1") if config.TRAIN.loss == "feature" else None
+    state = TrainState(config, "srresnet", vgg=vgg)
+    step = train.make_step(config, state, xla=False)
+    crops = np.stack([photo(rng, 48, 48) for _ in range(2)])
+    turns = np.zeros((2, 3), bool)
+    values = [{key: float(value) for key, value in step(crops, turns).items()} for _ in range(30)]
+    assert values[-1]["g_loss"] < 0.85 * values[0]["g_loss"], values
+    assert ("recursion_loss" in values[0]) == (name == "drcn")
+
+
+def test_supervision_of_recursions_fades(rng):
+    """DRCN's recursions have the whole loss at first, and less with every update: α goes from one to zero."""
+    small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=2", "TRAIN.xla=false"]
+    config = make_config(overrides=["MODEL.network=drcn", *small, "TRAIN.learning_rate=1e-9"])
+    state = TrainState(config, "srresnet")
+    assert state.generator.get_layer(RECONSTRUCTIONS).output.shape[-1] == 2
+    step = train.make_step(config, state, xla=False)
+    batch = np.stack([photo(rng, 48, 48) for _ in range(2)]), np.zeros((2, 3), bool)
+    first, second = (step(*batch) for _ in range(2))
+    assert float(first["mse_loss"]) == 0 and float(second["mse_loss"]) > 0
+    assert float(second["recursion_loss"]) == pytest.approx(float(first["recursion_loss"]) / 2, rel=1e-3)
+
+
+def test_last_layers_rate_and_adjustable_clipping(rng):
+    """SGD without momentum, by hand: the last layer moves a tenth as far; gradients are cut to ±θ/rate."""
+    import tensorflow as tf
+
+    base = ["MODEL.network=espcn", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.beta1=0"]
+    crops, turns = np.stack([photo(rng, 48, 48) for _ in range(2)]), np.zeros((2, 3), bool)
+
+    def one_step(*overrides):
+        config = make_config(overrides=[*base, "TRAIN.learning_rate=0.5", *overrides])
+        state = TrainState(config, "srresnet")
+        before = [np.asarray(v) for v in state.generator.trainable_variables]
+        lr_01, real = train.data.degrade(crops, turns, 4)
+        with tf.GradientTape() as tape:
+            loss = train.losses.luma_losses(state.generator(lr_01), real)["mse_loss"]
+        gradients = [np.asarray(g) for g in tape.gradient(loss, state.generator.trainable_variables)]
+        train.make_step(config, state, xla=False)(crops, turns)
+        return gradients, [np.asarray(v) - b for v, b in zip(state.generator.trainable_variables, before, strict=True)]
+
+    gradients, moves = one_step()
+    rates = [0.5] * 4 + [0.05] * 2
+    for gradient, move, rate in zip(gradients, moves, rates, strict=True):
+        np.testing.assert_allclose(move, -rate * gradient, atol=1e-6)
+    gradients, moves = one_step("TRAIN.clip_value=1e-4", "TRAIN.last_layer_rate=1")
+    for gradient, move in zip(gradients, moves, strict=True):
+        np.testing.assert_allclose(move, -0.5 * np.clip(gradient, -2e-4, 2e-4), atol=1e-7)
+        assert np.abs(gradient).max() > 2e-4
