@@ -1,0 +1,271 @@
+"""Train the rows of the paper's Tables 1 and 2 for an equal time each, score them, and write docs/results.md.
+
+It goes on where it was stopped: finished rows are left alone, an unfinished one is resumed. `--report` trains nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import config
+import runs
+import tables
+import utils
+from logs import read_metrics
+from utils import UserError
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "docs" / "results.json"
+PAGE = HERE / "docs" / "results.md"
+
+# What every row without a GAN is trained by, whatever its paper says: an hour is too short for their rules, and one
+# rule for all compares the networks. Rows with a GAN keep the paper's rate.
+SAME_RULE = {
+    "TRAIN.optimizer": "adam",
+    "TRAIN.learning_rate": 1e-3,
+    "TRAIN.schedule": "cosine",
+    "TRAIN.batch": 16,
+    "TRAIN.last_layer_rate": 1,
+    "TRAIN.clip_value": 0,
+    "TRAIN.weight_decay": 0,
+    "TRAIN.ema": 0.999,
+    "DATA.crop": 96,
+}
+
+
+class Row(NamedTuple):
+    """A row of the tables: its run's name, train.py's arguments, seconds an update on two cores, and what it is."""
+
+    name: str
+    arguments: tuple
+    seconds: float
+    title: str
+    paper: str | None = None  # its name in tables.PAPER
+    after: str | None = None  # the row whose weights it begins with
+
+
+def gan(preset, seconds, title, paper):
+    return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
+
+
+ROWS = (
+    Row("srcnn", ("--model", "srcnn"), 0.30, "SRCNN 9-5-5", "SRCNN"),
+    Row("espcn", ("--model", "espcn"), 0.03, "ESPCN", "ESPCN"),
+    Row("espcn-hr", ("--model", "espcn-hr"), 0.15, "ESPCN's layers in HR space, equal work"),
+    Row("vdsr", ("--model", "vdsr"), 4.5, "VDSR"),
+    Row("drcn", ("--model", "drcn"), 120.0, "DRCN", "DRCN"),
+    Row("johnson", ("--model", "johnson"), 2.0, "Johnson et al., feature loss"),
+    Row("srresnet-mse", ("--preset", "srresnet-mse"), 1.6, "SRResNet-MSE", "SRResNet"),
+    Row("srresnet-vgg22", ("--preset", "srresnet-vgg22"), 4.0, "SRResNet-VGG22", "SRResNet-VGG22"),
+    Row("random-init", ("--upsampler-init", "random"), 1.6, "SRResNet, sub-pixel convolutions not by ICNR"),
+    Row("resize", ("--upsampler", "resize"), 1.7, "SRResNet, nearest-neighbour resizing and convolutions"),
+    Row("deconv", ("--upsampler", "deconv"), 1.6, "SRResNet, transposed convolutions"),
+    gan("srgan-mse", 5.0, "SRGAN-MSE", "SRGAN-MSE"),
+    gan("srgan-vgg22", 7.0, "SRGAN-VGG22", "SRGAN-VGG22"),
+    gan("srgan-vgg54", 7.0, "SRGAN-VGG54", "SRGAN"),
+    gan("slides", 7.0, "SRGAN by the slides' loss", None)._replace(arguments=("--mode", "srgan"), name="srgan-slides"),
+)
+
+
+def steps_of(row, minutes):
+    """The updates that a row gets: as many as its time is worth on the machine that the seconds were measured on."""
+    return max(int(60 * minutes / row.seconds), 1)
+
+
+def run_name(row):
+    """The name of a row's run."""
+    return f"row-{row.name}"
+
+
+def is_finished(row):
+    """Whether a row's run has done the updates that its own config.json asks for."""
+    directory = runs.root() / run_name(row)
+    lines = read_metrics(directory)
+    if not lines or not (directory / "config.json").is_file():
+        return False
+    return lines[-1]["step"] >= runs.read_about(directory / "config.json")["config"].TRAIN.steps
+
+
+def train_row(row, minutes, data_directory, overrides):
+    """Train a row, or go on with it. Raises UserError if train.py does not come to the end."""
+    name = run_name(row)
+    if is_finished(row):
+        print(f"{name}: done before")
+        return
+    where = ("--data", data_directory) if data_directory else ()
+    if (runs.root() / name / "config.json").is_file():
+        command = ["--resume", name, *where]
+    else:
+        rule = SAME_RULE if row.after is None else {}
+        settings = [f"{key}={value}" for key, value in rule.items()] + list(overrides)
+        after = ("--init", f"row-{row.after}") if row.after else ()
+        command = [*row.arguments, "--name", name, "--steps", str(steps_of(row, minutes)), *after, *where]
+        command += [part for setting in settings for part in ("--set", setting)]
+    print(f"{name}: python train.py {' '.join(command)}", flush=True)
+    subprocess.run([sys.executable, HERE / "train.py", *command], check=False)
+    if not is_finished(row):
+        raise UserError(f"{name} has not come to its end; the same command goes on with it")
+
+
+def facts_of(row):
+    """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
+    directory = runs.root() / run_name(row)
+    lines = read_metrics(directory)
+    about = runs.read_about(directory / "config.json")
+    per_step = [line["seconds_per_step"] for line in lines if line["step"] > 1]
+    logged = about["config"].TRAIN.log_every
+    return {
+        "steps": lines[-1]["step"],
+        "hours": round(sum(per_step) * logged / 3600, 3),
+        "seconds_per_step": round(sorted(per_step)[len(per_step) // 2], 4),
+        "data": about["data"],
+        "curve": {line["step"]: round(line["val_psnr_y"], 3) for line in lines if "val_psnr_y" in line},
+    }
+
+
+def score(rows, data_directory, sets, out):
+    """Score finished rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
+    path = out / "results.json"
+    command = ["--methods", ",".join(["bicubic", *map(run_name, rows)]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
+    command += ["--out", out]
+    command += ["--data", data_directory] if data_directory else []
+    command += ["--sets", sets] if sets else []
+    if subprocess.run([sys.executable, HERE / "evaluate.py", *command], check=False).returncode:
+        raise UserError("the rows could not be scored, see above")
+    scores = {}
+    for set_name, methods in json.loads(path.read_text()).items():
+        for method, values in methods.items():
+            means = {name: values[name] for name in ("psnr_y", "ssim_y", "ssim_paper")}
+            scores.setdefault(method.removeprefix("row-"), {})[set_name] = means
+    return scores
+
+
+def table(results):
+    """docs/results.md's table of the rows: ours beside the paper's, Markdown lines."""
+    sets = list(next(iter(results["scores"].values())))
+    lines = ["| | updates | hours | " + " | ".join(sets) + " |", "|---|---|---|" + "---|" * len(sets)]
+
+    def line(title, steps, hours, cells):
+        return f"| {title} | {steps} | {hours} | " + " | ".join(cells) + " |"
+
+    def ours(name):
+        cells = [results["scores"][name][one] for one in sets]
+        return [f"{cell['psnr_y']:.2f} / {cell['ssim_y']:.4f} / {cell['ssim_paper']:.4f}" for cell in cells]
+
+    def papers(name):
+        found = (tables.PAPER.get(one, {}).get(name) for one in sets)
+        return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in found]
+
+    lines += [line("bicubic", "", "", ours("bicubic")), line("*the paper's*", "", "", papers("bicubic"))]
+    for row in ROWS:
+        if row.name in results["rows"]:
+            facts = results["rows"][row.name]
+            lines.append(line(row.title, f"{facts['steps']:,}", f"{facts['hours']:.2f}", ours(row.name)))
+            if row.paper:
+                lines.append(line("*the paper's*", "", "", papers(row.paper)))
+    return lines
+
+
+CLAIMS = (
+    ("random-init", "srresnet-mse", "ICNR against random sub-pixel kernels"),
+    ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions against resizing and convolutions"),
+    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions against transposed convolutions"),
+    ("espcn-hr", "espcn", "layers in LR space against HR space at equal work"),
+)
+
+
+def claims(results):
+    """What the notes on sub-pixel convolution claim, as we found it: Markdown lines."""
+    for other, claimed, what in CLAIMS:
+        if {other, claimed} <= set(results["rows"]):
+            ours, theirs = results["scores"][claimed], results["scores"][other]
+            gains = [f"{ours[one]['psnr_y'] - theirs[one]['psnr_y']:+.2f} dB on {one}" for one in ours]
+            yield f"- {what}: {', '.join(gains)}."
+
+
+TEXT = """# The rows of the paper's tables, at a small budget
+
+Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
+cores do in {minutes:g} minutes, on {images:,} photographs; the hours are what they took. The paper's figures stand in
+italics: its networks had days on a GPU, and not more is claimed here than was run.
+
+Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate.
+
+PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
+
+{table}
+
+## Claims, as found
+
+{claims}
+"""
+
+
+def write_page(results):
+    """docs/results.md, all of it from `results` as docs/results.json holds them."""
+    text = TEXT.format(
+        minutes=results["minutes"],
+        images=results["data"]["images"],
+        rule=", ".join(f"`{key}={value}`" for key, value in SAME_RULE.items()),
+        table="\n".join(table(results)),
+        claims="\n".join(claims(results)),
+    )
+    utils.write_atomically(PAGE, lambda temporary: temporary.write_text(text))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/photos"
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
+    add("--rows", metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
+    add("--data", metavar="DIR", help="photographs and test sets, as for train.py and evaluate.py")
+    add("--sets", metavar="A,B", help="the sets to score on, as for evaluate.py")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.key=value",
+        help="for a trial: a setting of every new row",
+    )
+    add("--report", action="store_true", help="train nothing: score what is finished, write docs/results.md")
+    add("--out", type=Path, default=HERE / "samples" / "reproduce", metavar="DIR", help="where pictures and scores go")
+    args = parser.parse_args()
+    if not args.minutes > 0:
+        parser.error("--minutes must be above zero")
+    names = [row.name for row in ROWS]
+    args.rows = names if args.rows is None else [name.strip() for name in args.rows.split(",")]
+    if unknown := set(args.rows) - set(names):
+        parser.error(f"there is no row called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    config.make_config(overrides=args.set)  # a mistake in --set is told before the first row
+    wanted = [row for row in ROWS if row.name in args.rows]
+    if not args.report:
+        needed = {row.after for row in wanted} - {None}
+        rows = [row for row in ROWS if row.name in needed or row in wanted]
+        total = sum(steps_of(row, args.minutes) * row.seconds for row in rows if not is_finished(row)) / 3600
+        print(f"{len(rows)} rows, about {total:.1f} hours on two quiet cores; Ctrl-C saves, the same command goes on")
+        for row in rows:
+            train_row(row, args.minutes, args.data, args.set)
+    finished = [row for row in ROWS if is_finished(row)]
+    if not finished:
+        raise UserError("no row is finished, there is nothing to report")
+    facts = {row.name: facts_of(row) for row in finished}
+    scores = score(finished, args.data, args.sets, args.out)
+    results = {"minutes": args.minutes, "data": next(iter(facts.values()))["data"], "rows": facts, "scores": scores}
+    RESULTS.parent.mkdir(exist_ok=True)
+    runs.write_json(RESULTS, results)
+    write_page(results)
+    print(f"written: {PAGE}, {RESULTS}")
+
+
+if __name__ == "__main__":
+    utils.run_command(main)
