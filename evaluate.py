@@ -9,13 +9,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 import data
 import explain
 import metrics
 import model
+import pictures
+import report
 import runs
 import tables
 import testsets
@@ -25,8 +26,6 @@ from utils import LazyModule, UserError
 tf = LazyModule("tensorflow")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-CROP = 160  # side in pixels of the crops in the comparison picture
-ROWS = 6  # of a comparison picture
 THREADS = min(os.cpu_count() or 1, 4)  # images worked on at a time
 
 
@@ -120,38 +119,22 @@ def evaluate(methods, sets, names, scale, out, pool):
     """Score every method on every image and write the pictures: {set: {method: {image: {measure: value}}}}.
 
     methods: list of Interpolation or Model; sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS;
-    out: folder, gets <set>/<image>_<method>.png and <set>_crops.png: the middles of the set's first images, a column a
-    method and the original last; pool: Executor in whose threads images are worked on.
+    out: folder, gets the pictures (pictures.py); pool: Executor in whose threads images are worked on.
     """
 
     def score(task):
-        """(measures, middle of the picture) of one image by one method."""
+        """The measures of one image by one method."""
         set_name, image, method = task
         sr = method.upscale(image.lr)
-        utils.write_image(out / set_name / f"{image.name}_{method.name}.png", sr)
-        return metrics.measure(names, sr, image.hr, image.lr, scale), middle(utils.to_rgb(sr))
+        pictures.write_method(out / set_name, image, method.name, sr)
+        return metrics.measure(names, sr, image.hr, image.lr, scale)
 
     tasks = [(name, image, method) for name in sets for image in sets[name].images for method in methods]
     results = {name: {method.name: {} for method in methods} for name in sets}
-    first = {name: {image.name: [] for image in members.images[:ROWS]} for name, members in sets.items()}
     scored = tqdm(pool.map(score, tasks), total=len(tasks), unit="image", desc="scoring", disable=None)
-    for (set_name, image, method), (values, crop) in zip(tasks, scored, strict=True):
+    for (set_name, image, method), values in zip(tasks, scored, strict=True):
         results[set_name][method.name][image.name] = values
-        if image.name in first[set_name]:
-            first[set_name][image.name].append(crop)
-    for set_name, rows in first.items():
-        originals = (middle(utils.to_rgb(image.hr)) for image in sets[set_name].images)
-        rows = [[*row, original] for row, original in zip(rows.values(), originals, strict=False)]
-        utils.write_image(out / f"{set_name}_crops.png", utils.picture_grid(rows))
     return results
-
-
-def middle(image):
-    """The CROP×CROP middle of an image, smaller ones filled up with white."""
-    top, left = (max((n - CROP) // 2, 0) for n in image.shape[:2])
-    image = image[top : top + CROP, left : left + CROP]
-    missing = [(0, CROP - n) for n in image.shape[:2]]
-    return np.pad(image, [*missing, (0, 0)], constant_values=255)
 
 
 def shares_of(text):
@@ -188,7 +171,7 @@ def parse_arguments():
         metavar="DIR",
         type=Path,
         default=runs.HERE / "samples" / "evaluate",
-        help="where pictures, results.json and results.csv go (default: samples/evaluate)",
+        help="where index.html, its pictures, table.md, results.json and results.csv go (default: samples/evaluate)",
     )
     add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
     args = parser.parse_args()
@@ -247,15 +230,16 @@ def main():
         if args.significance and len(methods) < 2:
             raise UserError("--significance compares methods, and there is only one")
         tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
+        focus = pictures.write_originals(args.out, sets, args.scale, pool)
         scores = evaluate(methods, sets, names, args.scale, args.out, pool)
     results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})
-    tables.print_tables(results, args.scale)
-    if args.significance:
-        tables.print_significance(results)
+    tables.print_tables(results, args.scale, args.significance)
     tables.write_csv(args.out / "results.csv", results)
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
-    print(f"\npictures, results.json and results.csv: {args.out}")
+    tables.write_markdown(args.out / "table.md", results, args.scale, args.significance)
+    report.write(args.out, results, sets, focus, args.scale)
+    print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 
 if __name__ == "__main__":

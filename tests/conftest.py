@@ -79,7 +79,7 @@ def read_photographs(folder, **settings):
 def clone(tmp_path_factory):
     """A copy of the project as a fresh clone has it; what a script writes there goes with it."""
     folder = tmp_path_factory.mktemp("clone")
-    for path in (*PROJECT.glob("*.py"), *PROJECT.glob("*.json")):
+    for path in (*PROJECT.glob("*.py"), *PROJECT.glob("*.json"), *PROJECT.glob("*.html")):
         shutil.copy(path, folder)
     for name in ("vgg19", "checkpoint", "samples"):
         (folder / name).mkdir()
