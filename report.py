@@ -80,6 +80,7 @@ def content(results, sets, focus):
         consistency = [pictures.caption(row, ["consistency"]) if "consistency" in row else "" for row in values]
         return {
             "name": image.name,
+            "address": link_to(set_name, image.name),
             "size": [width, height],
             "focus": focus[set_name][image.name],
             "files": [address(set_name, path) for path in files],
@@ -112,17 +113,20 @@ def address(set_name, path):
     return quote((Path(set_name) / path).as_posix())
 
 
+def link_to(set_name, image):
+    """The address of an image inside the page."""
+    return f"#{quote(set_name, safe='')}/{quote(image, safe='')}"
+
+
 def section(i, set_name, results, scale):
     """The tables and the plot of the i-th set."""
     rows = results[set_name]
     table = tables.score_table(set_name, results, scale)
     warning = f'<p class="warning">{escape(table.warning)}</p>' if table.warning else ""
-    links = {
-        image: f"#{quote(set_name, safe='')}/{quote(image, safe='')}" for image in next(iter(rows.values()))["images"]
-    }
+    links = {image: link_to(set_name, image) for image in next(iter(rows.values()))["images"]}
     measures = tables.measures_of(results)
     images = [folded(table, links) for table in (tables.image_table(set_name, results, name) for name in measures)]
-    more = [f"<details><summary>Each image</summary>{''.join(images)}</details>"]
+    more = [f"<details><summary>Figures of each image</summary>{''.join(images)}</details>"]
     if len(rows) > 1 and "psnr_y" in measures:
         more.append(folded(tables.p_table(set_name, results)))
     return (
@@ -239,6 +243,6 @@ def colour_scale():
             more = "+" if level == pictures.DEPARTURE else ""
             parts.append(f'<text x="{18 * level + 17}" y="29" text-anchor="middle">{level}{more}</text>')
     return (
-        f'<svg class="colours" viewBox="0 0 {18 * len(colours) + 16} 34" role="img" '
+        f'<svg class="colours" shape-rendering="crispEdges" viewBox="0 0 {18 * len(colours) + 16} 34" role="img" '
         f'aria-label="0 to {pictures.DEPARTURE} grey levels">{"".join(parts)}</svg>'
     )

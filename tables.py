@@ -115,7 +115,7 @@ def write_csv(path, results):
     names = measures_of(results)
 
     def write(temporary):
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["set", "method", "image", *names, "not_comparable"])
             for set_name, rows in results.items():
