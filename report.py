@@ -40,17 +40,10 @@ def fill_in(results, sets, focus, scale):
     """The page as text; arguments as in write."""
     page = PAGE.read_text(encoding="utf-8")
     protocol, columns = tables.legend(results, scale)
-    # Nothing that a file's name could smuggle in would run: only this script and these styles are allowed.
-    digests = {
-        name: base64.b64encode(
-            hashlib.sha256(re.search(f"<{name}>(.*?)</{name}>", page, re.DOTALL)[1].encode()).digest()
-        )
-        for name in ("script", "style")
-    }
-    policy = "; ".join(f"{name}-src 'sha256-{digest.decode()}'" for name, digest in digests.items())
-    data = json.dumps(tables.finite(content(results, sets, focus)))
+    # Nothing that a file's name could smuggle in would run: only the template's own script and styles are allowed.
+    own = "; ".join(f"{element}-src 'sha256-{digest_of(page, element)}'" for element in ("script", "style"))
     return Template(page).substitute(
-        policy=escape(f"default-src 'none'; img-src 'self' file:; {policy}; base-uri 'none'; form-action 'none'"),
+        policy=escape(f"default-src 'none'; img-src 'self' file:; {own}; base-uri 'none'; form-action 'none'"),
         scale=scale,
         names=escape(", ".join(results)),
         protocol=escape(protocol),
@@ -62,8 +55,14 @@ def fill_in(results, sets, focus, scale):
         caption=escape(" / ".join(COLUMNS[name].title for name in tables.measures_of(results)[:2])),
         limit=pictures.DEPARTURE,
         colours=colour_scale(),
-        data=data.replace("<", "\\u003c"),
+        data=json.dumps(content(results, sets, focus)).replace("<", "\\u003c"),  # or a name could end the script
     )
+
+
+def digest_of(page, element):
+    """The SHA-256 by which a content security policy knows an inline script or style, in Base64."""
+    text = re.search(f"<{element}>(.*?)</{element}>", page, re.DOTALL)[1]
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def content(results, sets, focus):
