@@ -124,7 +124,7 @@ def write_figure(folder, images, rows, focus):
     def paste(picture, *lines, at):
         left, top = at
         crop = utils.to_rgb(crop_at(picture, focus[image.name])).repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
-        canvas.paste(Image.fromarray(crop), at)
+        canvas.paste(Image.fromarray(crop), (left + (side - crop.shape[1]) // 2, top))
         for i, text in enumerate(lines):
             while draw.textlength(text, font) > side:
                 text = text.removesuffix("…")[:-1] + "…"

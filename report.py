@@ -23,6 +23,7 @@ from utils import LazyModule
 ticker = LazyModule("matplotlib.ticker")
 
 PAGE = Path(__file__).resolve().parent / "report.html"
+PAPERS_ROWS = "; rows in italics are the paper's own figures (Ledig et al., CVPR 2017, Tables 1 and 2)"
 
 
 def write(out, results, sets, focus, scale):
@@ -47,6 +48,7 @@ def fill_in(results, sets, focus, scale):
         scale=scale,
         names=escape(", ".join(results)),
         protocol=escape(protocol),
+        paper=PAPERS_ROWS if tables.OPINION.title in columns else "",
         legend="".join(
             f"<div><dt>{escape(title)}</dt><dd>{escape(about)}</dd></div>" for title, about in columns.items()
         ),
@@ -214,9 +216,12 @@ def svg(points, x_column, y_column):
         label = name if len(name) <= 24 else name[:23] + "…"
         before = x_of(x) > width - right - 14 - 7 * len(label)  # no room behind the point
         start = x_of(x) - 9 - 7 * len(label) if before else x_of(x) + 9
-        stop, baseline = start + 7 * len(label), y_of(y) + 4
-        while any(start < other[1] and other[0] < stop and abs(baseline - other[2]) < 13 for other in taken):
-            baseline += 13
+        stop = start + 7 * len(label)
+        for away in sorted(range(-195, 196, 13), key=abs):  # the nearest line, below or above, that is free
+            baseline = y_of(y) + 4 + away
+            free = all(stop < other[0] or other[1] < start or abs(baseline - other[2]) >= 13 for other in taken)
+            if free and top < baseline < height - bottom:
+                break
         taken.append((start, stop, baseline))
         anchor = f'x="{stop:.1f}" text-anchor="end"' if before else f'x="{start:.1f}"'
         figures = f"{x_column.title} {x:.{x_column.digits}f}, {y_column.title} {y:.{y_column.digits}f}"
