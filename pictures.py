@@ -84,7 +84,8 @@ def colour_departure(sr, lr):
 
 def find_focus(image, scale):
     """(x, y), pixels of HR: the middle of the CROP×CROP window in which bicubic misses most of the original."""
-    error = np.mean((utils.imresize(image.lr, scale).astype(float) - image.hr) ** 2, axis=-1)
+    green = slice(image.hr.shape[-1] // 2, image.hr.shape[-1] // 2 + 1)  # most of luma, a third of the work
+    error = (utils.imresize(image.lr[..., green], scale).astype(float) - image.hr[..., green])[..., 0] ** 2
     y, x = np.unravel_index(np.argmax(ndimage.uniform_filter(error, CROP, mode="constant")), error.shape)
     return int(x), int(y)
 
