@@ -195,7 +195,7 @@ def test_nothing_is_fetched_from_elsewhere(made):
             assert ":" not in attributes[name] and not attributes[name].startswith("/"), attributes
 
 
-def test_control_characters_and_surrogates():
+def test_what_cannot_stand_in_a_page_or_an_address():
     assert report.escape("a\x00\n<") == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}&lt;"
     assert report.address("a:b", "c?d#e.png") == "a%3Ab/c%3Fd%23e.png"
 
