@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 import data
 import explain
+import figures
 import metrics
 import model
+import report
 import runs
 import tables
 import testsets
@@ -25,8 +27,6 @@ from utils import LazyModule, UserError
 tf = LazyModule("tensorflow")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-CROP = 160  # side in pixels of the crops in the comparison picture
-ROWS = 6  # of a comparison picture
 THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
 BATCH = 4  # images at most, of one size: filling them up to one size would change what the network sees at the border
 
@@ -127,35 +127,27 @@ def evaluate(methods, sets, names, scale, out, pool):
     """Score every method on every image and write the pictures: {set: {method: {image: {measure: value}}}}.
 
     methods: list of Interpolation or Model; sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS;
-    out: folder, gets <set>/<image>_<method>.png and <set>_crops.png: the middles of the set's first images, a column a
-    method and the original last; pool: Executor in whose threads images are worked on.
+    out: folder, gets the pictures (figures.py); pool: Executor in whose threads images are worked on.
     """
 
     def score(task):
-        """[(measures, middle of the picture)] of some images of one size by one method."""
+        """The measures of some images of one size by one method."""
         set_name, images, method = task
         answers = []
         for image, sr in zip(images, method.upscale([image.lr for image in images]), strict=True):
-            utils.write_image(out / set_name / f"{image.name}_{method.name}.png", sr)
-            answers.append((metrics.measure(names, sr, image.hr, image.lr, scale), middle(utils.to_rgb(sr))))
+            figures.write_method(out / set_name, image, method.name, sr)
+            answers.append(metrics.measure(names, sr, image.hr, image.lr, scale))
         return answers
 
     tasks = [(name, images, method) for name in sets for images in batches(sets[name].images) for method in methods]
     results = {}
     for name, members in sets.items():
         results[name] = {method.name: {image.name: None for image in members.images} for method in methods}
-    first = {name: {image.name: [] for image in members.images[:ROWS]} for name, members in sets.items()}
     with tqdm(total=sum(len(images) for _, images, _ in tasks), unit="image", desc="scoring", disable=None) as progress:
         for (set_name, images, method), answers in zip(tasks, pool.map(score, tasks), strict=True):
-            for image, (values, crop) in zip(images, answers, strict=True):
+            for image, values in zip(images, answers, strict=True):
                 results[set_name][method.name][image.name] = values
-                if image.name in first[set_name]:
-                    first[set_name][image.name].append(crop)
             progress.update(len(images))
-    for set_name, rows in first.items():
-        originals = (middle(utils.to_rgb(image.hr)) for image in sets[set_name].images)
-        rows = [[*row, original] for row, original in zip(rows.values(), originals, strict=False)]
-        utils.write_image(out / f"{set_name}_crops.png", utils.picture_grid(rows))
     return results
 
 
@@ -183,21 +175,13 @@ def record(models, results, scale):
             for name, value in tables.means(rows[row.name]).items():
                 digits = metrics.COLUMNS[name].digits
                 if abs(theirs.setdefault(name, value) - value) > 10**-digits:
-                    figures = f"{metrics.COLUMNS[name].title} {value:.{digits}f} and not {theirs[name]:.{digits}f}"
-                    print(f"{row.name} reads {figures} on {set_name}, as {runs.SCORES} beside its weights has it")
+                    words = f"{metrics.COLUMNS[name].title} {value:.{digits}f} and not {theirs[name]:.{digits}f}"
+                    print(f"{row.name} reads {words} on {set_name}, as {runs.SCORES} beside its weights has it")
         if scores != recorded:
             try:
                 runs.write_scores(row.weights, scores)
             except UserError as error:  # the weights may lie where nobody may write
                 print(f"the scores of {row.name} are not recorded beside its weights: {error}")
-
-
-def middle(image):
-    """The CROP×CROP middle of an image, smaller ones filled up with white."""
-    top, left = (max((n - CROP) // 2, 0) for n in image.shape[:2])
-    image = image[top : top + CROP, left : left + CROP]
-    missing = [(0, CROP - n) for n in image.shape[:2]]
-    return np.pad(image, [*missing, (0, 0)], constant_values=255)
 
 
 def shares_of(text):
@@ -234,7 +218,7 @@ def parse_arguments():
         metavar="DIR",
         type=Path,
         default=runs.HERE / "samples" / "evaluate",
-        help="where pictures, results.json and results.csv go (default: samples/evaluate)",
+        help="where index.html, its pictures, table.md, results.json and results.csv go (default: samples/evaluate)",
     )
     add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
     args = parser.parse_args()
@@ -293,16 +277,17 @@ def main():
         if args.significance and len(methods) < 2:
             raise UserError("--significance compares methods, and there is only one")
         tf.get_logger().setLevel("ERROR")  # or each model's first image makes it warn of retracing
+        focus = figures.write_originals(args.out, sets, args.scale, pool)
         scores = evaluate(methods, sets, names, args.scale, args.out, pool)
     results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})
-    tables.print_tables(results, args.scale)
-    if args.significance:
-        tables.print_significance(results)
+    tables.print_tables(results, args.scale, args.significance)
     tables.write_csv(args.out / "results.csv", results)
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
+    tables.write_markdown(args.out / "table.md", results, args.scale, args.significance)
     record([row for row in methods if isinstance(row, Model) and row.weights], results, args.scale)
-    print(f"\npictures, results.json and results.csv: {args.out}")
+    report.write(args.out, results, sets, focus, args.scale)
+    print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 
 if __name__ == "__main__":

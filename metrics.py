@@ -25,6 +25,7 @@ class Column(NamedTuple):
     title: str
     digits: int
     about: str  # in a few words
+    better: int = 1  # -1 where the lower figure is the better one
 
 
 COLUMNS = {
@@ -33,7 +34,7 @@ COLUMNS = {
     "ssim_paper": Column("SSIM-paper", 4, "daala's, the paper's; not comparable with Wang's"),
     "psnr_rgb": Column("PSNR-RGB", 2, "dB, all three channels"),
     "consistency": Column("LR-PSNR", 2, "dB between LR and the SR shrunk again, RGB, no border off"),
-    "niqe_own": Column("NIQE-own", 2, "with a model of our own, whole Y plane; lower is better"),
+    "niqe_own": Column("NIQE-own", 2, "with a model of our own, whole Y plane; lower is better", -1),
 }
 
 
@@ -141,9 +142,25 @@ def psnr_rgb(sr, hr, border):
     return psnr(utils.to_rgb(sr)[inside, inside], utils.to_rgb(hr)[inside, inside])
 
 
-def consistency(sr, lr):
-    """PSNR in dB between LR and SR shrunk again by MATLAB's bicubic imresize, over RGB and with the border.
+def shrunk(sr, lr):
+    """SR shrunk to LR's size by MATLAB's bicubic imresize, as LR was made: uint8 [h, w, 3].
 
-    sr: uint8 [scale·h, scale·w, 1 or 3]; lr: uint8 [h, w, 1 or 3]. SR that says something else than LR reads low.
+    sr: uint8 [scale·h, scale·w, 1 or 3]; lr: uint8 [h, w, 1 or 3].
     """
-    return psnr(utils.to_rgb(utils.imresize(sr, lr.shape[0] / sr.shape[0])), utils.to_rgb(lr))
+    return utils.to_rgb(utils.imresize(sr, lr.shape[0] / sr.shape[0]))
+
+
+def consistency(sr, lr):
+    """PSNR in dB between LR and SR shrunk again, over RGB and with the border; arguments as in shrunk.
+
+    SR that says something else than LR reads low.
+    """
+    return psnr(shrunk(sr, lr), utils.to_rgb(lr))
+
+
+def departure(sr, lr):
+    """Where SR says something else than LR: |SR shrunk again - LR| in grey levels, its largest channel; int [h, w].
+
+    Arguments as in shrunk. Zero wherever LR determines what SR shows, whatever detail SR invents beyond it.
+    """
+    return np.abs(shrunk(sr, lr).astype(int) - utils.to_rgb(lr)).max(axis=-1)

@@ -1,7 +1,9 @@
-"""What evaluate.py prints and writes: tables with the paper's figures, p-values, JSON and CSV."""
+"""What evaluate.py prints and writes: tables with the paper's figures, p-values, Markdown, JSON and CSV."""
 
 import csv
 import math
+import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +51,7 @@ PAPER = {
         "SRGAN": (25.16, 0.6688, 3.56),
     },
 }
+OPINION = metrics.Column("MOS", 2, "mean opinion of 26 people, 1 to 5; asked by the paper only")
 
 
 def summarise(scores, doubts):
@@ -117,7 +120,7 @@ def write_csv(path, results):
     names = measures_of(results)
 
     def write(temporary):
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["set", "method", "image", *names, "not_comparable"])
             for set_name, rows in results.items():
@@ -129,43 +132,139 @@ def write_csv(path, results):
     utils.write_atomically(path, write)
 
 
-def print_tables(results, scale):
-    """One table a set, the paper's figures below ours."""
-    names = measures_of(results)
-    columns = [metrics.COLUMNS[name] for name in names]
-    print(f"\nProtocol: ×{scale}; {metrics.PROTOCOL.format(border=scale)}")
-    for column in columns:
-        print(f"  {column.title:10}  {column.about}")
-    for set_name, rows in results.items():
-        paper = PAPER.get(set_name, {}) if scale == 4 and {"psnr_y", "ssim_paper"} & set(names) else {}
-        width = max(map(len, [*rows, *(f"paper: {method}" for method in paper)]))
-        first = next(iter(rows.values()))
-        print(f"\n{set_name} ({len(first['images'])} images)")
-        if "not_comparable" in first:
-            print(f"NOT COMPARABLE with published figures: {first['not_comparable']}")
-        print(" " * width, *(f"{column.title:>10}" for column in columns))
-        for method, row in rows.items():
-            print(f"{method:{width}}", *(cell(row[name], metrics.COLUMNS[name]) for name in names))
-        for method, (psnr, ssim, opinion) in paper.items():
-            theirs = {"psnr_y": psnr, "ssim_paper": ssim}
-            cells = (cell(theirs.get(name, math.nan), metrics.COLUMNS[name]) for name in names)
-            print(f"{f'paper: {method}':{width}}", *cells, f" MOS {opinion:.2f}")
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables: made once of rows and cells, then printed, written as Markdown, or as HTML by report.py
 
 
-def cell(value, column):
-    return f"{'-':>10}" if math.isnan(value) else f"{value:10.{column.digits}f}"
+class Cell(NamedTuple):
+    """A figure as it is shown, and whether it is the best among its like."""
+
+    text: str
+    best: bool = False
 
 
-def print_significance(results):
-    """For each set the p-values between its methods; below 0.05 a difference counts as real, as in the paper."""
-    for set_name, rows in results.items():
-        count = len(next(iter(rows.values()))["images"])
-        print(f"\n{set_name}: p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over {count} images")
-        width = max(10, *map(len, rows))
-        print(" " * width, *(f"{method:>{width}}" for method in list(rows)[:-1]))
-        for i, (method, row) in enumerate(rows.items()):
-            if i:
-                cells = (f"{row['p_psnr_y'][other]:{width}.2g}" for other in list(rows)[:i])
-                print(f"{method:{width}}", *cells)
-        if count < 6:
-            print(f"(the least p that {count} images can give is {2 / 2**count:.2g})")
+class Row(NamedTuple):
+    """A line of a table; paper: whether the figures are the paper's and not ours."""
+
+    name: str
+    cells: list
+    paper: bool = False
+
+
+class Table(NamedTuple):
+    """columns: {title: what it is, in words}; rows: [Row]; warning: why the figures are not comparable, or None."""
+
+    title: str
+    columns: dict
+    rows: list
+    warning: str | None = None
+
+
+def make_cells(values, column):
+    """[Cell] of the values of one measure; the best as they read are marked if there are several to choose from."""
+    texts = ["-" if math.isnan(value) else f"{value:.{column.digits}f}" for value in values]
+    figures = [column.better * float(text) for text in texts if text != "-"]
+    best = max(figures) if len(figures) > 1 else None
+    return [Cell(text, text != "-" and column.better * float(text) == best) for text in texts]
+
+
+def score_table(set_name, results, scale):
+    """The means of a set: a row a method and a column a measure; the paper's rows below where it has figures."""
+    ours, names = results[set_name], measures_of(results)
+    paper = PAPER.get(set_name, {}) if scale == 4 and {"psnr_y", "ssim_paper"} & set(names) else {}
+    theirs = {
+        f"paper: {method}": dict(zip(("psnr_y", "ssim_paper", "mos"), figures, strict=True))
+        for method, figures in paper.items()
+    }
+    columns = {name: metrics.COLUMNS[name] for name in names} | ({"mos": OPINION} if theirs else {})
+
+    def cells_of(rows):
+        cells = (make_cells([row.get(name, math.nan) for row in rows], column) for name, column in columns.items())
+        return zip(*cells, strict=True)
+
+    lines = [Row(method, cells) for method, cells in zip(ours, cells_of(ours.values()), strict=True)]
+    for name, row in theirs.items():
+        lines += [Row(name, *cells_of([row]), paper=True)]
+    first = next(iter(ours.values()))
+    doubt = first.get("not_comparable")
+    return Table(
+        f"{set_name} ({len(first['images'])} images)",
+        {column.title: column.about for column in columns.values()},
+        lines,
+        f"NOT COMPARABLE with published figures: {doubt}" if doubt else None,
+    )
+
+
+def image_table(set_name, results, name):
+    """One measure of a set's images: a row an image, a column a method."""
+    rows, column = results[set_name], metrics.COLUMNS[name]
+    images = next(iter(rows.values()))["images"]
+    lines = [Row(image, make_cells([row["images"][image][name] for row in rows.values()], column)) for image in images]
+    return Table(f"{column.title} of each image", dict.fromkeys(rows, column.about), lines)
+
+
+def p_table(set_name, results):
+    """The p-values between the methods of a set; below 0.05 a difference counts as real, as in the paper."""
+    rows = results[set_name]
+    count = len(next(iter(rows.values()))["images"])
+    title = f"{set_name}: p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over {count} images"
+    if count < 6:
+        title += f" (the least p that {count} images can give is {2 / 2**count:.2g})"
+    names = list(rows)
+    lines = []
+    for i, name in enumerate(names[1:], start=1):
+        p_values = [rows[name]["p_psnr_y"][other] for other in names[:i]]
+        lines.append(Row(name, [Cell(f"{p:.2g}") for p in p_values] + [Cell("")] * (len(names) - 1 - i)))
+    return Table(title, dict.fromkeys(names[:-1], "p"), lines)
+
+
+def tables_of(results, scale, significance=False):
+    """[Table] of each set's means, then of the p-values if they are wanted."""
+    return [score_table(name, results, scale) for name in results] + [
+        p_table(name, results) for name in results if significance
+    ]
+
+
+def legend(results, scale):
+    """(the protocol in a sentence, {title: what it is} of all columns of the sets' tables)."""
+    columns = {title: about for table in tables_of(results, scale) for title, about in table.columns.items()}
+    return f"Protocol: ×{scale}; {metrics.PROTOCOL.format(border=scale)}", columns
+
+
+def print_tables(results, scale, significance=False):
+    """Print what `summarise` gives; significance: the p-values as well."""
+    protocol, columns = legend(results, scale)
+    print(f"\n{protocol}")
+    for title, about in columns.items():
+        print(f"  {title:10}  {about}")
+    for table in tables_of(results, scale, significance):
+        print(f"\n{table.title}")
+        if table.warning:
+            print(table.warning)
+        width = max(len(row.name) for row in table.rows)
+        each = max(10, *map(len, table.columns))
+        print(" " * width, *(f"{title:>{each}}" for title in table.columns))
+        for row in table.rows:
+            print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
+
+
+def write_markdown(path, results, scale, significance=False):
+    """Write what print_tables prints as GitHub's Markdown; the best figures are bold, the paper's in italics."""
+    protocol, columns = legend(results, scale)
+    lines = [protocol, "", *(f"- {title}: {about}" for title, about in columns.items())]
+    for table in tables_of(results, scale, significance):
+        lines += ["", f"**{markdown(table.title)}**", ""]
+        if table.warning:
+            lines += [f"**{markdown(table.warning)}**", ""]
+        lines += [f"| | {' | '.join(map(markdown, table.columns))} |", f"|---{'|---:' * len(table.columns)}|"]
+        for row in table.rows:
+            mark = "*" if row.paper else ""
+            cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
+            lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    utils.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def markdown(text):
+    """Any name on one line, with what Markdown would read as more than text escaped."""
+    return re.sub(r"[\\`*\[\]<>|~&]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))

@@ -5,6 +5,7 @@ bad model. MATLAB's bicubic has known figures on the three sets; an evaluation t
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> Imag
             print(f"left out: {answer}")
             continue
         hr, lr, name_there, turned = answer
-        name = path.stem
+        name = os.fsencode(path.stem).decode(errors="replace")  # whatever bytes it has, a text
         while name in images:  # two folders, or two formats
             name += "_"
         images[name] = Image(name, hr, lr)

@@ -1,5 +1,6 @@
 """Fixtures of all tests. Tests that need the image sets of the development machine say so and are skipped elsewhere."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,7 +80,7 @@ def read_photographs(folder, **settings):
 def clone(tmp_path_factory):
     """A copy of the project as a fresh clone has it; what a script writes there goes with it."""
     folder = tmp_path_factory.mktemp("clone")
-    for path in (*PROJECT.glob("*.py"), *PROJECT.glob("*.json")):
+    for path in (*PROJECT.glob("*.py"), *PROJECT.glob("*.json"), *PROJECT.glob("*.html")):
         shutil.copy(path, folder)
     for name in ("vgg19", "checkpoint", "samples"):
         (folder / name).mkdir()
@@ -105,3 +106,40 @@ def assert_refused(result, *words):
     assert "error:" in sentence
     for word in words:
         assert str(word) in sentence
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium without a window or a connection of its own, driven by Selenium; one for all tests."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    quiet = ("quic", "background-networking", "component-update", "sync", "gpu")
+    for flag in ("headless=new", "no-sandbox", "no-first-run", *(f"disable-{name}" for name in quiet)):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def open_page(browser, address, width=1400, height=900):
+    """Open a page in a window of this size, with what came before forgotten."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(address)
+
+
+def requested(browser):
+    """The addresses that the open page has asked for since the last call."""
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    sent = (message["params"] for message in messages if message["method"] == "Network.requestWillBeSent")
+    return [params["request"]["url"] for params in sent]

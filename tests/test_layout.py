@@ -15,6 +15,8 @@ FLOORS = [
     {"logs", "metrics", "data", "model"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain"},
+    {"figures"},
+    {"report"},
     {"train", "evaluate"},
     {"benchmark", "reproduce"},
     {"subpixel"},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+import metrics
 import tables
 
 
@@ -76,17 +77,50 @@ def test_tables_show_the_papers_figures(results, capsys):
     set5, own = capsys.readouterr().out.split("\nSet5 (2 images)")[1].split("\nx (2 images)")
     assert "NOT COMPARABLE with published figures: because" in set5 and "NOT COMPARABLE" not in own
     lines = {line[:21].strip(): line[21:].split() for line in set5.splitlines()}
-    assert lines["mine"] == ["26.00", "0.5000", "5.00"] and lines["bicubic"] == ["25.00", "0.5000", "-"]
-    assert lines["paper: SRGAN"] == ["29.40", "0.8472", "-", "MOS", "3.58"]
+    assert lines[""] == ["PSNR-Y", "SSIM-paper", "NIQE-own", "MOS"]
+    assert lines["mine"] == ["26.00", "0.5000", "5.00", "-"] and lines["bicubic"] == ["25.00", "0.5000", "-", "-"]
+    assert lines["paper: SRGAN"] == ["29.40", "0.8472", "-", "3.58"]
     assert sum(name.startswith("paper:") for name in lines) == 11 and "paper:" not in own
     tables.print_tables(results, 2)
     assert "paper: " not in capsys.readouterr().out
 
 
 def test_significance_says_what_few_images_can_give(results, capsys):
-    tables.print_significance({"Set5": results["Set5"]})
-    printed = capsys.readouterr().out
+    tables.print_tables({"Set5": results["Set5"]}, 4, significance=True)
+    printed = capsys.readouterr().out.split("\nSet5: p of")[1]
     assert "over 2 images" in printed and "the least p that 2 images can give is 0.5" in printed
+    assert printed.splitlines()[-1].split() == ["mine", "0.5"]
+
+
+def test_best_is_as_it_reads():
+    """Ours only, equal ones share it, the lower where lower is better, none where nothing can be compared."""
+
+    def best(values, name):
+        return [cell.best for cell in tables.make_cells(values, metrics.COLUMNS[name])]
+
+    assert best([26.251, 26.254, 26.2], "psnr_y") == [True, True, False]
+    assert best([5.0, math.nan, 4.0], "niqe_own") == [False, False, True]
+    assert best([math.inf, 30.0], "psnr_y") == [True, False]
+    assert best([30.0], "psnr_y") == [False] and best([math.nan, 3.0], "niqe_own") == [False, False]
+    assert best([math.nan, math.nan], "niqe_own") == [False, False]
+
+
+def test_markdown_has_the_printed_figures(results, tmp_path, capsys):
+    results = {"Set5": results["Set5"]}
+    tables.write_markdown(tmp_path / "table.md", results, 4, significance=True)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    tables.print_tables(results, 4, significance=True)
+    printed = capsys.readouterr().out.splitlines()
+    assert lines[0] in printed and "**NOT COMPARABLE with published figures: because**" in lines
+    rows = [line.replace("|", " ").replace("*", "").split() for line in lines if line.startswith("| ")]
+    assert len(rows) == 1 + 2 + 11 + 1 + 1 and all(row in [line.split() for line in printed] for row in rows)
+    assert "| mine | **26.00** | **0.5000** | 5.00 | - |" in lines
+    assert "| *paper: SRGAN* | *29.40* | *0.8472* | *-* | *3.58* |" in lines
+
+
+def test_names_stay_names_in_markdown():
+    assert tables.markdown("srresnet_x4") == "srresnet_x4"
+    assert tables.markdown("a|b *c* <d> _e_\n`f`") == r"a\|b \*c\* \<d\> \_e\_ \`f\`"
 
 
 def test_the_papers_figures_hang_together():

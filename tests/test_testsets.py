@@ -1,6 +1,7 @@
 """The self-test: planted errors are refused in words that say which, and sets that are not the known ones as well."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v3 as iio
@@ -192,3 +193,12 @@ def test_a_gray_original_kept_as_rgb_is_still_gray(monkeypatch, tmp_path, pool, 
         members = testsets.read_set("Set14", utils.list_images(tmp_path / name), 4, pool)
         np.testing.assert_array_equal(members.images[0].hr, gray)
         assert members.images[0].lr.shape == (10, 10, 1) and members.doubt is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_a_name_of_any_bytes_becomes_a_text(tmp_path, pool, rng):
+    utils.write_image(tmp_path / "good.png", photo(rng, 40, 40))
+    (tmp_path / "good.png").rename(tmp_path / os.fsdecode(b"caf\xe9 1.png"))
+    assert [image.name for image in testsets.read_set("mine", utils.list_images(tmp_path), 4, pool).images] == [
+        "caf� 1"
+    ]
