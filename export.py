@@ -150,7 +150,12 @@ def table(results):
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for name, row in results.items():
         cells = [name, row["file"], f"{row['megabytes']:.2f}", row["max_difference"], f"{row['differing']:.4%}"]
-        cells += [f"{row['psnr_source']:.2f} dB", f"{row['psnr_y']:.3f} dB", f"{row['ms']:.0f}", f"{row['speed']:.2f}×"]
+        cells += [
+            f"{row['psnr_source']:.2f} dB" if row["differing"] else "equal",
+            f"{row['psnr_y']:.3f} dB",
+            f"{row['ms']:.0f}",
+            f"{row['speed']:.2f}×",
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
