@@ -49,7 +49,15 @@ def exported(generator, clone, run):
     folder = clone / "checkpoint" / "tiny"
     runs.create(runs.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
     runs.save_weights(generator[0], folder / runs.WEIGHTS)
-    result = run("export.py", "tiny", "--size", 16, "--rounds", 1, "--calibration", 8)
+    random = np.random.default_rng(1)
+    for i in range(3):
+        picture = photo(random, 256, 256)
+        picture[:64], picture[64:128] = 255, 0
+        utils.write_image(clone / "sets" / "train" / f"{i}.png", picture)
+    for path in data.package_files(data.SAMPLE_TEST)[:2]:
+        utils.write_image(clone / "sets" / "mine" / f"{path.stem}.png", utils.read_image(path)[100:230, 100:260])
+    arguments = ("--data", "sets", "--sets", "mine", "--size", 16, "--rounds", 1, "--calibration", 4)
+    result = run("export.py", "tiny", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout, clone / "exports" / "tiny"
 
@@ -64,7 +72,9 @@ def test_the_table(exported):
     names = sorted(path.name for path in folder.iterdir())
     files = ["tiny.onnx", "tiny.tflite", "tiny_float16.tflite", "tiny_int8.tflite", "tiny_savedmodel"]
     assert names == sorted(["export.json", "table.md", *files])
-    rows = json.loads((folder / "export.json").read_text())["formats"]
+    facts = json.loads((folder / "export.json").read_text())
+    assert facts["photographs"] == ["chelsea", "coffee"] and facts["calibration_crops"] == 4
+    rows = facts["formats"]
     assert list(rows) == ["source", *FORMATS]
     lines = (folder / "table.md").read_text().splitlines()
     assert (folder / "table.md").read_text() in said
