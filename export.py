@@ -5,6 +5,7 @@ formats.py says how a file is written and read; here it is compared with the sou
 
 import argparse
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,7 +45,7 @@ def calibration_crops(argument, count, scale):
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
     photographs = Photographs(paths, CROP * scale, cache_gib=1.0, cache="none")
     for _, reason in photographs.skipped:
-        print(f"skipped: {reason}")
+        print(f"skipped: {reason}", file=sys.stderr)
     random, crops = np.random.default_rng(0), []
     for i in range(count):
         lr = utils.imresize(utils.mod_crop(photographs[i % len(photographs)], scale), 1 / scale)
@@ -114,7 +115,7 @@ def export(name, source, path, judge):
         if found["max_difference"] > form.levels or found["psnr_source"] < form.psnr:
             raise UserError(
                 f"differs from the source by up to {found['max_difference']} grey levels, "
-                f"{found['psnr_source']:.1f} dB, and may by {form.levels}, {form.psnr} dB"
+                f"{found['psnr_source']:.1f} dB; {form.levels} and {form.psnr} dB are the limits"
             )
 
     if name == "savedmodel":
@@ -131,7 +132,7 @@ def describe(weights, about):
     """{word: text} of what is exported, as it goes into each file that has room for it."""
     scale = about["config"].MODEL.scale
     return {
-        "name": weights.parent.name,
+        "name": weights.resolve().parent.name,
         "mode": about["mode"],
         "scale": str(scale),
         "lr": "uint8 [batch, height, width, 3], RGB in grey levels",
@@ -219,7 +220,7 @@ def main():
             raise UserError(f"there is no format called '{name}'; there are {', '.join(FORMATS)}")
     names = choose_formats(args.to)
     weights, about = runs.describe_weights(args.run or shipped())
-    config, run = about["config"].MODEL, weights.parent.name
+    config, run = about["config"].MODEL, weights.resolve().parent.name
     if weights.name != runs.WEIGHTS:
         run += f"_{weights.name.removesuffix('.weights.h5')}"
     sets = data.find_test_sets(args.data, args.sets)

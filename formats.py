@@ -145,10 +145,8 @@ def write_int8(source, path):
         finish_tflite(converter, source, path)
         if attempt == 1:
             upscale = load_tflite(path)
-            pairs = ((upscale(utils.round_u8(255 * lr)), wanted(lr)["sr"]) for lr in crops)
-            shift = np.mean(
-                [np.mean(ours / np.float32(255) - theirs, axis=(0, 1, 2)) for ours, theirs in pairs], axis=0
-            )
+            shifts = [upscale(utils.round_u8(255 * lr)) / np.float32(255) - wanted(lr)["sr"] for lr in crops]
+            shift = np.mean(np.concatenate(shifts), axis=(0, 1, 2))
 
 
 def finish_tflite(converter, source, path):

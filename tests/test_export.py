@@ -212,6 +212,25 @@ def test_a_folder_that_is_no_export_is_not_replaced(generator, tmp_path):
 
 
 @needs_all
+def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
+    """The mean of a channel over the crops is the network's own; without the correction it is not."""
+    crops = [photo(rng, 32, 32) for _ in range(3)]
+    crops[0][:8], crops[0][8:16] = 0, 255
+    reference, load, path = evaluate.Model("tiny", *generator), formats.load_tflite, tmp_path / "x.tflite"
+
+    def shift():
+        formats.write_int8(source_of(generator)._replace(crops=crops), path)
+        upscale = load(path)
+        differences = [upscale(lr[None])[0].astype(float) - reference.upscale(lr) for lr in crops]
+        return np.abs(np.mean(differences, axis=(0, 1, 2))).max()
+
+    assert shift() < 0.05
+    # If what is measured were the network itself, there would be nothing to take off.
+    monkeypatch.setattr(formats, "load_tflite", lambda path: lambda lr: reference.upscale(lr[0])[None])
+    assert shift() > 0.2
+
+
+@needs_all
 def test_int8_without_black_and_white_is_refused(generator, tmp_path):
     crops = [np.full((16, 16, 3), level, np.uint8) for level in (100, 150)]
     with pytest.raises(UserError, match="lack black or white"):
@@ -252,7 +271,7 @@ def test_calibration_crops_are_photographs_shrunk(tmp_path, rng, capsys):
     for name, image in photos.items():
         utils.write_image(tmp_path / f"{name}.png", image)
     crops = export.calibration_crops(str(tmp_path), 5, 4)
-    assert "b.png is too small" in capsys.readouterr().out
+    assert "b.png is too small" in capsys.readouterr().err
     assert len(crops) == 5 and all(crop.dtype == np.uint8 and crop.shape == (64, 64, 3) for crop in crops)
     np.testing.assert_array_equal(crops[2], utils.imresize(photos["a"], 1 / 4))
 
