@@ -29,7 +29,8 @@ needs_all = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def generator():
-    """A random network whose output spreads over all grey levels, with batch norms that do something."""
+    """A random network whose three channels spread over all grey levels, with batch norms that do something."""
+    model.keras.utils.set_random_seed(0)
     config, random = make_config(overrides=TINY_MODEL).MODEL, np.random.default_rng(0)
     network = model.build_generator(config)
     for layer in network.layers:
@@ -37,7 +38,7 @@ def generator():
             layer.set_weights([random.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
     lr = utils.imresize(utils.read_image(data.package_files(data.SAMPLE_TEST)[0]), 1 / 4)
     sr = np.asarray(network(utils.u8_to_01(lr)[None], training=False))
-    tail, factor = network.get_layer("tail_conv"), 2.5 / np.ptp(sr)
+    tail, factor = network.get_layer("tail_conv"), 3 / np.ptp(sr, axis=(0, 1, 2))
     kernel, bias = tail.get_weights()
     tail.set_weights([kernel * factor, bias - factor * sr.mean(axis=(0, 1, 2))])
     return network, config
@@ -224,10 +225,10 @@ def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
         differences = [upscale(lr[None])[0].astype(float) - reference.upscale(lr) for lr in crops]
         return np.abs(np.mean(differences, axis=(0, 1, 2))).max()
 
-    assert shift() < 0.05
+    assert shift() < 0.2
     # If what is measured were the network itself, there would be nothing to take off.
     monkeypatch.setattr(formats, "load_tflite", lambda path: lambda lr: reference.upscale(lr[0])[None])
-    assert shift() > 0.2
+    assert shift() > 0.5
 
 
 @needs_all
