@@ -15,11 +15,8 @@ import contextlib
 import importlib.util
 import io
 import multiprocessing
-import os
-import platform
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -301,12 +298,6 @@ def measure(what, args):
 # The command line
 
 
-def machine():
-    """What the figures belong to."""
-    libraries = {name: version(name) for name in ("tensorflow", "keras", "torch") if importlib.util.find_spec(name)}
-    return {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(), **libraries}
-
-
 LABELS = {"srresnet": "SRResNet training", "srgan": "SRGAN training", "inference": "inference", "input": "input"}
 UNITS = {"img_per_s": "crops/s", "mp_per_s": "megapixels/s", "crops_per_s": "crops/s"}
 
@@ -358,7 +349,7 @@ def main():
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise UserError(f"--json takes a file in a folder that is there, not {args.json}")
     data.data_root(args.data)  # a wrong one is told before anything is built
-    facts = machine()
+    facts = runs.machine("tensorflow", "keras", "torch")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")
     results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}

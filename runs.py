@@ -4,6 +4,7 @@ config.json says all that is needed to build the network again; weights without 
 another place for new runs; runs are looked for in both. A checkpoint holds all that training needs to go on exactly.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import devices
@@ -111,6 +112,15 @@ def git_commit():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def machine(*packages):
+    """What measured speed belongs to: cores, system, Python, and the versions of those packages that are installed."""
+    facts = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            facts[package] = version(package)
+    return facts
 
 
 def reopen(name):

@@ -6,6 +6,7 @@ The end of a name tells its range where it could be mistaken: `_u8` is uint8 in 
 
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -116,6 +117,30 @@ def write_atomically(path, write):
         raise UserError(f"{path} cannot be written ({reason}); what was there before is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder_atomically(path, write):
+    """Call write(temporary path beside `path`), which makes a folder there, then put that in the place of `path`.
+
+    Raises UserError as write_atomically does, and what was there before stays.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} cannot be written: it is not a folder")
+    temporary, before = (path.with_name(f".{mark}.{path.name}") for mark in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        write(temporary)
+        if path.exists():
+            os.replace(path, before)  # a folder cannot be replaced in one move
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or short(error)
+        raise UserError(f"{path} cannot be written ({reason})") from error
+    finally:
+        if before.exists() and not path.exists():
+            os.replace(before, path)
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_image(path, image_u8):

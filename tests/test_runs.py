@@ -178,3 +178,8 @@ def test_weights_come_back_and_damage_is_named(root):
     runs.write_json(directory / "config.json", about)
     with pytest.raises(UserError, match="cannot be loaded into the generator"):
         runs.load_generator("a")
+
+
+def test_machine_names_what_is_installed():
+    facts = runs.machine("numpy", "no-such-package")
+    assert facts["cores"] > 0 and facts["numpy"][0].isdigit() and "no-such-package" not in facts

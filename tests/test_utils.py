@@ -167,3 +167,30 @@ def test_mod_crop_and_grid():
     assert utils.mod_crop(image, 4).shape == (12, 8, 3)
     grid = utils.picture_grid([[image, image], [image, image]], gap=4)
     assert grid.shape == (30, 24, 3) and grid[14].min() == 255 and grid[0, 0].max() == 0
+
+
+def test_folders_are_replaced_whole(tmp_path):
+    path = tmp_path / "out"
+
+    def write(text):
+        def make(folder):
+            folder.mkdir()
+            (folder / text).write_text(text)
+
+        return make
+
+    utils.write_folder_atomically(path, write("one"))
+    utils.write_folder_atomically(path, write("two"))
+    assert [file.name for file in path.iterdir()] == ["two"]
+
+    def fail(folder):
+        write("three")(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(utils.UserError, match="disk full"):
+        utils.write_folder_atomically(path, fail)
+    assert [file.name for file in path.iterdir()] == ["two"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(utils.UserError, match="is not a folder"):
+        utils.write_folder_atomically(path / "two", write("four"))
+    assert (path / "two").read_text() == "two"

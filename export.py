@@ -1,0 +1,276 @@
+"""Export a trained generator as SavedModel, ONNX and TFLite, and prove each file on photographs before it is kept.
+
+formats.py says how a file is written and read; here it is compared with the source, timed and put into a table.
+"""
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import data
+import download
+import evaluate
+import metrics
+import model
+import runs
+import tables
+import testsets
+import utils
+from formats import FORMATS, Source, choose_formats
+from photographs import Photographs
+from utils import UserError
+
+SHIPPED = ("srgan_x4", "srresnet_x4")  # the first of them that is there is exported if no run is named
+CROP = 64  # side in pixels of the LR crops that int8 is calibrated on
+ODD = (33, 47)  # height and width of the crops by which a batch of two is proven
+MACHINE = ("tensorflow", "keras", "tf2onnx", "onnxruntime", "ai-edge-litert")  # whose versions export.json names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Photographs, and what is measured on them
+
+
+def calibration_crops(argument, count, scale):
+    """`count` LR crops uint8 [CROP, CROP, 3] of training photographs, drawn by a fixed seed.
+
+    argument: the value of --data. Raises UserError.
+    """
+    _, paths = data.find_training(argument)
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
+    photographs = Photographs(paths, CROP * scale, cache_gib=1.0, cache="none")
+    for _, reason in photographs.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    random, crops = np.random.default_rng(0), []
+    for i in range(count):
+        lr = utils.imresize(utils.mod_crop(photographs[i % len(photographs)], scale), 1 / scale)
+        top, left = (random.integers(0, length - CROP + 1) for length in lr.shape[:2])
+        crops.append(lr[top : top + CROP, left : left + CROP])
+    return crops
+
+
+def batches_of(images):
+    """LR uint8 [batch, h, w, 3]: each of the images (testsets.Image) alone, then two crops of odd size as one batch."""
+    whole = [utils.to_rgb(image.lr)[None] for image in images]
+    height, width = (min(length, odd) for length, odd in zip(whole[0].shape[1:3], ODD, strict=True))
+    return [*whole, np.concatenate([whole[0][:, :height, :width], whole[0][:, -height:, -width:]])]
+
+
+def compare(upscale, wanted, images, scale):
+    """{measure: number} of upscale(lr) beside the source's output, all pixels together, and beside the originals.
+
+    upscale: LR uint8 [batch, h, w, 3] to SR; wanted: what the source makes of batches_of(images). Raises UserError.
+    """
+    sr = [upscale(lr) for lr in batches_of(images)]
+    for ours, theirs in zip(sr, wanted, strict=True):
+        if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+            raise UserError(f"gives {ours.dtype} {ours.shape}, not {theirs.dtype} {theirs.shape}")
+    ours, theirs = (np.concatenate([part.ravel() for part in parts]) for parts in (sr, wanted))
+    difference = np.abs(ours.astype(np.int16) - theirs)
+    return {
+        "max_difference": int(difference.max()),
+        "differing": float(np.mean(difference > 0)),
+        "psnr_source": metrics.psnr(ours, theirs),
+        # Of the photographs; the batch comes after them.
+        "psnr_y": float(np.mean([metrics.psnr_y(s[0], image.hr, scale) for s, image in zip(sr, images, strict=False)])),
+    }
+
+
+def time_in_turns(functions, side, rounds):
+    """{name: (median ms, its median ratio to the first's)} of functions of LR [1, side, side, 3] that take turns."""
+    lr = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+    for upscale in functions.values():
+        upscale(lr)  # the first call prepares
+    turns = []
+    for _ in tqdm(range(rounds), unit="round", desc="timing", disable=None):
+        turns.append([])
+        for upscale in functions.values():
+            start = time.perf_counter()
+            upscale(lr)
+            turns[-1].append(1000 * (time.perf_counter() - start))
+    turns = np.array(turns)
+    medians = zip(np.median(turns, axis=0), np.median(turns / turns[:, :1], axis=0), strict=True)
+    return {name: (float(ms), float(ratio)) for name, (ms, ratio) in zip(functions, medians, strict=True)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Exporting
+
+
+def export(name, source, path, judge):
+    """Write one format to `path`, and put it there if what is loaded again passes; {measure: number}. Raises UserError.
+
+    name: a key of FORMATS; judge: from an export's function to compare's measures.
+    """
+    form, found = FORMATS[name], {}
+
+    def write(temporary):
+        form.write(source, temporary)
+        found.update(judge(form.load(temporary)))
+        if found["max_difference"] > form.levels or found["psnr_source"] < form.psnr:
+            raise UserError(
+                f"differs from the source by up to {found['max_difference']} grey levels, "
+                f"{found['psnr_source']:.1f} dB; {form.levels} and {form.psnr} dB are the limits"
+            )
+
+    if name == "savedmodel":
+        if path.exists() and not (path / "saved_model.pb").is_file():
+            raise UserError(f"{path} is there and no SavedModel; it stays")
+        utils.write_folder_atomically(path, write)
+    else:
+        utils.write_atomically(path, write)
+    files = utils.list_files(path) if path.is_dir() else [path]
+    return found | {"file": path.name, "megabytes": sum(file.stat().st_size for file in files) / 1e6}
+
+
+def describe(weights, about):
+    """{word: text} of what is exported, as it goes into each file that has room for it."""
+    scale = about["config"].MODEL.scale
+    return {
+        "name": weights.resolve().parent.name,
+        "mode": about["mode"],
+        "scale": str(scale),
+        "lr": "uint8 [batch, height, width, 3], RGB in grey levels",
+        "sr": f"uint8 [batch, {scale}*height, {scale}*width, 3], RGB in grey levels",
+        "weights_sha256": download.file_digest(weights, "sha256"),
+        "code_commit": str(runs.git_commit()),
+        "licence": "code: MIT; weights: what the licences of their training data allow",
+    }
+
+
+HEAD = ("format", "file", "MB", "max. difference", "pixels that differ", "PSNR to the source", "PSNR-Y", "ms", "speed")
+
+
+def table(results):
+    """The lines of a Markdown table of {format: {measure: number}}, the source first."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    for name, row in results.items():
+        cells = [name, row["file"], f"{row['megabytes']:.2f}", row["max_difference"], f"{row['differing']:.4%}"]
+        cells += [
+            f"{row['psnr_source']:.2f} dB" if row["differing"] else "equal",
+            f"{row['psnr_y']:.3f} dB",
+            f"{row['ms']:.0f}",
+            f"{row['speed']:.2f}×",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def shipped():
+    """The weights that are exported when none are named."""
+    folders = (runs.HERE / "checkpoint" / name for name in SHIPPED)
+    found = next((folder for folder in folders if (folder / runs.WEIGHTS).is_file()), None)
+    if not found:
+        raise UserError("no weights come with this copy of the project: name a run, as one of checkpoint/")
+    return found
+
+
+def parse_arguments():
+    def count(text):
+        if not text.isdigit() or int(text) < 1:
+            raise argparse.ArgumentTypeError(f"takes a whole number above zero, not '{text}'")
+        return int(text)
+
+    parser = argparse.ArgumentParser(
+        description="Write a trained generator as SavedModel, ONNX and TFLite (float32, float16, int8), load each file "
+        "again and compare it with the source on photographs: a file that differs too much is not kept.",
+        epilog="example: python export.py my_run --to onnx,tflite-int8 --data ~/photos",
+    )
+    add = parser.add_argument
+    add(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="a run's name, its directory or weights file (default: the shipped weights)",
+    )
+    add("--to", metavar="A,B", help=f"{', '.join(FORMATS)} (default: all whose packages are installed)")
+    add("--out", metavar="DIR", type=Path, help="where the files go (default: exports/RUN)")
+    add("--data", metavar="DIR", help="photographs to calibrate int8 on, as of train.py; holds the --sets, too")
+    add("--calibration", type=count, default=32, metavar="N", help="LR crops to calibrate on (default: %(default)s)")
+    add("--sets", metavar="A,B", default=data.SAMPLES, help="to compare on, as of evaluate.py (default: %(default)s)")
+    add(
+        "--size", type=count, default=128, metavar="N", help="side of the LR image that is timed (default: %(default)s)"
+    )
+    add("--rounds", type=count, default=5, metavar="N", help="turns of the timing; the median counts (default: 5)")
+    args = parser.parse_args()
+    for name in ("to", "sets"):
+        if (value := getattr(args, name)) is not None:
+            parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+            if not parts:
+                parser.error(f"--{name} names nothing")
+            setattr(args, name, parts)
+    if args.out and (str(args.out) == "." or args.out.is_file()):
+        parser.error(f"--out takes a folder of its own, not '{args.out}'")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    for name in args.to or ():
+        if name not in FORMATS:
+            raise UserError(f"there is no format called '{name}'; there are {', '.join(FORMATS)}")
+    names = choose_formats(args.to)
+    weights, about = runs.describe_weights(args.run or shipped())
+    config, run = about["config"].MODEL, weights.resolve().parent.name
+    if weights.name != runs.WEIGHTS:
+        run += f"_{weights.name.removesuffix('.weights.h5')}"
+    sets = data.find_test_sets(args.data, args.sets)
+    crops = calibration_crops(args.data, args.calibration, config.scale) if "tflite-int8" in names else []
+    with ThreadPoolExecutor(evaluate.THREADS) as pool:
+        sets = testsets.read_sets(sets, config.scale, pool)
+    images = [image for members in sets.values() for image in members.images]
+    out = args.out or runs.HERE / "exports" / run
+    out.mkdir(parents=True, exist_ok=True)
+
+    generator, _ = runs.load_generator(weights)
+    reference = evaluate.Model(run, generator, config)
+    source = Source(model.fold_batch_norm(generator, config), describe(weights, about), crops)
+
+    def by_reference(lr):
+        return np.stack([reference.upscale(image) for image in lr])
+
+    wanted = [by_reference(lr) for lr in batches_of(images)]
+    results = {"source": compare(by_reference, wanted, images, config.scale)}
+    results["source"] |= {"file": weights.name, "megabytes": weights.stat().st_size / 1e6}
+    functions, failed = {"source": by_reference}, []
+    for name in names:
+        path = out / f"{run}{FORMATS[name].ending}"
+        try:
+            results[name] = export(name, source, path, lambda upscale: compare(upscale, wanted, images, config.scale))
+        except UserError as error:
+            failed.append(f"{name} {error}")
+            print(f"not kept: {failed[-1]}", flush=True)
+            continue
+        functions[name] = FORMATS[name].load(path)
+        print(f"{name}: {path}, {results[name]['psnr_source']:.1f} dB to the source", flush=True)
+    for name, (ms, ratio) in time_in_turns(functions, args.size, args.rounds).items():
+        results[name] |= {"ms": ms, "speed": 1 / ratio}
+
+    lines = [
+        f"{run} ×{config.scale} on {len(images)} photographs ({', '.join(sets)}); ms: an LR image of "
+        f"{args.size}×{args.size} on {os.cpu_count()} cores; speed: against the source, which is the plain graph of "
+        "evaluate.py, in turns.",
+        "",
+        *table(results),
+    ]
+    print("", *lines, sep="\n")
+    utils.write_atomically(out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
+    facts = {"about": source.about, "machine": runs.machine(*MACHINE), "photographs": [image.name for image in images]}
+    facts |= {"calibration_crops": len(crops), "timed_lr": args.size, "formats": tables.finite(results)}
+    runs.write_json(out / "export.json", facts)
+    print(f"\nfiles, table.md and export.json: {out}")
+    if failed:
+        raise UserError(f"not all formats could be made: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    utils.run_command(main)
