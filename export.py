@@ -236,7 +236,7 @@ def main():
     source = Source(model.fold_batch_norm(generator, config), describe(weights, about), crops)
 
     def by_reference(lr):
-        return np.stack([reference.upscale(image) for image in lr])
+        return np.stack(reference.upscale(lr))
 
     wanted = [by_reference(lr) for lr in batches_of(images)]
     results = {"source": compare(by_reference, wanted, images, config.scale)}
