@@ -126,6 +126,7 @@ def opened(path, max_megapixels):
     except Exception as error:  # many kinds for a broken file; they all mean the same to the user
         raise unreadable(error) from error
     if image.width * image.height > max_megapixels * 1e6:
+        image.close()
         raise UserError(
             f"is {image.width}×{image.height} pixels, more than --max-megapixels {max_megapixels:g} allows: raise that "
             "if the file is to be trusted"
@@ -181,8 +182,10 @@ def decode(path, image):
             kind = "L"  # one of 65,536 grays is transparent: such a mark does not outlive an upscaling
         return Picture(upright, kind, kept)
 
-    with open(path, "rb") as file:
-        pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    content = Path(path).read_bytes()
+    if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow gives as RGBA
+        kind = "LA"
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16:
         if mark in TURNS and image.format == "PNG":  # a TIFF is turned by OpenCV
             turns, mirrored = TURNS[mark]
@@ -286,7 +289,12 @@ def over_white(picture):
 
 def write(path, picture, name):
     """Write a picture that fits the format `name` (see fit); the file appears whole or not at all. Raises UserError."""
-    utils.write_atomically(Path(path), lambda temporary: encode(temporary, picture, name))
+    try:
+        utils.write_atomically(Path(path), lambda temporary: encode(temporary, picture, name))
+    except UserError:
+        raise
+    except Exception as error:  # what stands beside the pixels may be too long for the format, as one example
+        raise UserError(f"cannot be written as {name} ({utils.short(error)})") from error
 
 
 def encode(path, picture, name):
@@ -307,7 +315,10 @@ def encode(path, picture, name):
         options |= {"quality": 95, "lossless": kept.get("lossless", False)}
         options |= {"xmp": kept["xmp"]} if "xmp" in kept else {}
     elif name == "tiff":
-        options |= {"compression": "tiff_deflate", "tiffinfo": tiff_tags(kept)}
+        tags = tiff_tags(kept)
+        # Pillow's compressing writer cannot write EXIF's tables; its plain one can.
+        plain = any(tag in tags for tag in IFD_TAGS)
+        options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
         options.pop("exif", None)
     picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
 

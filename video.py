@@ -5,6 +5,7 @@ is. ffmpeg turns a video upright that is marked to be turned.
 """
 
 import importlib.util
+import logging
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,10 @@ from utils import LazyModule, UserError
 
 imageio_ffmpeg = LazyModule("imageio_ffmpeg")
 
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it remarks on every video that is turned upright
+# Said in the file, as players otherwise guess a large picture's colours otherwise than ffmpeg does.
+COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-color_range", "tv"]
+COLOURS += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
 # file ending: the encoder and its quality, which the eye hardly tells from the frames
 ENCODERS = dict.fromkeys((".mp4", ".mov", ".mkv", ".avi", ".m4v"), ("libx264", ["-crf", "16", "-preset", "medium"]))
 ENCODERS[".webm"] = ("libvpx-vp9", ["-crf", "20", "-b:v", "0"])
@@ -54,6 +59,10 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
         except Exception as error:  # Pillow's many kinds, as in pictures.read
             raise pictures.unreadable(error) from error
 
+        longest = {"WEBP": 16383, "GIF": 65535}.get(format_name, 2**31)
+        if upscaler.scale * max(image.size) > longest:
+            raise UserError(f"would become larger than {longest} pixels a side, where {format_name} ends")
+
         def frames():
             for i in range(len(durations)):
                 image.seek(i)
@@ -76,9 +85,8 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
             options["icc_profile"] = image.info["icc_profile"]
 
         def write(temporary):
-            stream = frames()
-            first = next(stream)
-            first.save(temporary, format=format_name, save_all=True, append_images=stream, **options)
+            first, *rest = frames()
+            first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
 
         utils.write_atomically(target, write)
 
@@ -154,7 +162,7 @@ def upscale_video(path, target, upscaler, max_megapixels, progress):
             macro_block_size=1,
             pix_fmt_out="yuv444p" if sizes[0] % 2 or sizes[1] % 2 else "yuv420p",
             ffmpeg_log_level="quiet",
-            output_params=list(options),
+            output_params=[*options, *COLOURS],
             **sound,
         )
         writer.send(None)
