@@ -145,12 +145,12 @@ def unreadable(error):
 def read(path, max_megapixels):
     """The Picture in a file. Raises UserError, a sentence that goes on from the file's name, if it is not whole."""
     with opened(path, max_megapixels) as image:
-        frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-        if frames > 1:
-            raise UserError(f"holds {frames} pages: save them as files of their own")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                pages = image.n_frames if image.format == "TIFF" else 1
+                if pages > 1:
+                    raise UserError(f"holds {pages} pages: save them as files of their own")
                 return decode(path, image)
         except UserError:
             raise
@@ -172,7 +172,14 @@ def decode(path, image):
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
     deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow gives eight of the sixteen bits
-    mark = image.getexif().get(274)
+    try:
+        # Read anew: what Pillow has read when it opened the file may be broken without a word.
+        Image.Exif().load(image.info.get("exif", b""))
+        mark = image.getexif().get(274)
+    except Exception:  # damaged EXIF is no reason to refuse a picture; it is left behind
+        mark = None
+        for key in ("exif", "Raw profile type exif"):
+            image.info.pop(key, None)
     kept = facts_of(path, image)
     image.load()
     upright = ImageOps.exif_transpose(image)

@@ -33,7 +33,7 @@ from utils import LazyModule, UserError  # noqa: E402
 
 tf = LazyModule("tensorflow")
 
-TILE = 400  # the largest core that is chosen by itself, in LR pixels: more saves little time
+TILE = 256  # the largest core that is chosen by itself, in LR pixels: more saves little time, and takes 2 GiB and more
 LEAST_TILE = 24
 GRID = 24  # a window's sides are multiples of it: see `windows`
 BYTES_PER_PIXEL = 256  # of memory, for an LR pixel of a tile and one of the network's feature maps (README, measured)

@@ -43,7 +43,7 @@ def test_radius_of_the_papers_network():
 
 @pytest.mark.parametrize("more", [(), ("MODEL.blocks=3", "MODEL.scale=2"), ("MODEL.scale=8",)])
 def test_radius_is_where_the_network_stops_to_see(more):
-    """One lit pixel on black, weights that let nothing cancel out: it reaches as far as the radius says and no further."""
+    """One lit pixel on black, positive weights: it reaches as far as the radius says and no further."""
     config = make_config(overrides=(*TINY_SETTINGS, *more)).MODEL
     network = model.build_generator(config)
     for layer in network.layers:
