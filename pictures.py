@@ -259,7 +259,8 @@ def fit(picture, name, scale):
         remarks.append("transparent parts become white")
     if picture.kind not in kinds:  # gray where there is only colour: nothing is lost
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
-        picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, picture.kept)
+        kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # that is one of gray
+        picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
     return picture, f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
 
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"photographs", "niqe", "pictures"},
     {"logs", "metrics", "data", "model", "video"},
     {"runs", "validation", "testsets"},
-    {"state", "tables", "explain"},
+    {"state", "tables", "explain", "tiles"},
     {"train", "evaluate", "upscale"},
     {"benchmark"},
 ]
