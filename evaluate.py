@@ -77,22 +77,15 @@ def load_models(models, optional):
 
 def check_blend(first, second, scale):
     """Raise UserError unless two runs are of one network, of this scale, so that their weights can be mixed."""
-    (file, about), (_, other) = (runs.describe_weights(path) for path in (first, second))
-    if unlike := runs.differences(other["config"].MODEL, about["config"].MODEL):
-        raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
+    file, about = runs.check_blend(first, second)
     if (theirs := about["config"].MODEL.scale) != scale:
         raise UserError(f"{file} is a ×{theirs} model: blend it with --scale {theirs}")
 
 
 def blend(first, second, shares):
     """[Model] with the weights (1 - t)·first + t·second for each t of `shares`, as ESRGAN (Wang et al., 2018) does."""
-    generator, about = runs.load_generator(first)
-    ours, theirs = generator.get_weights(), runs.load_generator(second)[0].get_weights()
-    rows = []
-    for t in shares:
-        generator.set_weights([(1 - t) * a + t * b for a, b in zip(ours, theirs, strict=True)])
-        rows.append(Model(f"blend_{t:g}", generator, about["config"].MODEL))
-    return rows
+    blends = zip(shares, runs.blends(first, second, shares), strict=True)
+    return [Model(f"blend_{t:g}", generator, about["config"].MODEL) for t, (generator, about) in blends]
 
 
 def choose_models(weights, methods, scale):

@@ -26,7 +26,6 @@ from formats import FORMATS, Source, choose_formats
 from photographs import Photographs
 from utils import UserError
 
-SHIPPED = ("srgan_x4", "srresnet_x4")  # the first of them that is there is exported if no run is named
 CROP = 64  # side in pixels of the LR crops that int8 is calibrated on
 ODD = (33, 47)  # height and width of the crops by which a batch of two is proven
 MACHINE = ("tensorflow", "keras", "tf2onnx", "onnxruntime", "ai-edge-litert")  # whose versions export.json names
@@ -165,15 +164,6 @@ def table(results):
 # The command line
 
 
-def shipped():
-    """The weights that are exported when none are named."""
-    folders = (runs.HERE / "checkpoint" / name for name in SHIPPED)
-    found = next((folder for folder in folders if (folder / runs.WEIGHTS).is_file()), None)
-    if not found:
-        raise UserError("no weights come with this copy of the project: name a run, as one of checkpoint/")
-    return found
-
-
 def parse_arguments():
     def count(text):
         if not text.isdigit() or int(text) < 1:
@@ -219,7 +209,7 @@ def main():
         if name not in FORMATS:
             raise UserError(f"there is no format called '{name}'; there are {', '.join(FORMATS)}")
     names = choose_formats(args.to)
-    weights, about = runs.describe_weights(args.run or shipped())
+    weights, about = runs.describe_weights(args.run or runs.default_weights())
     config, run = about["config"].MODEL, weights.resolve().parent.name
     if weights.name != runs.WEIGHTS:
         run += f"_{weights.name.removesuffix('.weights.h5')}"

@@ -4,6 +4,7 @@ Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative 
 "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. `python model.py` lists the networks.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,24 +94,63 @@ def with_colour(luma_network):
     return build
 
 
-class Network(NamedTuple):
-    """A generator that can be trained: how it is built, what it sees of the colours, where it comes from."""
+def shuffled(config, radius):
+    """The receptive radius in LR pixels below all upsamplers, for one of `radius` HR pixels above them.
 
-    build: Callable
-    colour: str
-    source: str
+    Each pixel shuffle halves the distance (a half counts whole), and the 3×3 convolution below it adds one.
+    """
+    for _ in range(int(np.log2(config.scale))):
+        radius = math.ceil(radius / 2) + 1
+    return radius
+
+
+def interpolated(config, radius):
+    """The receptive radius in LR pixels of a network that sees `radius` pixels of the bicubic image around each."""
+    return math.ceil(radius / config.scale) + 2
+
+
+class Network(NamedTuple):
+    """A generator that can be trained."""
+
+    build: Callable  # (LR tensor, MODEL section, folded) → SR tensor
+    radius: Callable  # MODEL section → see receptive_radius
+    colour: str  # what it sees of it, "RGB" or "Y"
+    source: str  # where it comes from
 
 
 # By the name that --model and MODEL.network take. Sizes, losses and training rules of each: config.NETWORK_SETTINGS.
 NETWORKS = {
-    "srresnet": Network(srresnet, "RGB", "Ledig et al., 2017: SRResNet, and the SRGAN's generator"),
-    "tensorlayer": Network(tensorlayer, "RGB", "the TensorLayer code of 2018"),
-    "srcnn": Network(with_colour(baselines.srcnn), "Y", "Dong et al., 2014: 9-5-5"),
-    "espcn": Network(with_colour(baselines.espcn), "Y", "Shi et al., 2016"),
-    "espcn-hr": Network(with_colour(baselines.espcn_hr), "Y", "ESPCN in HR space at equal work, for comparison"),
-    "vdsr": Network(with_colour(baselines.vdsr), "Y", "Kim et al., 2016"),
-    "drcn": Network(with_colour(baselines.drcn), "Y", "Kim et al., 2016"),
-    "johnson": Network(baselines.johnson, "RGB", "Johnson et al., 2016"),
+    "srresnet": Network(
+        srresnet,
+        lambda config: shuffled(config, 4) + 1 + 2 * config.blocks + 4,
+        "RGB",
+        "Ledig et al., 2017: SRResNet, and the SRGAN's generator",
+    ),
+    "tensorlayer": Network(
+        tensorlayer,
+        lambda config: shuffled(config, 0) + 1 + 2 * config.blocks + 1,
+        "RGB",
+        "the TensorLayer code of 2018",
+    ),
+    "srcnn": Network(
+        with_colour(baselines.srcnn), lambda config: interpolated(config, 4 + 2 + 2), "Y", "Dong et al., 2014: 9-5-5"
+    ),
+    "espcn": Network(with_colour(baselines.espcn), lambda config: 2 + 1 + 1, "Y", "Shi et al., 2016"),
+    "espcn-hr": Network(
+        with_colour(baselines.espcn_hr),
+        lambda config: interpolated(config, 2 + 1 + 1),
+        "Y",
+        "ESPCN in HR space at equal work, for comparison",
+    ),
+    "vdsr": Network(
+        with_colour(baselines.vdsr), lambda config: interpolated(config, config.blocks + 2), "Y", "Kim et al., 2016"
+    ),
+    "drcn": Network(
+        with_colour(baselines.drcn), lambda config: interpolated(config, config.blocks + 4), "Y", "Kim et al., 2016"
+    ),
+    "johnson": Network(
+        baselines.johnson, lambda config: shuffled(config, 4) + 2 * config.blocks + 4, "RGB", "Johnson et al., 2016"
+    ),
 }
 
 
@@ -118,6 +158,15 @@ def build_generator(config, folded=False):
     """The generator that `config`, the MODEL section, describes. Fully convolutional: any h and w."""
     lr_01 = keras.Input((None, None, 3), name="lr")
     return keras.Model(lr_01, NETWORKS[config.network].build(lr_01, config, folded), name="generator")
+
+
+def receptive_radius(config):
+    """How many LR pixels around an LR pixel can change its SR pixels: 40 for the paper's network.
+
+    A pixel of LR is all that its SR pixels need to know of the picture at this distance and nearer. config: the MODEL
+    section.
+    """
+    return NETWORKS[config.network].radius(config)
 
 
 def fold_batch_norm(generator, config):

@@ -224,6 +224,40 @@ def write_scores(weights, scores):
     write_json(path, others | {weights.name: {"sha256": weights_hash(weights), "scores": scores}})
 
 
+def default_weights(scales=(4,)):
+    """The weights file to use where none is named: of the first scale that has any, the SRGAN's before the SRResNet's.
+
+    Raises UserError.
+    """
+    names = [f"{mode}_x{scale}" for scale in scales for mode in ("srgan", "srresnet")]
+    for name in names:
+        for place in (HERE / "checkpoint", root()):
+            if (place / name / WEIGHTS).is_file():
+                return place / name / WEIGHTS
+    raise UserError(f"there are no weights, none of {', '.join(names)}: name others, or train one by that --name")
+
+
+def check_blend(first, second):
+    """(weights file, config.json's content) of the first of two runs; UserError unless they are of one network."""
+    (file, about), (_, other) = (describe_weights(path) for path in (first, second))
+    if unlike := differences(other["config"].MODEL, about["config"].MODEL):
+        raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
+    return file, about
+
+
+def blends(first, second, shares):
+    """Yield (generator, config.json's content of the first) with the weights (1 - t)·first + t·second for each t.
+
+    It is one generator, whose weights are changed from turn to turn. Raises UserError.
+    """
+    check_blend(first, second)
+    generator, about = load_generator(first)
+    ours, theirs = generator.get_weights(), load_generator(second)[0].get_weights()
+    for t in shares:
+        generator.set_weights([(1 - t) * a + t * b for a, b in zip(ours, theirs, strict=True)])
+        yield generator, about
+
+
 def load_weights(model, weights):
     """Load a weights file into a network. Raises UserError if it is damaged or belongs to another network."""
     try:

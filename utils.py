@@ -157,17 +157,31 @@ def write_image(path, image_u8):
 # Value ranges and colour
 
 
+def round_to(image, dtype):
+    """Floats in about [0, 255] to uint8 or [0, 65535] to uint16, rounded as MATLAB rounds (halves up) and clipped."""
+    return np.clip(np.floor(image + 0.5), 0, np.iinfo(dtype).max).astype(dtype)
+
+
 def round_u8(image):
-    """Floats in about [0, 255] to uint8, rounded as MATLAB rounds (halves up) and clipped."""
-    return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
+    return round_to(image, np.uint8)
+
+
+def levels_to_01(image):
+    """uint8 or uint16 to float32 in [0, 1]."""
+    return image.astype(np.float32) / np.iinfo(image.dtype).max
+
+
+def m11_to_levels(image_m11, dtype):
+    """Floats in about [-1, 1] to uint8 or uint16."""
+    return round_to((np.asarray(image_m11, dtype=np.float32) + 1) * np.float32(np.iinfo(dtype).max / 2), dtype)
 
 
 def u8_to_01(image_u8):
-    return image_u8.astype(np.float32) / 255
+    return levels_to_01(image_u8)
 
 
 def m11_to_u8(image_m11):
-    return round_u8((np.asarray(image_m11, dtype=np.float32) + 1) * 127.5)
+    return m11_to_levels(image_m11, np.uint8)
 
 
 def to_rgb(image):
@@ -238,16 +252,16 @@ def mirror(index, length):
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
-def imresize(image_u8, scale, method="bicubic"):
-    """MATLAB's imresize(image, scale, method) for uint8 [height, width, channels], to the last pixel.
+def imresize(image, scale, method="bicubic"):
+    """MATLAB's imresize(image, scale, method) for uint8 [height, width, channels], to the last pixel; uint16 likewise.
 
-    Rows first, then columns, each pass rounded to uint8 (halves up) as MATLAB does. method: a name in KERNELS.
+    Rows first, then columns, each pass rounded to whole levels (halves up) as MATLAB does. method: a name in KERNELS.
     """
-    height, width = image_u8.shape[:2]
+    height, width = image.shape[:2]
     rows = resize_matrix(height, int(np.ceil(height * scale)), scale, method)
     columns = resize_matrix(width, int(np.ceil(width * scale)), scale, method)
-    image_u8 = round_u8(np.einsum("ih,hwc->iwc", rows, image_u8, optimize=True))
-    return round_u8(np.einsum("jw,iwc->ijc", columns, image_u8, optimize=True))
+    resized = round_to(np.einsum("ih,hwc->iwc", rows, image, optimize=True), image.dtype)
+    return round_to(np.einsum("jw,iwc->ijc", columns, resized, optimize=True), image.dtype)
 
 
 def downscale_taps(scale):

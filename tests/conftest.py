@@ -14,6 +14,7 @@ import utils
 from photographs import Photographs
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # as upscale.py has it: whichever test loads TensorFlow first
 os.environ.pop("SRGAN_DATA", None)
 os.environ.pop("SRGAN_RUNS", None)
 os.environ.pop("SRGAN_CACHE", None)
@@ -96,6 +97,27 @@ def run(clone):
         return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, **settings)
 
     return run_script
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """The directory of an SRGAN run of a tiny network, with random weights of which none is without effect."""
+    import keras
+
+    import model
+    import runs
+    from config import make_config
+
+    config = make_config("srgan", overrides=TINY_SETTINGS)
+    keras.utils.set_random_seed(0)
+    generator = model.build_generator(config.MODEL)
+    for layer in generator.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.full_like(weights, 0.5) for weights in layer.get_weights()])
+    run = runs.Run(tmp_path_factory.mktemp("runs") / "tiny", "srgan", "slides", config)
+    runs.create(run, {})
+    runs.save_weights(generator, run.directory / runs.WEIGHTS)
+    return run.directory
 
 
 def assert_refused(result, *words):

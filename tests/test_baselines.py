@@ -163,3 +163,24 @@ def test_last_layers_rate_and_adjustable_clipping(rng):
     for gradient, move in zip(gradients, moves, strict=True):
         np.testing.assert_allclose(move, -0.5 * np.clip(gradient, -2e-4, 2e-4), atol=1e-7)
         assert np.abs(gradient).max() > 2e-4
+
+
+@pytest.mark.parametrize("name", model.NETWORKS)
+def test_receptive_radius(name, rng):
+    """LR beyond it does not move a bit of SR, and LR at two thirds of it does."""
+    import tensorflow as tf
+
+    network, config = build(name, "MODEL.width=8", "MODEL.blocks=2")
+    for layer in network.layers:  # zero scales would make identities of the blocks
+        layer.set_weights([w + rng.normal(0, 0.1, w.shape) for w in layer.get_weights()])
+    radius = model.receptive_radius(config)
+    side = 2 * radius + 5
+    lr = rng.random((1, side, side, 3), np.float32)
+    infer = tf.function(lambda x: network(x, training=False))
+    before = np.asarray(infer(lr))[:, 4 * (radius + 2) : 4 * (radius + 3)]
+    changes = {}
+    for distance in (radius + 1, 2 * radius // 3):
+        changed = lr.copy()
+        changed[:, radius + 2 + distance :] = rng.random(changed[:, radius + 2 + distance :].shape)
+        changes[distance] = np.abs(np.asarray(infer(changed))[:, 4 * (radius + 2) : 4 * (radius + 3)] - before).max()
+    assert changes[radius + 1] == 0 < changes[2 * radius // 3], changes

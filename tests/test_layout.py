@@ -11,13 +11,13 @@ from conftest import PROJECT
 FLOORS = [
     {"utils"},
     {"config", "devices", "doctor", "download", "layers"},
-    {"photographs", "niqe", "baselines", "features", "losses"},
-    {"logs", "metrics", "data", "model", "formats"},
+    {"photographs", "niqe", "pictures", "baselines", "features", "losses"},
+    {"logs", "metrics", "data", "model", "formats", "video"},
     {"runs", "validation", "testsets"},
-    {"state", "tables", "explain"},
+    {"state", "tables", "explain", "tiles"},
     {"figures"},
     {"report"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "upscale"},
     {"benchmark", "export", "reproduce"},
     {"subpixel"},
 ]

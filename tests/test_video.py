@@ -1,0 +1,163 @@
+"""Animations and videos: frames, times, transparency, sound, rotation."""
+
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image, ImageSequence
+
+import utils
+import video
+
+COUNT = 6
+# imageio-ffmpeg leaves the pipes to ffmpeg to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+class Nearest:
+    """Stands for an Upscaler: every pixel becomes 2×2."""
+
+    scale = 2
+
+    def upscale(self, image, out=None, alpha=True, progress=None):
+        height, width, _ = image.shape
+        large = image[slice(0, height), slice(0, width)].repeat(2, axis=0).repeat(2, axis=1)
+        progress(height * width)
+        if out is None:
+            return large
+        out[slice(0, 2 * height), slice(0, 2 * width)] = large
+        return out
+
+
+def upscale(function, source, target):
+    done = []
+    function(source, target, Nearest(), 200, done.append)
+    return sum(done)
+
+
+def ffmpeg(*arguments):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Animations
+
+
+@pytest.fixture
+def frames(rng):
+    """RGBA frames with a transparent corner that grows."""
+    frames = []
+    for i in range(COUNT):
+        frame = np.dstack([photo(rng, 20, 24), np.full((20, 24), 255, np.uint8)])
+        frame[: 3 + i, : 3 + i] = 0
+        frames.append(Image.fromarray(frame))
+    return frames
+
+
+def save(path, frames, **options):
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_animations_keep_frames_times_loops_and_transparency(tmp_path, frames, ending):
+    times = [40, 80, 120, 40, 200, 60]
+    lossless = {"lossless": True} if ending == "webp" else {}
+    save(
+        tmp_path / f"in.{ending}", frames, duration=times, loop=3, **({"disposal": 2} if ending == "gif" else lossless)
+    )
+    done = upscale(video.upscale_animation, tmp_path / f"in.{ending}", tmp_path / f"out.{ending}")
+    assert done == COUNT * 20 * 24
+    with Image.open(tmp_path / f"in.{ending}") as source, Image.open(tmp_path / f"out.{ending}") as result:
+        assert result.n_frames == COUNT and result.size == (48, 40) and result.info["loop"] == source.info["loop"]
+        pairs = zip(ImageSequence.Iterator(source), ImageSequence.Iterator(result), times, strict=True)
+        for before, after, time in pairs:
+            after.load()
+            assert after.info["duration"] == time
+            a = np.asarray(before.convert("RGBA")).repeat(2, axis=0).repeat(2, axis=1)
+            b = np.asarray(after.convert("RGBA"))
+            assert np.array_equal(a[..., 3], b[..., 3])
+            assert np.abs(a[..., :3].astype(int) - b[..., :3])[a[..., 3] > 0].mean() < 8
+
+
+def test_a_single_gif_and_opaque_ones(tmp_path, frames):
+    frames[0].convert("RGB").save(tmp_path / "one.gif")
+    upscale(video.upscale_animation, tmp_path / "one.gif", tmp_path / "one_out.gif")
+    with Image.open(tmp_path / "one_out.gif") as result:
+        assert result.n_frames == 1 and result.size == (48, 40) and "transparency" not in result.info
+
+
+def test_a_damaged_animation_leaves_nothing(tmp_path, frames):
+    save(tmp_path / "in.gif", frames, duration=50)
+    content = (tmp_path / "in.gif").read_bytes()
+    (tmp_path / "in.gif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(utils.UserError, match="cannot be read"):
+        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+@pytest.fixture
+def film(tmp_path):
+    """Thirty frames of colours with a tone, at television's 29.97 a second."""
+    picture = ["-f", "lavfi", "-i", "testsrc=size=48x32:rate=30000/1001"]
+    tone = ["-f", "lavfi", "-i", "sine=frequency=440"]
+    ffmpeg(*picture, *tone, "-t", 1, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", tmp_path / "in.mp4")
+    return tmp_path / "in.mp4"
+
+
+def frames_of(path):
+    reader, meta = video.open_reader(path)
+    width, height = meta["size"]
+    return np.array([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
+def test_videos_keep_frames_rate_colours_and_sound(tmp_path, film, ending):
+    if ending != "mp4":
+        ffmpeg("-i", film, "-c", "copy", film.with_suffix(f".{ending}"))
+        film = film.with_suffix(f".{ending}")
+    done = upscale(video.upscale_video, film, tmp_path / f"out.{ending}")
+    before, after = frames_of(film), frames_of(tmp_path / f"out.{ending}")
+    assert done == 30 * 32 * 48 and after.shape == (30, 64, 96, 3)
+    assert np.abs(before.repeat(2, axis=1).repeat(2, axis=2).astype(int) - after).mean() < 5
+    sound = [
+        ffmpeg("-i", path, "-map", "0:a", "-c", "copy", "-f", "md5", "-") for path in (film, tmp_path / f"out.{ending}")
+    ]
+    assert sound[0] == sound[1] != b""
+    rate = video.open_reader(tmp_path / f"out.{ending}")[1]["fps"]
+    assert rate == 29.97
+
+
+def test_a_video_without_sound_and_a_turned_one(tmp_path, film):
+    ffmpeg("-display_rotation", 90, "-i", film, "-c", "copy", "-an", tmp_path / "turned.mp4")
+    assert video.describe(tmp_path / "turned.mp4") == (30, (48, 32))
+    upscale(video.upscale_video, tmp_path / "turned.mp4", tmp_path / "out.mp4")
+    assert frames_of(tmp_path / "out.mp4").shape == (30, 96, 64, 3)
+    assert "audio_codec" not in video.open_reader(tmp_path / "out.mp4")[1]
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"), [(25.0, "25"), (29.97, "30000/1001"), (23.98, "24000/1001"), (59.94, "60000/1001"), (12.5, "25/2")]
+)
+def test_televisions_rates_are_exact(fps, rate):
+    assert str(video.frame_rate(fps)) == rate
+
+
+def test_bad_videos(tmp_path, film, monkeypatch):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(utils.UserError, match="is not a video"):
+        video.describe(tmp_path / "text.mp4")
+    with pytest.raises(utils.UserError, match="cannot be written"):
+        upscale(video.upscale_video, film, tmp_path / "nowhere" / "out.mp4")
+    with pytest.raises(utils.UserError, match="--max-megapixels"):
+        video.upscale_video(film, tmp_path / "out.mp4", Nearest(), 0.001, None)
+    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(utils.UserError, match="pip install imageio-ffmpeg"):
+        video.describe(film)
+    assert not list(tmp_path.glob(".tmp*")) and not (tmp_path / "out.mp4").exists()

@@ -1,0 +1,272 @@
+"""Upscale anyone's own pictures, animations and videos: one command on files, folders and globs.
+
+`python upscale.py photo.jpg` writes photo_x4.jpg. A picture is worked off in tiles, each with as much around it as the
+network sees, so that the result is the one of the whole picture to the last bit, in bounded memory. In Python:
+
+    from upscale import Upscaler
+    sr_u8 = Upscaler("checkpoint/srresnet_x4").upscale(lr_u8)
+"""
+
+import argparse
+import glob
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+import pictures
+import utils
+import video
+from tiles import LEAST_TILE, TILE, Upscaler, choose_weights
+from utils import UserError
+
+
+class Job(NamedTuple):
+    """One file to make: from where, to where, and how large and how many its frames are, in LR pixels."""
+
+    source: Path
+    target: Path
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+
+    @property
+    def pixels(self):
+        return self.frames * self.height * self.width
+
+
+class Failures:
+    """What could not be done, each told at once in one sentence."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, path, error):
+        self.count += 1
+        if isinstance(error, OSError):
+            error = error.strerror or utils.short(error)
+        elif isinstance(error, MemoryError):
+            error = "there is not enough memory"
+        tqdm.write(f"upscale.py: {path}: {error}", file=sys.stderr)
+
+
+def find_inputs(names, out, failures):
+    """{file: its place below the output folder} for files, folders and globs, without what is below `out` already."""
+    found = {}
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = out and out.resolve() != path.resolve() and out.resolve()
+            for file in files_below(path, failures):
+                if not (inside and file.resolve().is_relative_to(inside)):
+                    found.setdefault(file, file.relative_to(path))
+        elif path.exists():
+            found.setdefault(path, Path(path.name))
+        elif matches := sorted(glob.glob(name, recursive=True)):
+            found |= {Path(match): Path(Path(match).name) for match in matches if is_known(match)}
+        else:
+            failures.add(name, "there is no such file or folder")
+    return found
+
+
+def is_known(path):
+    """Whether a file's ending is that of a picture, an animation or a video."""
+    suffix = Path(path).suffix.lower()
+    return suffix in utils.IMAGE_SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+
+
+def files_below(folder, failures):
+    """All files of known endings below a folder, sorted, without hidden ones; folders that cannot be read are told."""
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: failures.add(error.filename, error)):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".") and is_known(name)]
+    return files
+
+
+def plan(args, found, scale, failures):
+    """[Job] for the inputs found: outputs of earlier runs and finished files are left out, and said to be.
+
+    Raises UserError before anything is written if two inputs would become one file.
+    """
+    single = len(found) == 1 and args.out and is_known(args.out) and not args.out.is_dir()
+    suffix = args.suffix if args.suffix is not None else "" if args.out else f"_x{scale}"
+
+    def target(source, place):
+        moving = source.suffix.lower() in video.SUFFIXES
+        ending = pictures.FORMATS[args.format][0][0] if args.format and not moving else source.suffix
+        if single:
+            return args.out
+        return (args.out / place.parent if args.out else source.parent) / f"{source.stem}{suffix}{ending}"
+
+    targets = {source: target(source, place) for source, place in found.items()}
+    made = {(path.parent.resolve(), path.stem): source for source, path in targets.items()}
+    jobs, owners, finished = [], {}, 0
+    for source, path in targets.items():
+        maker = made.get((source.parent.resolve(), source.stem), source)
+        if maker != source and suffix:
+            print(f"left out: {source}, it was made from {maker}")
+        elif path.resolve() == source.resolve():
+            failures.add(source, "its output would be itself: give another -o, or a --suffix")
+        elif (other := owners.setdefault(path.resolve(), source)) != source:
+            raise UserError(f"{other} and {source} would both become {path}: upscale them one after the other")
+        elif path.exists() and not args.overwrite:
+            finished += 1
+        else:
+            jobs.append(Job(source, path))
+    if finished:
+        print(f"skipped: {finished} finished before (--overwrite does them again)")
+    return jobs
+
+
+def measure(job, args):
+    """The Job with its size, after a look at the file's header. Raises UserError if that is no good."""
+    suffix = job.target.suffix.lower()
+    if job.source.suffix.lower() in video.SUFFIXES:
+        if suffix not in video.SUFFIXES:
+            raise UserError(f"is a video and cannot become {job.target.name}")
+        frames, (height, width) = video.describe(job.source)
+        return job._replace(frames=frames, height=height, width=width)
+    with pictures.opened(job.source, args.max_megapixels) as image:
+        if suffix != ".gif" and not pictures.format_of(job.target):
+            raise UserError(f"cannot become {job.target.name}: give a --format")
+        return job._replace(frames=video.frames_of(image, job.target), height=image.height, width=image.width)
+
+
+def work_off(job, upscaler, args, progress):
+    """Upscale one file; returns what is to be remarked about it, or "". Raises UserError, OSError or MemoryError."""
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    if job.source.suffix.lower() in video.SUFFIXES:
+        return video.upscale_video(job.source, job.target, upscaler, args.max_megapixels, progress)
+    with pictures.opened(job.source, args.max_megapixels) as image:
+        moving = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
+    if moving:
+        return video.upscale_animation(job.source, job.target, upscaler, args.max_megapixels, progress)
+    name = pictures.format_of(job.target)
+    picture = pictures.read(job.source, args.max_megapixels)
+    picture, remark = pictures.fit(picture, name, upscaler.scale)
+    canvas = upscaler.upscale(picture, picture.canvas(upscaler.scale), picture.kind != "CMYK", progress)
+    pictures.write(job.target, canvas, name)
+    return remark
+
+
+def parse_arguments():
+    def number(kind, least, most, words):
+        def convert(text):
+            try:
+                value = kind(text)
+            except ValueError:
+                value = math.nan
+            if not least <= value <= most:
+                raise argparse.ArgumentTypeError(f"takes {words}, not '{text}'")
+            return value
+
+        return convert
+
+    parser = argparse.ArgumentParser(
+        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
+        "MKV, AVI, WebM). What came in goes out: gray, alpha, CMYK, 16 bits, profile, metadata, sound.",
+        epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large; exit status: 0 all done, "
+        "1 some files could not be done (each is named, the others are done), 2 nothing was done: wrong arguments, "
+        "no weights, no input. Finished files are skipped when the command is given again.",
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="PHOTO", help="files, folders (all in them and below) or globs in quotes")
+    add("-o", "--out", metavar="OUT", type=Path, help="a folder, or a file for one input (default: beside the input)")
+    add(
+        "--weights", metavar="RUN", help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4)"
+    )
+    add(
+        "--blend",
+        metavar="T",
+        type=number(float, 0, 1, "a number from 0 to 1"),
+        help="from 0, the smooth SRResNet, to 1, the SRGAN: their weights are mixed",
+    )
+    add(
+        "--scale",
+        type=int,
+        choices=(2, 3, 4, 8),
+        help="the factor (default: the network's, 4); where there are no weights for a smaller one, the ×4 result is "
+        "shrunk by MATLAB's bicubic",
+    )
+    add(
+        "--tile",
+        metavar="N",
+        type=number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
+        help=f"side of a tile without its surroundings, in LR pixels (default: by free memory, {TILE} at most); "
+        "the result does not depend on it",
+    )
+    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
+    add("--suffix", metavar="TEXT", help='put behind the names (default: "_x4" without -o, nothing with it)')
+    add("--overwrite", action="store_true", help="make files again that are there already")
+    add(
+        "--max-megapixels",
+        metavar="N",
+        type=number(float, 1e-6, 1e6, "a number of megapixels above zero"),
+        default=200,
+        help="refuse inputs with more pixels (default: %(default)s), against files made to fill the memory",
+    )
+    args = parser.parse_args()
+    if args.suffix is not None and Path(f"a{args.suffix}").name != f"a{args.suffix}":
+        parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
+    return args
+
+
+def main():
+    args = parse_arguments()
+    failures = Failures()
+    weights, partner, config = choose_weights(args.weights, args.blend, args.scale)
+    scale = args.scale or config.scale
+    found = find_inputs(args.inputs, args.out, failures)
+    if not found:
+        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a video")
+    if args.out and len(found) > 1 and (args.out.is_file() or (is_known(args.out) and not args.out.is_dir())):
+        raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
+    jobs = []
+    for job in plan(args, found, scale, failures):
+        try:
+            jobs.append(measure(job, args))
+        except (UserError, OSError, MemoryError) as error:
+            failures.add(job.source, error)
+    if jobs:
+        mixed = f", {args.blend:g} of them mixed with {1 - args.blend:g} of {partner}" if partner else ""
+        shrunk = f", shrunk to ×{scale} by MATLAB's bicubic" if scale != config.scale else ""
+        print(f"weights: {weights}, ×{config.scale}{mixed}{shrunk}")
+        upscale_all(jobs, Upscaler(args.weights, args.tile, args.blend, args.scale), args, failures)
+    if failures.count:
+        print(f"{failures.count} of the inputs could not be upscaled", file=sys.stderr)
+    return 1 if failures.count else 0
+
+
+def upscale_all(jobs, upscaler, args, failures):
+    """Work off the jobs under one bar, which counts LR pixels; a line a file says what was done."""
+    print(f"tiles: {upscaler.tile}×{upscaler.tile} LR pixels and {upscaler.halo} around them")
+    total = sum(job.pixels for job in jobs)
+    with tqdm(total=total, unit="px", unit_scale=True, smoothing=0.1, disable=None) as bar:
+        end = 0
+        for job in jobs:
+            bar.set_description(job.source.name)
+            end += job.pixels
+            start = time.perf_counter()
+            try:
+                remark = work_off(job, upscaler, args, bar.update)
+            except (UserError, OSError, MemoryError) as error:
+                failures.add(job.source, error)
+            else:
+                seconds = time.perf_counter() - start
+                sizes = f"{job.width}×{job.height} → {upscaler.scale * job.width}×{upscaler.scale * job.height}"
+                count = f"{job.frames} frames of " if job.frames > 1 else ""
+                tiles = upscaler.count(job.height, job.width)
+                count += f"{tiles} tile{'s' if tiles > 1 else ''}"
+                tqdm.write(f"{job.source} → {job.target} ({sizes}, {count}, {seconds:.1f} s)")
+                if remark:
+                    tqdm.write(f"  {remark}")
+            bar.update(end - bar.n)
+
+
+if __name__ == "__main__":
+    utils.run_command(main)
