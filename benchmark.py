@@ -313,11 +313,7 @@ def print_row(what, result):
 
 
 def parse_arguments():
-    def count(text):
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"takes a whole number above zero, not '{text}'")
-        return int(text)
-
+    count = utils.number(int, 1, 2**31, "a whole number above zero")
     parser = argparse.ArgumentParser(
         description="Measure training, inference and input on this machine: speed, seconds a step, seconds of the "
         "first step (it compiles), peak memory, share of a matrix product's speed. Megapixels are of the output.",

@@ -165,11 +165,7 @@ def table(results):
 
 
 def parse_arguments():
-    def count(text):
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"takes a whole number above zero, not '{text}'")
-        return int(text)
-
+    count = utils.number(int, 1, 2**31, "a whole number above zero")
     parser = argparse.ArgumentParser(
         description="Write a trained generator as SavedModel, ONNX and TFLite (float32, float16, int8), load each file "
         "again and compare it with the source on photographs: a file that differs too much is not kept.",

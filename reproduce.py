@@ -221,7 +221,8 @@ def parse_arguments():
         description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/photos"
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
+    minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
+    add("--minutes", type=minutes, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
     add("--rows", metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
     add("--data", metavar="DIR", help="photographs and test sets, as for train.py and evaluate.py")
     add("--sets", metavar="A,B", help="the sets to score on, as for evaluate.py")
@@ -235,8 +236,6 @@ def parse_arguments():
     add("--report", action="store_true", help="train nothing: score what is finished, write docs/results.md")
     add("--out", type=Path, default=HERE / "samples" / "reproduce", metavar="DIR", help="where pictures and scores go")
     args = parser.parse_args()
-    if not args.minutes > 0:
-        parser.error("--minutes must be above zero")
     names = [row.name for row in ROWS]
     args.rows = names if args.rows is None else [name.strip() for name in args.rows.split(",")]
     if unknown := set(args.rows) - set(names):

@@ -145,13 +145,11 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], epilog="example: python subpixel.py --minutes 5 --data ~/photos"
     )
-    parser.add_argument("--minutes", type=float, default=5.0, help="for each arm, on two quiet cores (default: 5)")
+    minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
+    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each arm, on two quiet cores (default: 5)")
     parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
     parser.add_argument("--report", action="store_true", help="train nothing, write docs/subpixel.md")
-    args = parser.parse_args()
-    if not args.minutes > 0:
-        parser.error("--minutes must be above zero")
-    return args
+    return parser.parse_args()
 
 
 def main():

@@ -9,7 +9,6 @@ network sees, so that the result is the one of the whole picture to the last bit
 
 import argparse
 import glob
-import math
 import os
 import sys
 import time
@@ -155,18 +154,6 @@ def work_off(job, upscaler, args, progress):
 
 
 def parse_arguments():
-    def number(kind, least, most, words):
-        def convert(text):
-            try:
-                value = kind(text)
-            except ValueError:
-                value = math.nan
-            if not least <= value <= most:
-                raise argparse.ArgumentTypeError(f"takes {words}, not '{text}'")
-            return value
-
-        return convert
-
     parser = argparse.ArgumentParser(
         description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
         "MKV, AVI, WebM). What came in goes out: gray, alpha, CMYK, 16 bits, profile, metadata, sound.",
@@ -183,7 +170,7 @@ def parse_arguments():
     add(
         "--blend",
         metavar="T",
-        type=number(float, 0, 1, "a number from 0 to 1"),
+        type=utils.number(float, 0, 1, "a number from 0 to 1"),
         help="from 0, the smooth SRResNet, to 1, the SRGAN: their weights are mixed",
     )
     add(
@@ -196,7 +183,7 @@ def parse_arguments():
     add(
         "--tile",
         metavar="N",
-        type=number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
+        type=utils.number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
         help=f"side of a tile without its surroundings, in LR pixels (default: by free memory, {TILE} at most); "
         "the result does not depend on it",
     )
@@ -206,7 +193,7 @@ def parse_arguments():
     add(
         "--max-megapixels",
         metavar="N",
-        type=number(float, 1e-6, 1e6, "a number of megapixels above zero"),
+        type=utils.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
         default=200,
         help="refuse inputs with more pixels (default: %(default)s), against files made to fill the memory",
     )

@@ -4,7 +4,9 @@ The end of a name tells its range where it could be mistaken: `_u8` is uint8 in 
 `_m11` float in [-1, 1]. Images are [height, width, channels].
 """
 
+import argparse
 import importlib
+import math
 import os
 import shutil
 import sys
@@ -31,6 +33,21 @@ class LazyModule:
 
     def __getattr__(self, attribute):
         return getattr(importlib.import_module(self.name), attribute)
+
+
+def number(kind, least, most, words):
+    """A `type` for argparse: int or float within [least, most]; words: what it takes, for the sentence if it is not."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"takes {words}, not '{text}'")
+        return value
+
+    return convert
 
 
 def run_command(main):
