@@ -1,8 +1,9 @@
 """The networks that the paper's Table 2 compares with, and Johnson et al.'s: each from its own paper's layers.
 
-Each builder takes LR and gives SR. SRCNN, ESPCN, VDSR and DRCN see luma alone: Y [batch, h, w, 1] in [0, 1] to Y
-[batch, scale·h, scale·w, 1]; model.py carries the colour around them by bicubic interpolation. What they were trained
-with is in config.NETWORK_SETTINGS; docs/departures.md says where that differs from the papers.
+Each builder takes LR and gives SR; last layers compute in floatx, also under mixed precision. SRCNN, ESPCN, VDSR and
+DRCN see luma alone: Y [batch, h, w, 1] in [0, 1] to Y [batch, scale·h, scale·w, 1]; model.py carries the colour around
+them by bicubic interpolation. What they are trained with is in config.NETWORK_SETTINGS; docs/departures.md says where
+that differs from the papers.
 """
 
 import numpy as np
@@ -18,15 +19,15 @@ RECONSTRUCTIONS = "reconstructions"  # DRCN's layer whose channels are trained t
 def srcnn(y, config):
     """Dong et al., 2014 and 2016: "9-5-5" on the bicubic image; 57,184 weights without the biases at width 64."""
     x = conv(bicubic(y, config.scale), config.width, 9, "conv1", activation="relu")
-    x = conv(x, config.width // 2, 5, "conv2", activation="relu")
-    return conv(x, 1, 5, "conv3")
+    x = conv(x, max(config.width // 2, 1), 5, "conv2", activation="relu")
+    return conv(x, 1, 5, "conv3", dtype=keras.config.floatx())
 
 
 def espcn(y, config):
     """Shi et al., 2016: 5-3-3 with tanh in LR space, the last layer linear, then one pixel shuffle."""
     x = conv(y, config.width, 5, "conv1", activation="tanh")
-    x = conv(x, config.width // 2, 3, "conv2", activation="tanh")
-    return keras.ops.depth_to_space(conv(x, config.scale**2, 3, "conv3"), config.scale)
+    x = conv(x, max(config.width // 2, 1), 3, "conv2", activation="tanh")
+    return keras.ops.depth_to_space(conv(x, config.scale**2, 3, "conv3", dtype=keras.config.floatx()), config.scale)
 
 
 def espcn_hr(y, config):
@@ -35,10 +36,10 @@ def espcn_hr(y, config):
     A convolution in HR space sees scale² times the pixels, so at equal work it has 1/scale of the maps on either side
     ("Is the deconvolution layer the same as a convolutional layer?", Shi et al., 2016). Ours, for that comparison.
     """
-    width = config.width // config.scale
+    width = max(config.width // config.scale, 1)
     x = conv(bicubic(y, config.scale), width, 5, "conv1", activation="tanh")
-    x = conv(x, width // 2, 3, "conv2", activation="tanh")
-    return conv(x, 1, 3, "conv3")
+    x = conv(x, max(width // 2, 1), 3, "conv2", activation="tanh")
+    return conv(x, 1, 3, "conv3", dtype=keras.config.floatx())
 
 
 def vdsr(y, config):
@@ -46,7 +47,9 @@ def vdsr(y, config):
     x = coarse = bicubic(y, config.scale)
     for i in range(1, config.blocks + 2):
         x = conv(x, config.width, 3, f"conv{i}", activation="relu", use_bias=False, kernel_initializer="he_normal")
-    return keras.layers.Add(name="add")([conv(x, 1, 3, f"conv{config.blocks + 2}", use_bias=False), coarse])
+    floats = {"dtype": keras.config.floatx()}
+    residual = conv(x, 1, 3, f"conv{config.blocks + 2}", use_bias=False, **floats)
+    return keras.layers.Add(name="add", **floats)([residual, coarse])
 
 
 def drcn(y, config):
@@ -60,14 +63,15 @@ def drcn(y, config):
     x = conv(x, width, 3, "embed2", activation="relu")
     recurse = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name="recurse")
     reconstruct1 = keras.layers.Conv2D(width, 3, padding="same", activation="relu", name="reconstruct1")
-    reconstruct2 = keras.layers.Conv2D(1, 3, padding="same", name="reconstruct2")
+    floats = {"dtype": keras.config.floatx()}
+    reconstruct2 = keras.layers.Conv2D(1, 3, padding="same", name="reconstruct2", **floats)
     outputs = []
     for _ in range(config.blocks):
         x = recurse(x)
         outputs.append(reconstruct2(reconstruct1(x)) + coarse)
-    outputs = keras.layers.Concatenate(name=RECONSTRUCTIONS)(outputs)
+    outputs = keras.layers.Concatenate(name=RECONSTRUCTIONS, **floats)(outputs)
     mean = keras.initializers.Constant(1 / config.blocks)
-    return conv(outputs, 1, 1, "ensemble", use_bias=False, kernel_initializer=mean)
+    return conv(outputs, 1, 1, "ensemble", use_bias=False, kernel_initializer=mean, **floats)
 
 
 def johnson(lr_01, config, folded=False):
@@ -79,14 +83,17 @@ def johnson(lr_01, config, folded=False):
     def normalised(x, name):
         return x if folded else batch_norm(x, config, name)
 
-    relu = keras.layers.ReLU
-    x = relu()(normalised(conv(lr_01, config.width, 9, "head_conv"), "head_bn"))
+    def relu(x, name):
+        return keras.layers.ReLU(name=name)(x)
+
+    x = relu(normalised(conv(lr_01, config.width, 9, "head_conv"), "head_bn"), "head_relu")
     for i in range(1, config.blocks + 1):
         skip = x
-        x = relu()(normalised(conv(x, config.width, 3, f"block{i}_conv1"), f"block{i}_bn1"))
+        x = relu(normalised(conv(x, config.width, 3, f"block{i}_conv1"), f"block{i}_bn1"), f"block{i}_relu")
         x = normalised(conv(x, config.width, 3, f"block{i}_conv2"), f"block{i}_bn2")
         x = keras.layers.Add(name=f"block{i}_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
         x = keras.layers.Conv2DTranspose(config.width, 3, strides=2, padding="same", name=f"upsample{i}_conv")(x)
-        x = relu()(normalised(x, f"upsample{i}_bn"))
-    return conv(x, 3, 9, "tail_conv", activation="tanh", dtype=keras.config.floatx())
+        x = relu(normalised(x, f"upsample{i}_bn"), f"upsample{i}_relu")
+    activation = None if config.output == "linear" else config.output
+    return conv(x, 3, 9, "tail_conv", activation=activation, dtype=keras.config.floatx())

@@ -60,7 +60,7 @@ DEFAULTS.TRAIN.schedule = "constant"  # "constant", "step", or "cosine" (warm-up
 DEFAULTS.TRAIN.decay_at = 0.5  # "step": at this share of the steps …
 DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
 DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
-DEFAULTS.TRAIN.loss = "mse"  # the content loss, a function of train.py each: "mse", "slides", "vgg", "feature", "luma"
+DEFAULTS.TRAIN.loss = "mse"  # the content loss, see train.generator_losses: "mse", "slides", "vgg", "feature", "luma"
 DEFAULTS.TRAIN.total_variation = 0.0  # weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)
 DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
 # 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
@@ -108,6 +108,7 @@ VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
 
 # Sizes, loss and training rule of the other networks, from their papers where those tell. Rates that were for summed
 # squares are converted to the mean: SRCNN's 1e-4 times half of its 21×21 outputs, VDSR's 0.1 times half of 41×41.
+# VDSR's weight decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours, which is 840 times that.
 LUMA = {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
 SGD = {"TRAIN.optimizer": "sgd"}
 NETWORK_SETTINGS = {
@@ -119,7 +120,7 @@ NETWORK_SETTINGS = {
     "espcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64},
     "vdsr": LUMA
     | SGD
-    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1e-4, "TRAIN.clip_value": 0.4, "DATA.crop": 48}
+    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 0.4, "DATA.crop": 48}
     | {"TRAIN.batch": 64, "MODEL.blocks": 18},
     "drcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
     "johnson": {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
@@ -189,9 +190,10 @@ def read_override(override):
 
 
 # What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
-# high rate that comes down (docs/results.md).
+# high rate that comes down (docs/runs.md).
 SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla", "ema")
-SHARED_WITH_INIT += ("clip_norm", "on_nan", "precision", "accumulate", "replicas")
+SHARED_WITH_INIT += ("clip_norm", "clip_value", "optimizer", "weight_decay")
+SHARED_WITH_INIT += ("on_nan", "precision", "accumulate", "replicas")
 INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
 
 
@@ -260,6 +262,14 @@ def check_config(config):
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
     if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
         raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
+    # What would be ignored is refused.
+    model = config.MODEL
+    if model.network != "srresnet" and (model.upsampler, model.upsampler_init) != ("subpixel", "icnr"):
+        raise UserError(f"only srresnet has other upsamplers, not {model.network}")
+    if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
+        raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
+    if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":
+        raise UserError("TRAIN.last_layer_rate works with TRAIN.optimizer=sgd: Adam's updates do not depend on it")
     if 0 < config.VGG.resize < 32:
         raise UserError(f"VGG.resize must be 0 or at least 32, not {config.VGG.resize}")
 

@@ -106,7 +106,8 @@ def choose_models(weights, methods, scale):
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
             chosen[name] = file
-            print(f"found: {name} ({about['mode']}, {file})")
+            network = about["config"].MODEL.network
+            print(f"found: {name} ({about['mode'] if network == 'srresnet' else network}, {file})")
     for name in methods or ():
         if name not in chosen and name not in INTERPOLATIONS:
             known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else runs.find_runs())))
@@ -278,8 +279,8 @@ def main():
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
     tables.write_markdown(args.out / "table.md", results, args.scale, args.significance)
-    record([row for row in methods if isinstance(row, Model) and row.weights], results, args.scale)
     report.write(args.out, results, sets, focus, args.scale)
+    record([row for row in methods if isinstance(row, Model) and row.weights], results, args.scale)
     print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 

@@ -77,9 +77,9 @@ def icnr(scale, initializer="glorot_uniform"):
     return init
 
 
-def subpixel(x, width, name, init="icnr", **settings):
+def subpixel(x, width, name, init="icnr"):
     """Sub-pixel convolution (Shi et al., 2016): k3 to 4·width maps, then a pixel shuffle."""
-    kernel = icnr(2, **settings) if init == "icnr" else "glorot_uniform"
+    kernel = icnr(2) if init == "icnr" else "glorot_uniform"
     return keras.ops.depth_to_space(conv(x, 4 * width, 3, name, kernel_initializer=kernel), 2)
 
 
@@ -114,7 +114,7 @@ def transposed_kernel(kernel, scale):
 
 
 def bicubic(x, scale):
-    """MATLAB's imresize(x, scale) of floats [batch, h, w, c], unrounded, as a convolution; h and w at least 3.
+    """MATLAB's imresize(x, scale) of floats [batch, h, w, c], unrounded, as a convolution.
 
     Every scale² output pixels see the same 5×5 LR pixels with weights of their own, so it is a fixed sub-pixel
     convolution with mirrored borders.
@@ -122,7 +122,10 @@ def bicubic(x, scale):
     taps = utils.resize_matrix(5, 5 * scale, scale)[2 * scale : 3 * scale]  # of the middle pixel: [scale, 5]
     channels = x.shape[-1]
     kernel = np.einsum("iy,jx,cd->yxcijd", taps, taps, np.eye(channels)).reshape(5, 5, channels, -1)
-    x = keras.ops.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="symmetric")
+    for axis in (1, 2):
+        n = keras.ops.shape(x)[axis]
+        index = keras.ops.mod(keras.ops.arange(-2, n + 2), 2 * n)  # as utils.mirror does, for any size
+        x = keras.ops.take(x, keras.ops.minimum(index, 2 * n - 1 - index), axis)
     x = keras.ops.conv(x, keras.ops.cast(kernel, x.dtype), padding="valid")
     return keras.ops.depth_to_space(x, scale)
 

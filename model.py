@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 import baselines
+import utils
 from layers import UPSAMPLERS, batch_norm, bicubic, conv, prelu, rgb_to_ycbcr, row_convolution, ycbcr_to_rgb
 from utils import LazyModule
 
@@ -282,4 +283,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    utils.run_command(main)

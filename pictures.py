@@ -172,14 +172,7 @@ def decode(path, image):
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
     deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow gives eight of the sixteen bits
-    try:
-        # Read anew: what Pillow has read when it opened the file may be broken without a word.
-        Image.Exif().load(image.info.get("exif", b""))
-        mark = image.getexif().get(274)
-    except Exception:  # damaged EXIF is no reason to refuse a picture; it is left behind
-        mark = None
-        for key in ("exif", "Raw profile type exif"):
-            image.info.pop(key, None)
+    mark = turn_of(image)
     kept = facts_of(path, image)
     image.load()
     upright = ImageOps.exif_transpose(image)
@@ -201,6 +194,23 @@ def decode(path, image):
         if np.array_equal(pixels >> 8, np.asarray(upright.convert(kind))):
             return Picture(np.ascontiguousarray(pixels), kind, kept)
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
+
+
+def turn_of(image):
+    """The EXIF mark by which an opened image is to be turned, or None; damaged EXIF is left behind."""
+    try:
+        # Read anew: what Pillow has read when it opened the file may be broken without a word.
+        Image.Exif().load(image.info.get("exif", b""))
+        return image.getexif().get(274)
+    except Exception:  # Pillow's many kinds
+        for key in ("exif", "Raw profile type exif"):
+            image.info.pop(key, None)
+        return None
+
+
+def upright_size(image):
+    """(height, width) of an opened image once its EXIF mark has turned it."""
+    return image.size if turn_of(image) in (5, 6, 7, 8) else image.size[::-1]
 
 
 def facts_of(path, image):

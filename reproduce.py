@@ -4,22 +4,25 @@ It goes on where it was stopped: finished rows are left alone, an unfinished one
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import config
+import numpy as np
+
+import data
 import runs
 import tables
 import utils
+from config import make_config
 from logs import read_metrics
 from utils import UserError
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "docs" / "results.json"
-PAGE = HERE / "docs" / "results.md"
+RESULTS = runs.HERE / "docs" / "results.json"
+PAGE = runs.HERE / "docs" / "results.md"
 
 # What every row without a GAN is trained by, whatever its paper says: an hour is too short for their rules, and one
 # rule for all compares the networks. Rows with a GAN keep the paper's rate.
@@ -105,7 +108,10 @@ def train_row(row, minutes, data_directory, overrides):
         command = [*row.arguments, "--name", name, "--steps", str(steps_of(row, minutes)), *after, *where]
         command += [part for setting in settings for part in ("--set", setting)]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
-    subprocess.run([sys.executable, HERE / "train.py", *command], check=False)
+    with subprocess.Popen([sys.executable, runs.HERE / "train.py", *command]) as process:
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # train.py has had it too: it saves and ends
+                process.wait()
     if not is_finished(row):
         raise UserError(f"{name} has not come to its end; the same command goes on with it")
 
@@ -113,14 +119,15 @@ def train_row(row, minutes, data_directory, overrides):
 def facts_of(row):
     """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
     directory = runs.root() / run_name(row)
-    lines = read_metrics(directory)
-    about = runs.read_about(directory / "config.json")
-    per_step = [line["seconds_per_step"] for line in lines if line["step"] > 1]
-    logged = about["config"].TRAIN.log_every
+    about, lines = runs.read_about(directory / "config.json"), read_metrics(directory)
+    each = [line["seconds_per_step"] for line in lines]  # a step, since the line before
+    steps = [line["step"] for line in lines]
+    hours = sum(seconds * (b - a) for seconds, a, b in zip(each, [0, *steps], steps, strict=False)) / 3600
     return {
-        "steps": lines[-1]["step"],
-        "hours": round(sum(per_step) * logged / 3600, 3),
-        "seconds_per_step": round(sorted(per_step)[len(per_step) // 2], 4),
+        "steps": steps[-1],
+        "minutes": round(steps[-1] * row.seconds / 60, 1),  # that they are worth on two quiet cores
+        "hours": round(hours, 3),
+        "seconds_per_step": round(float(np.median(each)), 4),
         "data": about["data"],
         "curve": {line["step"]: round(line["val_psnr_y"], 3) for line in lines if "val_psnr_y" in line},
     }
@@ -132,8 +139,8 @@ def score(rows, data_directory, sets, out):
     command = ["--methods", ",".join(["bicubic", *map(run_name, rows)]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
     command += ["--out", out]
     command += ["--data", data_directory] if data_directory else []
-    command += ["--sets", sets] if sets else []
-    if subprocess.run([sys.executable, HERE / "evaluate.py", *command], check=False).returncode:
+    command += ["--sets", ",".join(sets)] if sets else []
+    if subprocess.run([sys.executable, runs.HERE / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
     scores = {}
     for set_name, methods in json.loads(path.read_text()).items():
@@ -189,7 +196,7 @@ def claims(results):
 TEXT = """# The rows of the paper's tables, at a small budget
 
 Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores do in {minutes:g} minutes, on {images:,} photographs; the hours are what they took. The paper's figures stand in
+cores do in about {minutes} minutes, on {images} photographs; the hours are what they took. The paper's figures stand in
 italics: its networks had days on a GPU, and not more is claimed here than was run.
 
 Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate.
@@ -204,11 +211,17 @@ PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
 """
 
 
+def between(numbers):
+    """The smallest and the largest of some numbers in words, or the one that all are."""
+    words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
+    return " to ".join(dict.fromkeys(words))
+
+
 def write_page(results):
     """docs/results.md, all of it from `results` as docs/results.json holds them."""
     text = TEXT.format(
-        minutes=results["minutes"],
-        images=results["data"]["images"],
+        minutes=between([facts["minutes"] for facts in results["rows"].values()]),
+        images=between([facts["data"]["images"] for facts in results["rows"].values()]),
         rule=", ".join(f"`{key}={value}`" for key, value in SAME_RULE.items()),
         table="\n".join(table(results)),
         claims="\n".join(claims(results)),
@@ -218,13 +231,13 @@ def write_page(results):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/photos"
+        description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/srgan-data"
     )
     add = parser.add_argument
     minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
     add("--minutes", type=minutes, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
     add("--rows", metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
-    add("--data", metavar="DIR", help="photographs and test sets, as for train.py and evaluate.py")
+    add("--data", metavar="DIR", help="a data root with train/ and the test sets in it")
     add("--sets", metavar="A,B", help="the sets to score on, as for evaluate.py")
     add(
         "--set",
@@ -234,10 +247,17 @@ def parse_arguments():
         help="for a trial: a setting of every new row",
     )
     add("--report", action="store_true", help="train nothing: score what is finished, write docs/results.md")
-    add("--out", type=Path, default=HERE / "samples" / "reproduce", metavar="DIR", help="where pictures and scores go")
+    add(
+        "--out",
+        type=Path,
+        default=runs.HERE / "samples" / "reproduce",
+        metavar="DIR",
+        help="where pictures and scores go",
+    )
     args = parser.parse_args()
     names = [row.name for row in ROWS]
     args.rows = names if args.rows is None else [name.strip() for name in args.rows.split(",")]
+    args.sets = args.sets and tuple(name.strip() for name in args.sets.split(","))
     if unknown := set(args.rows) - set(names):
         parser.error(f"there is no row called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     return args
@@ -245,7 +265,8 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    config.make_config(overrides=args.set)  # a mistake in --set is told before the first row
+    make_config(overrides=args.set)  # a mistake is told before the first row, not after the last
+    data.find_test_sets(args.data, args.sets)
     wanted = [row for row in ROWS if row.name in args.rows]
     if not args.report:
         needed = {row.after for row in wanted} - {None}
@@ -259,7 +280,7 @@ def main():
         raise UserError("no row is finished, there is nothing to report")
     facts = {row.name: facts_of(row) for row in finished}
     scores = score(finished, args.data, args.sets, args.out)
-    results = {"minutes": args.minutes, "data": next(iter(facts.values()))["data"], "rows": facts, "scores": scores}
+    results = {"rows": facts, "scores": scores}
     RESULTS.parent.mkdir(exist_ok=True)
     runs.write_json(RESULTS, results)
     write_page(results)

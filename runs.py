@@ -5,7 +5,6 @@ another place for new runs; runs are looked for in both. A checkpoint holds all 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import devices
+import download
 import utils
 from config import DEFAULTS, MODES, check_config, make_config, set_value
 from logs import read_metrics
@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
 SCORES = "scores.json"  # what evaluate.py measured of these weights
+ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # the keys of MODEL that all runs name
 # What every generator of this project takes and gives, written into config.json.
 NETWORK = {
     "input": "LR [batch, height, width, 3], RGB from 0 to 1",
@@ -174,9 +175,12 @@ def read_about(about):
     try:
         theirs, config = content["config"], make_config()
         for section in DEFAULTS:
-            # The network must be described in full; a setting of training that is newer than the run is its default.
-            for key in DEFAULTS[section] if section == "MODEL" else theirs.get(section, {}):
+            # The network must be described in full; a setting that is newer than the run is its default.
+            for key in {*theirs.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:
                 set_value(config, f"{section}.{key}", theirs[section][key])
+        # Runs of before there were presets for all of Table 1 have another word for what they minimised.
+        old = {("srresnet", "slides"): "mse", ("srgan", "paper"): "vgg"}
+        config.TRAIN.loss = old.get((content["mode"], config.TRAIN.loss), config.TRAIN.loss)
         content["config"] = config
         check_config(config)
         MODES.index(content["mode"])
@@ -198,12 +202,6 @@ def load_generator(path):
     return generator, about
 
 
-def weights_hash(weights):
-    """SHA-256 of a weights file, by which its scores know it."""
-    with open(weights, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_scores(weights):
     """{"SET ×scale": {measure: mean}} that scores.json beside a weights file holds for just these weights, else {}.
 
@@ -212,7 +210,7 @@ def read_scores(weights):
     path = weights.parent / SCORES
     try:
         recorded = read_json(path).get(weights.name, {}) if path.is_file() else {}
-        return recorded["scores"] if recorded.get("sha256") == weights_hash(weights) else {}
+        return recorded["scores"] if recorded.get("sha256") == download.file_digest(weights, "sha256") else {}
     except (AttributeError, KeyError):
         raise UserError(f"{path} is not what evaluate.py wrote; delete it to have it written anew") from None
 
@@ -221,7 +219,7 @@ def write_scores(weights, scores):
     """Write scores as read_scores gives them; those of the directory's other weights files stay."""
     path = weights.parent / SCORES
     others = read_json(path) if path.is_file() else {}
-    write_json(path, others | {weights.name: {"sha256": weights_hash(weights), "scores": scores}})
+    write_json(path, others | {weights.name: {"sha256": download.file_digest(weights, "sha256"), "scores": scores}})
 
 
 def default_weights(scales=(4,)):
@@ -280,7 +278,8 @@ def find_init(model_config, fingerprint, least_steps):
     """
     candidates = []
     for name, (weights, about) in find_runs().items():
-        if about["mode"] != "srresnet" or differences(about["config"].MODEL, model_config):
+        theirs = about["config"]
+        if about["mode"] != "srresnet" or theirs.TRAIN.loss != "mse" or differences(theirs.MODEL, model_config):
             continue
         if name == f"srresnet_x{model_config.scale}":
             return weights, "the weights that come with the project"

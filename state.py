@@ -23,7 +23,8 @@ class TrainState:
     """Networks, optimizers, the average, and three numbers: all that a checkpoint holds.
 
     config: all sections; mode: of config.MODES; init: weights file to start the generator from, or None; vgg: a feature
-    network from model.load_vgg, for a GAN. To be made in the scope of the strategy it is trained under.
+    network from features.load_vgg, for a loss that looks at features. To be made in the scope of the strategy it is
+    trained under.
     """
 
     def __init__(self, config, mode, init=None, vgg=None):

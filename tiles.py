@@ -1,7 +1,7 @@
 """Upscaler: a generator with its weights that works off pictures of any size in tiles, in bounded memory.
 
 Each tile is shown with as much around it as the network sees, so that the result is the one of the whole picture to the
-last bit.
+last bit. For that this module has to be imported before TensorFlow is: it switches oneDNN off.
 """
 
 import itertools
@@ -92,6 +92,8 @@ class Upscaler:
                 progress(-done)
                 done = 0
                 self.halve()
+            except tf.errors.OpError as error:
+                raise UserError(f"the network cannot take it ({utils.short(error)})") from error
         return out
 
     def windows(self, n):

@@ -64,8 +64,8 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
     """
     train = config.TRAIN
     if train.loss == "slides":
-        return slides_losses(fake, real, logits_fake, vgg(fake), vgg(real))
-    if train.loss == "mse":
+        terms = slides_losses(fake, real, logits_fake, vgg(fake), vgg(real))
+    elif train.loss == "mse":
         terms = srresnet_losses(fake, real)
     elif train.loss == "luma":
         terms = losses.luma_losses(fake, real, reconstructions, share)
@@ -168,8 +168,9 @@ def make_step(config, state, strategy=None, xla=True):
 
         gradients, g_values = devices.mean_over_parts(g_part, accumulate, lr_01, real)
         if config.TRAIN.last_layer_rate != 1:
-            *others, kernel, bias = gradients
-            gradients = [*others, *(config.TRAIN.last_layer_rate * gradient for gradient in (kernel, bias))]
+            last = {id(v) for v in [layer for layer in generator.layers if layer.trainable_weights][-1].weights}
+            rates = [config.TRAIN.last_layer_rate if id(v) in last else 1.0 for v in generator.trainable_variables]
+            gradients = [rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
         values |= g_values | {"g_grad": update(state.g_optimizer, gradients, generator)}
         return values
 
@@ -232,7 +233,8 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     with logs.Log(run, int(state.step.numpy())) as log:
         if resume:
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
-        print(f"run {run.name}: {config.TRAIN.steps:,} updates of {run.mode}, batch {config.TRAIN.batch}")
+        kind = run.mode if config.MODEL.network == "srresnet" else f"{config.MODEL.network} ({run.mode})"
+        print(f"run {run.name}: {config.TRAIN.steps:,} updates of {kind}, batch {config.TRAIN.batch}")
         print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
         if not resume:  # from here on there is something to go back to
             save_checkpoint(run.directory, 0, state.parts())
@@ -349,8 +351,8 @@ def parse_arguments(arguments=None):
     add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
     add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")
     add("--upsampler-init", choices=CHOICES["MODEL.upsampler_init"], help="of sub-pixel convolutions (default: icnr)")
-    add("--steps", metavar="N", help="updates of this mode (default: 1e6 for srresnet, 2e5 for srgan)")
-    add("--batch", metavar="N", help="crops an update (default: 16)")
+    add("--steps", metavar="N", help="updates (default: the paper's, 1e6 for srresnet, 2e5 for srgan)")
+    add("--batch", metavar="N", help="crops an update (default: the network's, 16 for the paper's)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")

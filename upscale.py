@@ -66,7 +66,8 @@ def find_inputs(names, out, failures):
         elif path.exists():
             found.setdefault(path, Path(path.name))
         elif matches := sorted(glob.glob(name, recursive=True)):
-            found |= {Path(match): Path(Path(match).name) for match in matches if is_known(match)}
+            for file in [file for match in matches for file in files_of(Path(match), failures)]:
+                found.setdefault(file, Path(file.name))
         else:
             failures.add(name, "there is no such file or folder")
     return found
@@ -76,6 +77,13 @@ def is_known(path):
     """Whether a file's ending is that of a picture, an animation or a video."""
     suffix = Path(path).suffix.lower()
     return suffix in utils.IMAGE_SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+
+
+def files_of(path, failures):
+    """What a glob has found: the file, or the files below the folder."""
+    if path.is_dir():
+        return files_below(path, failures)
+    return [path] if is_known(path) else []
 
 
 def files_below(folder, failures):
@@ -131,9 +139,11 @@ def measure(job, args):
         frames, (height, width) = video.describe(job.source)
         return job._replace(frames=frames, height=height, width=width)
     with pictures.opened(job.source, args.max_megapixels) as image:
-        if suffix != ".gif" and not pictures.format_of(job.target):
+        frames = video.frames_of(image, job.target)
+        if not pictures.format_of(job.target) and not (suffix == ".gif" and (frames > 1 or image.format == "GIF")):
             raise UserError(f"cannot become {job.target.name}: give a --format")
-        return job._replace(frames=video.frames_of(image, job.target), height=image.height, width=image.width)
+        height, width = pictures.upright_size(image)
+        return job._replace(frames=frames, height=height, width=width)
 
 
 def work_off(job, upscaler, args, progress):

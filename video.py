@@ -86,7 +86,10 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
 
         def write(temporary):
             first, *rest = frames()
-            first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
+            try:
+                first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
+            except (ValueError, TypeError, KeyError) as error:  # times or colours that the format has no way to say
+                raise UserError(f"cannot be written as {format_name} ({utils.short(error)})") from error
 
         utils.write_atomically(target, write)
 
@@ -147,6 +150,7 @@ def upscale_video(path, target, upscaler, max_megapixels, progress):
     reader, meta = open_reader(path)
     width, height = meta["size"]
     if width * height > max_megapixels * 1e6:
+        reader.close()
         raise UserError(f"has {width}×{height} pixels a frame, more than --max-megapixels {max_megapixels:g} allows")
     codec, options = ENCODERS[target.suffix.lower()]
     sizes = (upscaler.scale * width, upscaler.scale * height)

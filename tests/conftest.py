@@ -94,7 +94,9 @@ def run(clone):
 
     def run_script(script, *arguments, timeout=240, **settings):
         command = [sys.executable, "-B", script, *map(str, arguments)]
-        return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, **settings)
+        env = dict(settings.pop("env", os.environ))
+        env.pop("TF_ENABLE_ONEDNN_OPTS", None)  # scripts choose for themselves
+        return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, env=env, **settings)
 
     return run_script
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import photo
 
+import devices
 import model
 import train
 import utils
@@ -58,10 +59,10 @@ def test_tensorlayers_networks():
     assert not network.get_layer("block7_conv2").use_bias
     assert np.abs(network(100 * np.ones((1, 4, 4, 3), np.float32))).max() <= 1
     config.discriminator = "tensorlayer"
-    judge = model.build_discriminator(config, 384)
+    judge = model.build_discriminator(config, 64)
     widths = [judge.get_layer(f"conv{i}").filters for i in range(8)]
     assert widths == [64, 128, 256, 512, 1024, 2048, 1024, 512]
-    assert judge.get_layer("flatten").output.shape[1:] == (6 * 6 * 512,)
+    assert judge.get_layer("flatten").output.shape[1:] == (512,)  # six halvings: 384 would leave 6×6
 
 
 @pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])
@@ -108,7 +109,7 @@ def test_work_of_a_layer_used_many_times():
 
 @pytest.mark.parametrize("name", [name for name in model.NETWORKS if name != "srresnet"])
 def test_each_learns(name, rng):
-    """Some updates by its own loss and rule, at a rate that fits so small a network, and the loss has come down."""
+    """Some updates by its own loss, at a rate that fits so small a network, and the loss has come down."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
     small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam"]
     config = make_config(overrides=[f"MODEL.network={name}", *small])
@@ -184,3 +185,23 @@ def test_receptive_radius(name, rng):
         changed[:, radius + 2 + distance :] = rng.random(changed[:, radius + 2 + distance :].shape)
         changes[distance] = np.abs(np.asarray(infer(changed))[:, 4 * (radius + 2) : 4 * (radius + 3)] - before).max()
     assert changes[radius + 1] == 0 < changes[2 * radius // 3], changes
+
+
+@pytest.mark.parametrize("name", ["espcn", "drcn", "johnson"])
+def test_last_layers_compute_in_float32(name, rng):
+    """Under mixed precision an update goes through, and SR has more levels than bfloat16's eight bits tell apart."""
+    import features
+
+    small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "VGG.layer=conv2_2"]
+    config = make_config(overrides=[f"MODEL.network={name}", *small, "TRAIN.precision=mixed_bfloat16"])
+    before = devices.choose_precision("float32")
+    try:
+        devices.choose_precision(config.TRAIN.precision)
+        vgg = features.build_vgg((1, 1), "conv2_1") if config.TRAIN.loss == "feature" else None
+        state = TrainState(config, "srresnet", vgg=vgg)
+        batch = np.stack([photo(rng, 48, 48) for _ in range(2)]), np.zeros((2, 3), bool)
+        assert np.isfinite(float(train.make_step(config, state, xla=False)(*batch)["g_loss"]))
+        sr = state.generator(rng.random((1, 16, 16, 3), np.float32))
+        assert sr.dtype == "float32" and len(np.unique(sr)) > 2000
+    finally:
+        devices.choose_precision(before)

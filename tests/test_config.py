@@ -41,9 +41,13 @@ def test_a_network_brings_its_own_settings():
         ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has settings of its own"),
         ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is of --mode=srgan"),
         ("srresnet", "slides", "MODEL.network=unet", "not 'unet'"),
+        ("srresnet", "slides", "TRAIN.last_layer_rate=0.5", "works with TRAIN.optimizer=sgd"),
     ):
         with pytest.raises(UserError, match=words):
             make_config(mode, preset, [override])
+    for overrides in (["MODEL.network=espcn", "MODEL.upsampler=deconv"], ["MODEL.upsampler=resize"]):
+        with pytest.raises(UserError, match="upsampler"):
+            make_config(overrides=[*overrides, "MODEL.upsampler_init=random"])
 
 
 def test_defaults_are_not_changed_by_overrides():

@@ -174,6 +174,21 @@ def test_folded_generator_equals_the_unfolded(scale, rng):
     assert np.abs(model.fold_batch_norm(network, config)(lr) - expected).max() > 10 * tolerance["atol"]
 
 
+@pytest.mark.parametrize("name", model.NETWORKS)
+def test_every_network_can_be_folded(name, rng):
+    """Twice, as Keras counts on with names it gives by itself."""
+    config = make_config(overrides=[f"MODEL.network={name}", "MODEL.blocks=2", "MODEL.width=8"]).MODEL
+    model.build_generator(config)
+    network = model.build_generator(config)
+    for layer in network.layers:
+        layer.set_weights([w + rng.uniform(0, 0.3, w.shape) for w in layer.get_weights()])
+    lr = rng.random((1, 6, 5, 3), np.float32)
+    expected = np.asarray(network(lr, training=False))
+    np.testing.assert_allclose(
+        model.fold_batch_norm(network, config)(lr), expected, atol=1e-5 * max(np.abs(expected).max(), 1)
+    )
+
+
 def test_folding_keeps_tanh(rng):
     config = make_config(overrides=("MODEL.blocks=1", "MODEL.width=8", "MODEL.output=tanh")).MODEL
     network = with_random_weights(model.build_generator(config), rng)

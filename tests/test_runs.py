@@ -62,6 +62,23 @@ def test_a_network_that_takes_something_else_is_refused(root):
         runs.describe_weights("foreign")
 
 
+def test_runs_of_before_there_were_other_networks_can_be_used(root):
+    """As train.py wrote them then: MODEL without the newer keys, and the GAN's loss named in an SRResNet's config."""
+    directory = make_run("old")
+    about = json.loads((directory / "config.json").read_text())
+    for key in ("network", "discriminator", "upsampler", "upsampler_init"):
+        del about["config"]["MODEL"][key]
+    about["config"]["TRAIN"]["loss"] = "slides"
+    del about["network"]
+    runs.write_json(directory / "config.json", about)
+    config = runs.describe_weights("old")[1]["config"]
+    assert (config.MODEL.network, config.MODEL.upsampler, config.TRAIN.loss) == ("srresnet", "subpixel", "mse")
+    del about["config"]["MODEL"]["width"]
+    runs.write_json(directory / "config.json", about)
+    with pytest.raises(UserError, match="'width'"):
+        runs.describe_weights("old")
+
+
 def test_scores_belong_to_the_bytes_of_their_weights(root):
     weights = make_run("scored") / runs.WEIGHTS
     assert runs.read_scores(weights) == {}
@@ -73,7 +90,7 @@ def test_scores_belong_to_the_bytes_of_their_weights(root):
     assert runs.read_scores(best) == {"Set5 ×4": {"psnr_y": 31.0}}
     weights.write_bytes(b"trained on")
     assert runs.read_scores(weights) == {}
-    for damaged in ("[]", json.dumps({weights.name: {"sha256": runs.weights_hash(weights)}})):
+    for damaged in ("[]", json.dumps({weights.name: {"sha256": runs.download.file_digest(weights, "sha256")}})):
         (weights.parent / runs.SCORES).write_text(damaged)
         with pytest.raises(UserError, match="delete it"):
             runs.read_scores(weights)
