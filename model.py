@@ -89,7 +89,7 @@ def with_colour(luma_network):
     def build(lr_01, config, folded=False):
         ycbcr = rgb_to_ycbcr(lr_01)
         y = keras.ops.cast(luma_network(ycbcr[..., :1], config), keras.config.floatx())
-        chroma = bicubic(ycbcr[..., 1:], config.scale)
+        chroma = bicubic(ycbcr[..., 1:], config.scale, "chroma")
         return 2 * ycbcr_to_rgb(keras.ops.concatenate([y, chroma], axis=-1)) - 1
 
     return build

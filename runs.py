@@ -223,7 +223,7 @@ def write_scores(weights, scores):
 
 
 def default_weights(scales=(4,)):
-    """The weights file to use where none is named: of the first scale that has any, the SRGAN's before the SRResNet's.
+    """The directory of the run to use where none is named: of the first scale that has one, the SRGAN's if it is there.
 
     Raises UserError.
     """
@@ -231,7 +231,7 @@ def default_weights(scales=(4,)):
     for name in names:
         for place in (HERE / "checkpoint", root()):
             if (place / name / WEIGHTS).is_file():
-                return place / name / WEIGHTS
+                return place / name
     raise UserError(f"there are no weights, none of {', '.join(names)}: name others, or train one by that --name")
 
 

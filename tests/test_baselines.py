@@ -111,7 +111,7 @@ def test_work_of_a_layer_used_many_times():
 def test_each_learns(name, rng):
     """Some updates by its own loss, at a rate that fits so small a network, and the loss has come down."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
-    small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam"]
+    small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam", "TRAIN.last_layer_rate=1"]
     config = make_config(overrides=[f"MODEL.network={name}", *small])
     import features
 

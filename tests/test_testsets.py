@@ -68,7 +68,7 @@ def test_set5s_lr_digests_are_those_of_matlabs_own_files(shared):
 
 PLANTED = {
     "Pillow's kernel": ("utils.imresize", pillow_shrink, "LR is not MATLAB's bicubic"),
-    "truncation": ("utils.round_u8", lambda image: np.clip(image, 0, 255).astype(np.uint8), "LR is not MATLAB's"),
+    "truncation": ("utils.round_to", lambda image, dtype: np.clip(image, 0, 255).astype(dtype), "LR is not MATLAB's"),
     "bilinear SR": ("utils.imresize", bilinear_up, "bicubic row reads .*LR is right, so the kernel"),
     "swapped channels in Y": (
         "utils.rgb_to_y",
