@@ -321,7 +321,13 @@ def parse_arguments():
         "should run meanwhile: taking turns evens out much, but a busy neighbour slows PyTorch more than TensorFlow.",
     )
     add = parser.add_argument
-    add("--only", metavar="A,B", default=",".join(NAMES), help=f"which measurements (default: {','.join(NAMES)})")
+    add(
+        "--only",
+        type=utils.names,
+        metavar="A,B",
+        default=",".join(NAMES),
+        help=f"which measurements (default: {','.join(NAMES)})",
+    )
     add("--against", choices=("torch",), help="PyTorch takes turns with ours in srresnet and inference")
     add("--steps", type=count, default=3, metavar="N", help="steps a turn (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
@@ -331,13 +337,12 @@ def parse_arguments():
     add("--quick", action="store_true", help="tiny networks: shows that it works, the figures mean nothing")
     add("--json", metavar="FILE", type=Path, help="write all figures as {measurement: {key: number}}")
     args = parser.parse_args()
-    args.only = list(dict.fromkeys(part.strip() for part in args.only.split(",") if part.strip()))
     return args
 
 
 def main():
     args = parse_arguments()
-    for what in args.only or [""]:
+    for what in args.only:
         if what not in NAMES:
             raise UserError(f"there is no measurement called '{what}'; there are {', '.join(NAMES)}")
     if args.against and not importlib.util.find_spec("torch"):

@@ -193,9 +193,21 @@ def parse_arguments():
     )
     add = parser.add_argument
     add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
-    add("--sets", metavar="A,B", help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)")
-    add("--methods", metavar="A,B", help=f"which rows: {', '.join(INTERPOLATIONS)}, names of runs (default: all)")
-    add("--metrics", metavar="A,B", help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)")
+    add(
+        "--sets",
+        type=utils.names,
+        metavar="A,B",
+        help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)",
+    )
+    add(
+        "--methods",
+        type=utils.names,
+        metavar="A,B",
+        help=f"which rows: {', '.join(INTERPOLATIONS)}, names of runs (default: all)",
+    )
+    add(
+        "--metrics", type=utils.names, metavar="A,B", help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)"
+    )
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
     add(
         "--blend-sweep",
@@ -218,12 +230,6 @@ def parse_arguments():
     args = parser.parse_args()
     if str(args.out) == "." or args.out.is_file():
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
-    for name in ("sets", "methods", "metrics"):
-        if (value := getattr(args, name)) is not None:
-            parts = tuple(part.strip() for part in value.split(",") if part.strip())
-            if not parts:
-                parser.error(f"--{name} names nothing")
-            setattr(args, name, parts)
     if args.sets:  # in whatever spelling
         spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
         args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)

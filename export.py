@@ -178,22 +178,27 @@ def parse_arguments():
         metavar="RUN",
         help="a run's name, its directory or weights file (default: the shipped weights)",
     )
-    add("--to", metavar="A,B", help=f"{', '.join(FORMATS)} (default: all whose packages are installed)")
+    add(
+        "--to",
+        type=utils.names,
+        metavar="A,B",
+        help=f"{', '.join(FORMATS)} (default: all whose packages are installed)",
+    )
     add("--out", metavar="DIR", type=Path, help="where the files go (default: exports/RUN)")
     add("--data", metavar="DIR", help="photographs to calibrate int8 on, as of train.py; holds the --sets, too")
     add("--calibration", type=count, default=32, metavar="N", help="LR crops to calibrate on (default: %(default)s)")
-    add("--sets", metavar="A,B", default=data.SAMPLES, help="to compare on, as of evaluate.py (default: %(default)s)")
+    add(
+        "--sets",
+        type=utils.names,
+        metavar="A,B",
+        default=data.SAMPLES,
+        help="to compare on, as of evaluate.py (default: %(default)s)",
+    )
     add(
         "--size", type=count, default=128, metavar="N", help="side of the LR image that is timed (default: %(default)s)"
     )
     add("--rounds", type=count, default=5, metavar="N", help="turns of the timing; the median counts (default: 5)")
     args = parser.parse_args()
-    for name in ("to", "sets"):
-        if (value := getattr(args, name)) is not None:
-            parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-            if not parts:
-                parser.error(f"--{name} names nothing")
-            setattr(args, name, parts)
     if args.out and (str(args.out) == "." or args.out.is_file()):
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
     return args

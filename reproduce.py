@@ -236,9 +236,9 @@ def parse_arguments():
     add = parser.add_argument
     minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
     add("--minutes", type=minutes, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
-    add("--rows", metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
+    add("--rows", type=utils.names, metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
     add("--data", metavar="DIR", help="a data root with train/ and the test sets in it")
-    add("--sets", metavar="A,B", help="the sets to score on, as for evaluate.py")
+    add("--sets", type=utils.names, metavar="A,B", help="the sets to score on, as for evaluate.py")
     add(
         "--set",
         action="append",
@@ -256,8 +256,7 @@ def parse_arguments():
     )
     args = parser.parse_args()
     names = [row.name for row in ROWS]
-    args.rows = names if args.rows is None else [name.strip() for name in args.rows.split(",")]
-    args.sets = args.sets and tuple(name.strip() for name in args.sets.split(","))
+    args.rows = args.rows or names
     if unknown := set(args.rows) - set(names):
         parser.error(f"there is no row called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     return args

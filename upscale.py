@@ -4,7 +4,7 @@
 network sees, so that the result is the one of the whole picture to the last bit, in bounded memory. In Python:
 
     from upscale import Upscaler
-    sr_u8 = Upscaler("checkpoint/srresnet_x4").upscale(lr_u8)
+    sr_u8 = Upscaler("srresnet_x4").upscale(lr_u8)
 """
 
 import argparse

@@ -50,6 +50,14 @@ def number(kind, least, most, words):
     return convert
 
 
+def names(text):
+    """A `type` for argparse: the names in "A,B", each once."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise argparse.ArgumentTypeError("names nothing")
+    return found
+
+
 def run_command(main):
     """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
     try:

@@ -43,7 +43,7 @@ def test_against_torch(run, tmp_path):
     ("arguments", "words"),
     [
         (("--only", "speed"), ("speed", "srresnet, srgan, inference, input")),
-        (("--only", ","), ("there are",)),
+        (("--only", ","), ("--only", "names nothing")),
         (("--rounds", "0"), ("--rounds", "above zero")),
         (("--tile", "x"), ("--tile", "whole number")),
         (("--json", "nowhere/speed.json"), ("--json", "folder")),
