@@ -1,0 +1,86 @@
+"""Try it in a browser. For now: a blind rating study of evaluate.py's pictures, the paper's mean opinion score."""
+
+import argparse
+from pathlib import Path
+
+import mos
+import opinions
+import runs
+import study
+import utils
+from utils import UserError
+
+MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
+
+
+def names_of(text):
+    """A list of the names in A,B; argparse turns a ValueError into its own words."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(text)
+    return names
+
+
+def numbers_of(text):
+    return [int(name) for name in names_of(text)]
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python demo.py --mos friends --methods bicubic,my_run,original --raters 3"
+    )
+    add = parser.add_argument
+    add("--mos", metavar="STUDY", type=Path, required=True, help="a folder: a new study is made there, or goes on")
+    add("--report", action="store_true", help="write STUDY/report/ and print it, instead of asking people")
+    add("--without", metavar="N,N", type=numbers_of, help="of the report: raters to leave out (default: none)")
+    add("--raters", metavar="N", type=int, help="raters there are to be, a link each (default: 1, or those there are)")
+    add("--host", default="127.0.0.1", help="where to listen (default: only this machine; 0.0.0.0: its whole network)")
+    add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
+    new = parser.add_argument_group("of a new study")
+    default = runs.HERE / "samples" / "evaluate"
+    new.add_argument("--pictures", metavar="DIR", type=Path, help="what evaluate.py wrote (default: samples/evaluate)")
+    new.add_argument("--sets", metavar="A,B", type=names_of, help="default: all")
+    new.add_argument("--methods", metavar="A,B", type=names_of, help="and `original` (default: all)")
+    new.add_argument("--images", metavar="N", type=int, help="so many of each set, drawn by the seed (default: all)")
+    new.add_argument(
+        "--repeats", metavar="N", type=int, help=f"pictures shown to a rater twice (default: {study.REPEATS})"
+    )
+    new.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
+    args = parser.parse_args()
+    for name, least in (("raters", 1), ("images", 1), ("repeats", 0), ("seed", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            parser.error(f"--{name} is at least {least}")
+    if not 0 <= args.port < 2**16:
+        parser.error("--port is between 0 and 65535")
+    if args.without and not args.report:
+        parser.error("--without is of --report")
+    return args, default
+
+
+def open_study(args, default):
+    """The study.Study that the arguments name, made first if there is none. Raises UserError."""
+    given = {name: getattr(args, name) for name in MAKING if getattr(args, name) is not None}
+    if (args.mos / "study.json").is_file():
+        there = study.Study(args.mos)
+        for name, value in given.items():
+            if (str(value) if name == "pictures" else value) != there.settings[name]:
+                raise UserError(f"{args.mos} was made with another --{name}: a study cannot be changed, make a new one")
+        return there
+    if args.report:
+        raise UserError(f"there is no study in {args.mos}")
+    study.make(args.mos, **{"pictures": default} | given)
+    return study.Study(args.mos)
+
+
+def main():
+    args, default = parse_arguments()
+    if not args.report:
+        mos.check_packages()
+    opened = open_study(args, default)
+    if args.report:
+        return opinions.write(opened, args.without or ())
+    mos.serve(opened, args.host, args.port, args.raters or 1)
+
+
+if __name__ == "__main__":
+    utils.run_command(main)
