@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import imageio.v3 as iio
 from tqdm import tqdm
 
 import data
@@ -177,14 +176,14 @@ def make_examples(study, source, rated, others, draw):
     samples = data.package_files(data.SAMPLE_TRAIN)
     for path in draw.sample(samples, EXAMPLES - len(paths)):
         paths[data.SAMPLES, path.stem] = path
-    examples = []
+    examples, written = [], study / "pictures" / "example.png"
     for (set_name, image), path in tqdm(paths.items(), unit="image", desc="examples", disable=None):
         hr = utils.mod_crop(utils.read_image(path), scale)
         nearest = utils.imresize(utils.imresize(hr, 1 / scale), scale, "nearest")
         for method, pixels in (("nearest", nearest), (ORIGINAL, hr)):
-            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            png = iio.imwrite("<bytes>", pixels, extension=".png", plugin="pillow")
-            examples.append(Picture(set_name, image, method, keep(study, png), WORTH[method]))
+            utils.write_image(written, pixels)
+            examples.append(Picture(set_name, image, method, keep(study, written.read_bytes()), WORTH[method]))
+    written.unlink()
     return examples
 
 
