@@ -7,6 +7,7 @@ import csv
 import math
 
 import numpy as np
+from tqdm import tqdm
 
 import tables
 import utils
@@ -187,7 +188,9 @@ def write(study, without=()):
         raise UserError(f"nobody has rated a picture of {study.folder} yet")
     grids = by_set(study, [rating for rating in ratings if rating.kind == "first"])
     parts = [mos_table(name, methods) for name, methods in grids.items()]
-    parts += [p_table(name, methods) for name, methods in grids.items() if len(methods) > 1]
+    several = [name for name, methods in grids.items() if len(methods) > 1]
+    # SciPy takes up to two seconds for a pair that it goes through all permutations of.
+    parts += [p_table(name, grids[name]) for name in tqdm(several, unit="set", desc="p-values", disable=None)]
     parts.append(rater_table(study, ratings))
     raters = len({rating.rater for rating in ratings})
     left_out = f"; left out: {', '.join(map(str, sorted(set(without))))}" if without else ""

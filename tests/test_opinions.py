@@ -105,20 +105,20 @@ METHODS = {"nearest": 1, ODD: 3, "original": 5}  # and what each is worth
 
 @pytest.fixture
 def opened(tmp_path):
-    """A study of two sets and four images each, without pictures to look at, rated by three people.
+    """A study of two sets and five images each, without pictures to look at, rated by three people.
 
     Rater 1 always gives what a method is worth; 2 too, but one less where that is possible and at the second
     showing; 3 gives 1 to everything.
     """
     (tmp_path / "study" / "pictures").mkdir(parents=True)
     digest = study.keep(tmp_path / "study", b"")
-    pictures = [Picture(s, f"i{i}", m, digest)._asdict() for s in ("Set5", ODD) for i in range(4) for m in METHODS]
+    pictures = [Picture(s, f"i{i}", m, digest)._asdict() for s in ("Set5", ODD) for i in range(5) for m in METHODS]
     content = {"settings": {"seed": 0}, "repeats": 6, "examples": [], "pictures": pictures}
     (tmp_path / "study" / "study.json").write_text(json.dumps(content))
     opened = Study(tmp_path / "study")
     opened.add_raters(3)
     for rater in (1, 2, 3):
-        for position in range(30):
+        for position in range(36):
             kind, picture = opened.showing(rater, position)
             value = METHODS[picture.method]
             value = {1: value, 2: max(1, value - (kind == "repeat")), 3: 1}[rater]
@@ -134,13 +134,13 @@ def rows_of(table):
 def test_a_report_with_planted_raters(opened, capsys):
     opinions.write(opened)
     printed = capsys.readouterr().out
-    assert "90 ratings of 3 raters; the paper's rows are of 26 raters" in printed
+    assert "108 ratings of 3 raters; the paper's rows are of 26 raters" in printed
     firsts = [r for r in opened.ratings() if r.kind == "first"]
     grids = opinions.by_set(opened, firsts)
     assert list(grids) == ["Set5", ODD] and list(grids["Set5"]) == list(METHODS)
     mos = opinions.mos_table("Set5", grids["Set5"])
     rows = rows_of(mos)
-    assert rows["nearest"] == ["1.00", "1.00 to 1.00", "12"]
+    assert rows["nearest"] == ["1.00", "1.00 to 1.00", "15"]
     assert rows[ODD][0] == "2.33" and rows["original"][0] == "3.67"  # (3 + 3 + 1)/3, (5 + 5 + 1)/3
     assert rows[ODD][1] == "1.00 to 3.00"  # whom the bootstrap draws of the three: three times rater 3, or never
     assert rows["paper: NN"][0] == "1.28" and rows["paper: HR"][0] == "4.32" and rows["paper: SRGAN"][0] == "3.58"
@@ -150,17 +150,17 @@ def test_a_report_with_planted_raters(opened, capsys):
         "original": False,
     }
     assert not any(name.startswith("paper") for name in rows_of(opinions.mos_table(ODD, grids[ODD])))
-    # Eight pairs that differ, all alike: 1.0 between equal ones; the images' means of four images give 2/2^4.
+    # Ten pairs differ by 2 and rater 3's by nothing; all five images' means differ alike, which gives 2/2^5.
     p = rows_of(opinions.p_table("Set5", grids["Set5"]))
-    expected = tables.wilcoxon_p([2] * 8 + [0] * 4)
-    assert p[ODD][0] == f"{expected:.2g} / {scipy.stats.wilcoxon([4 / 3] * 4).pvalue:.2g}" and p["original"][2:] == []
+    expected = tables.wilcoxon_p([2] * 10 + [0] * 5)
+    assert p[ODD][0] == f"{expected:.2g} / 0.062" and p["original"][2:] == []
     raters = rows_of(opinions.rater_table(opened, opened.ratings()))
-    assert raters["rater 1"] == ["30", "3.00", "1.63", "1.0", "6", "1.00", "0.00", "1.00"]
+    assert raters["rater 1"] == ["36", "3.00", "1.63", "1.0", "6", "1.00", "0.00", "1.00"]
     again = [r for r in opened.ratings() if r.rater == 2 and r.kind == "repeat"]
     same = sum(METHODS[r.method] == 1 for r in again) / 6
-    assert raters["rater 2"] == ["30", "3.00", "1.63", "2.0", "6", f"{same:.2f}", f"{1 - same:.2f}", "1.00"]
-    assert raters["rater 3"] == ["30", "1.00", "0.00", "3.0", "6", "1.00", "0.00", "-"]
-    assert raters["all"][0] == "90" and raters["all"][4] == "18"
+    assert raters["rater 2"] == ["36", "3.00", "1.63", "2.0", "6", f"{same:.2f}", f"{1 - same:.2f}", "1.00"]
+    assert raters["rater 3"] == ["36", "1.00", "0.00", "3.0", "6", "1.00", "0.00", "-"]
+    assert raters["all"][0] == "108" and raters["all"][4] == "18"
 
 
 def test_the_files_of_a_report(opened):
@@ -168,13 +168,13 @@ def test_the_files_of_a_report(opened):
     folder = opened.folder / "report"
     assert {path.name for path in folder.iterdir()} == {"mos.md", "mos.csv", "distribution.png"}
     text = (folder / "mos.md").read_text(encoding="utf-8")
-    assert "| *paper: NN* | *1.28* | *-* | *-* |" in text and "| nearest | 1.00 | 1.00 to 1.00 | 12 |" in text
-    assert r"| a\|b \*x\* \<i\> $1 | **2.33** | 1.00 to 3.00 | 12 |" in text
+    assert "| *paper: NN* | *1.28* | *-* | *-* |" in text and "| nearest | 1.00 | 1.00 to 1.00 | 15 |" in text
+    assert r"| a\|b \*x\* \<i\> $1 | **2.33** | 1.00 to 3.00 | 15 |" in text
     with open(folder / "mos.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 90 and {line["set"] for line in lines} == {"Set5", ODD}
+    assert len(lines) == 108 and {line["set"] for line in lines} == {"Set5", ODD}
     theirs = [int(r["rating"]) for r in lines if (r["rater"], r["method"], r["repeat"]) == ("1", ODD, "0")]
-    assert theirs == [3] * 8
+    assert theirs == [3] * 10
     assert sum(int(line["repeat"]) for line in lines) == 18
     assert {(line["rater"], line["milliseconds"]) for line in lines} == {(str(i), f"{i}000") for i in (1, 2, 3)}
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -199,8 +199,8 @@ def test_the_distribution_shows_shares_and_means(opened):
 
 def test_raters_can_be_left_out(opened, capsys):
     opinions.write(opened, without=[3])
-    assert "60 ratings of 2 raters; left out: 3" in capsys.readouterr().out
-    assert "| original | 5.00 | 5.00 to 5.00 | 8 |" in (opened.folder / "report" / "mos.md").read_text()
+    assert "72 ratings of 2 raters; left out: 3" in capsys.readouterr().out
+    assert "| original | 5.00 | 5.00 to 5.00 | 10 |" in (opened.folder / "report" / "mos.md").read_text()
     with pytest.raises(UserError, match="has no rater 9"):
         opinions.write(opened, without=[9])
     with pytest.raises(UserError, match="nobody has rated"):
