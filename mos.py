@@ -92,7 +92,7 @@ def make_app(study):
             return JSONResponse({"error": "this is not an answer"}, 400)
         return JSONResponse({"saved": True})
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/r/{token}", page),
             Route("/r/{token}/{position:int}", picture),
@@ -102,6 +102,8 @@ def make_app(study):
         middleware=[Middleware(with_headers)],
         exception_handlers={404: lambda request, error: not_found()},
     )
+    application.router.redirect_slashes = False
+    return application
 
 
 def position_of(request):
