@@ -6,6 +6,7 @@ from pathlib import Path
 import mos
 import opinions
 import runs
+import stimuli
 import study
 import utils
 from utils import UserError
@@ -43,7 +44,7 @@ def parse_arguments():
     new.add_argument("--methods", metavar="A,B", type=names_of, help="and `original` (default: all)")
     new.add_argument("--images", metavar="N", type=int, help="so many of each set, drawn by the seed (default: all)")
     new.add_argument(
-        "--repeats", metavar="N", type=int, help=f"pictures shown to a rater twice (default: {study.REPEATS})"
+        "--repeats", metavar="N", type=int, help=f"pictures shown to a rater twice (default: {stimuli.REPEATS})"
     )
     new.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
     args = parser.parse_args()
@@ -68,7 +69,7 @@ def open_study(args, default):
         return there
     if args.report:
         raise UserError(f"there is no study in {args.mos}")
-    study.make(args.mos, **{"pictures": default} | given)
+    stimuli.make(args.mos, given.pop("pictures", default), **given)
     return study.Study(args.mos)
 
 

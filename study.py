@@ -5,10 +5,10 @@
     STUDY/ratings.sqlite   raters, plans and ratings; every rating is on the disk before the rater sees the next picture
 
 A rater first confirms 20 examples whose worth is told (the paper's calibration: nearest neighbour is a 1, the original
-a 5), then rates all pictures in an order of their own. mos.py shows them, opinions.py makes figures of the ratings.
+a 5), then rates all pictures in an order of their own. stimuli.py makes a study, mos.py shows it, and opinions.py makes
+figures of the ratings.
 """
 
-import hashlib
 import random
 import secrets
 import sqlite3
@@ -18,19 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-import data
-import figures
 import runs
 import utils
 from download import file_digest
 from utils import UserError
 
 ORIGINAL = "original"  # HR, rated as one of the methods, as in the paper
-EXAMPLES = 10  # images, each as nearest neighbour and as the original
-WORTH = {"nearest": 1, ORIGINAL: 5}  # what the examples are worth
-REPEATS = 10  # pictures that each rater is shown twice, as in the paper's pilot
 SCALE = (1, 2, 3, 4, 5)
 LONGEST = 24 * 60 * 60 * 1000  # milliseconds that looking at one picture may take
 
@@ -75,129 +68,6 @@ class Rating(NamedTuple):
     rating: int
     milliseconds: int
     time: str
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Making a study of what evaluate.py wrote
-
-
-def make(folder, pictures, sets=None, methods=None, images=None, repeats=None, seed=0):
-    """Make the study `folder` of the pictures in `pictures`, a folder that evaluate.py wrote. Raises UserError.
-
-    sets, methods: names, default all and the originals; images: so many of each set, drawn by `seed`, default all;
-    repeats: pictures that are shown twice to each rater, default REPEATS or a third of them all.
-    """
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - {"pictures"}:
-        raise UserError(f"{folder} is no study, and not empty: name a new folder")
-    settings = {"pictures": str(pictures), "sets": sets, "methods": methods, "images": images, "repeats": repeats}
-    settings["seed"] = seed
-    source = pictures
-    draw, found = random.Random(f"study {seed}"), read_results(source)
-    for name in sets or ():
-        if name not in found:
-            raise UserError(f"{source} has no set called '{name}'; there are {', '.join(found)}")
-    known = dict.fromkeys(name for set_methods, _ in found.values() for name in (*set_methods, ORIGINAL))
-    for name in methods or ():
-        if name not in known:
-            raise UserError(f"{source} has no method called '{name}'; there are {', '.join(known)}")
-    rated, others = [], []
-    for set_name, (set_methods, names) in found.items():
-        chosen = set(draw.sample(names, min(images or len(names), len(names)))) if set_name in (sets or found) else ()
-        rated += [
-            (set_name, image, method)
-            for image in names
-            for method in (*set_methods, ORIGINAL)
-            if image in chosen and method in (methods or known)
-        ]
-        others += [(set_name, image) for image in names if image not in chosen]
-    most = len(rated) // 3  # so that the second showing is far from the first
-    if not rated or (repeats or 0) > most:
-        raise UserError(
-            f"{repeats} repeats are more than a third of the {len(rated)} pictures" if rated else "no pictures"
-        )
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    kept = []
-    for set_name, image, method in tqdm(rated, unit="picture", desc="copying", disable=None):
-        path, original = (picture_path(source, set_name, image, name) for name in (method, ORIGINAL))
-        if utils.header_size(path) != utils.header_size(original):
-            raise UserError(f"{path} is not of its original's size: run evaluate.py again, into an empty folder")
-        kept.append(Picture(set_name, image, method, keep(folder, path.read_bytes())))
-    examples = make_examples(folder, source, rated[0], draw.sample(others, min(EXAMPLES, len(others))), draw)
-    content = {"made": now(), "settings": settings, "repeats": min(REPEATS, most) if repeats is None else repeats}
-    content |= {"examples": [p._asdict() for p in examples], "pictures": [p._asdict() for p in kept]}
-    runs.write_json(folder / "study.json", content)
-
-
-def read_results(source):
-    """{set: (its methods, its images)} that evaluate.py's results.json tells of. Raises UserError."""
-    results = runs.read_json(source / "results.json")
-    try:
-        found = {}
-        for set_name, rows in results.items():
-            images = list(next(iter(rows.values()))["images"])
-            found[set_name] = (
-                [method for method in rows if all(image in rows[method]["images"] for image in images)],
-                images,
-            )
-        if not found or any(ORIGINAL in methods for methods, _ in found.values()):
-            raise ValueError("it names no sets, or a method 'original'")
-        return found
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
-        raise UserError(f"{source / 'results.json'} is not what evaluate.py wrote ({utils.short(error)})") from None
-
-
-def picture_path(source, set_name, image, method):
-    """The file of a method's picture, or the original, below `source`. Raises UserError as inside() does."""
-    name = figures.path_of(image, folder=ORIGINAL) if method == ORIGINAL else figures.path_of(image, method)
-    return inside(source, Path(set_name) / name)
-
-
-def inside(source, name):
-    """The file `name` below `source`. Raises UserError if there is none, or the name leads out of the folder."""
-    path = source / name
-    if not path.resolve().is_relative_to(source.resolve()) or not path.is_file():
-        raise UserError(f"{path} is not a picture that evaluate.py wrote: run it again")
-    return path
-
-
-def make_examples(study, source, rated, others, draw):
-    """[Picture] to calibrate on, with their worth: images that are not rated, then the photographs of the libraries.
-
-    study: its folder; rated: (set, image, method) of a picture that is rated, by which the scale is known; others:
-    [(set, image)] that are not.
-    """
-    set_name, image, _ = rated
-    names = (Path(set_name) / figures.path_of(image, folder=folder) for folder in (ORIGINAL, "lr"))
-    high, low = (utils.header_size(inside(source, name)) for name in names)
-    if not low[0] or high[0] % low[0]:
-        raise UserError(f"{source} holds pictures of different scales: run evaluate.py again, into an empty folder")
-    scale = high[0] // low[0]
-    paths = {(set_name, image): picture_path(source, set_name, image, ORIGINAL) for set_name, image in others}
-    samples = data.package_files(data.SAMPLE_TRAIN)
-    for path in draw.sample(samples, EXAMPLES - len(paths)):
-        paths[data.SAMPLES, path.stem] = path
-    examples, written = [], study / "pictures" / "example.png"
-    for (set_name, image), path in tqdm(paths.items(), unit="image", desc="examples", disable=None):
-        hr = utils.mod_crop(utils.read_image(path), scale)
-        nearest = utils.imresize(utils.imresize(hr, 1 / scale), scale, "nearest")
-        for method, pixels in (("nearest", nearest), (ORIGINAL, hr)):
-            utils.write_image(written, pixels)
-            examples.append(Picture(set_name, image, method, keep(study, written.read_bytes()), WORTH[method]))
-    written.unlink()
-    return examples
-
-
-def keep(folder, content):
-    """Write the bytes of a picture into the study, unless they are there; their SHA-256."""
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / "pictures" / f"{digest}.png"
-    if not path.is_file():
-        utils.write_atomically(path, lambda temporary: temporary.write_bytes(content))
-    return digest
-
-
-def now():
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,6 +116,10 @@ def make_plan(examples, pictures, repeats, draw):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A study that is there
+
+
+def now():
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Study:

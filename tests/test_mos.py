@@ -19,6 +19,7 @@ from conftest import PROJECT, open_page, requested, write_evaluation
 
 import demo
 import mos
+import stimuli
 import study
 import utils
 from study import Study
@@ -79,7 +80,7 @@ def server(evaluation, tmp_path):
 def lasting(evaluation, tmp_path_factory):
     """A server that tests share; none of them rates a thing. Its links, and so its plans, are always the same."""
     folder = tmp_path_factory.mktemp("mos") / "study"
-    study.make(folder, evaluation)
+    stimuli.make(folder, evaluation)
     opened, tokens = Study(folder), iter(("first-of-the-two-links", "second-of-both-links--"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study.secrets, "token_urlsafe", lambda size: next(tokens))
@@ -269,7 +270,7 @@ def run_demo(monkeypatch, capsys, *arguments):
         (["--sets", ","], "--sets"),
         (["--without", "1"], "--without is of --report"),
         (["--report"], "there is no study in"),
-        (["--pictures", "nowhere"], "results.json cannot be read"),
+        (["--pictures", "nowhere"], "holds no results.json: run `python evaluate.py` first"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, words):
@@ -280,7 +281,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, argumen
 
 
 def test_a_study_keeps_its_settings(evaluation, tmp_path, monkeypatch, capsys):
-    study.make(tmp_path / "study", evaluation, images=1, seed=3)
+    stimuli.make(tmp_path / "study", evaluation, images=1, seed=3)
     monkeypatch.setattr(mos, "serve", lambda *arguments: print(arguments[1:]))
     monkeypatch.setattr(mos, "check_packages", lambda: None)
     same = ["--mos", tmp_path / "study", "--pictures", evaluation, "--images", 1, "--seed", 3]

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import opinions
-import study
+import stimuli
 import tables
 from study import Picture, Rating, Study
 from utils import UserError
@@ -111,7 +111,7 @@ def opened(tmp_path):
     showing; 3 gives 1 to everything.
     """
     (tmp_path / "study" / "pictures").mkdir(parents=True)
-    digest = study.keep(tmp_path / "study", b"")
+    digest = stimuli.keep(tmp_path / "study", b"")
     pictures = [Picture(s, f"i{i}", m, digest)._asdict() for s in ("Set5", ODD) for i in range(5) for m in METHODS]
     content = {"settings": {"seed": 0}, "repeats": 6, "examples": [], "pictures": pictures}
     (tmp_path / "study" / "study.json").write_text(json.dumps(content))

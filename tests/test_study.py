@@ -12,6 +12,7 @@ import pytest
 from conftest import write_evaluation
 
 import data
+import stimuli
 import study
 import utils
 from study import Picture, Refused, Study
@@ -26,7 +27,7 @@ def made(tmp_path_factory):
     """A folder with evaluate/, as evaluate.py writes it, and a study made of it."""
     folder = tmp_path_factory.mktemp("made")
     write_evaluation(folder / "evaluate", np.random.default_rng(0), SETS, METHODS)
-    study.make(folder / "study", folder / "evaluate", repeats=3)
+    stimuli.make(folder / "study", folder / "evaluate", repeats=3)
     return folder
 
 
@@ -98,7 +99,7 @@ def test_no_method_comes_early_more_often():
 def test_pictures_are_copied(opened, source):
     assert len(opened.pictures) == 5 * 4 and opened.repeats == 3
     for picture in opened.pictures:
-        path = study.picture_path(source, *picture[:3])
+        path = stimuli.picture_path(source, *picture[:3])
         assert (opened.folder / "pictures" / f"{picture.sha256}.png").read_bytes() == path.read_bytes()
     assert len({picture.sha256 for picture in opened.pictures}) == 20
     kept = {path.stem for path in (opened.folder / "pictures").iterdir()}
@@ -106,8 +107,8 @@ def test_pictures_are_copied(opened, source):
 
 
 def test_choosing_what_is_rated(source, tmp_path):
-    study.make(tmp_path / "a", source, ["Set5"], ["mine", "original"], images=2, seed=7)
-    study.make(tmp_path / "b", source, ["Set5"], ["mine", "original"], images=2, seed=8)
+    stimuli.make(tmp_path / "a", source, ["Set5"], ["mine", "original"], images=2, seed=7)
+    stimuli.make(tmp_path / "b", source, ["Set5"], ["mine", "original"], images=2, seed=8)
     made = Study(tmp_path / "a")
     assert {p.set for p in made.pictures} == {"Set5"} and len(made.pictures) == 4 and made.repeats == 1
     assert Counter(p.method for p in made.pictures) == {"mine": 2, "original": 2}
@@ -120,7 +121,7 @@ def test_choosing_what_is_rated(source, tmp_path):
 
 
 def test_examples_are_nearest_and_original(source, tmp_path):
-    study.make(tmp_path / "study", source, ["Set5"])
+    stimuli.make(tmp_path / "study", source, ["Set5"])
     examples = Study(tmp_path / "study").examples
     assert not {e.image for e in examples} & {"baby", "bird", "head"}
     assert [e.worth for e in examples] == [1, 5] * 10
@@ -144,7 +145,7 @@ def test_examples_are_nearest_and_original(source, tmp_path):
 )
 def test_unknown_names_are_refused(source, tmp_path, settings, words):
     with pytest.raises(UserError, match=words):
-        study.make(tmp_path / "study", source, **settings)
+        stimuli.make(tmp_path / "study", source, **settings)
     assert not (tmp_path / "study").exists()
 
 
@@ -157,10 +158,10 @@ def test_names_that_lead_out_of_the_folder_are_refused(source, tmp_path, where):
     rows = {names["method"]: {"images": {names["image"]: {}}}}
     (source / "results.json").write_text(json.dumps({names["set"]: rows}))
     with pytest.raises(UserError, match="is not a picture that evaluate.py wrote"):
-        study.make(tmp_path / "study", source)
+        stimuli.make(tmp_path / "study", source)
     assert b"secret" not in [path.read_bytes() for path in utils.list_files(tmp_path / "study")]
     with pytest.raises(UserError, match="is not a picture"):
-        study.inside(source, "../secret.png")
+        stimuli.inside(source, "../secret.png")
 
 
 def test_what_is_no_evaluation_is_refused(source, tmp_path):
@@ -168,14 +169,14 @@ def test_what_is_no_evaluation_is_refused(source, tmp_path):
     for content in ("[]", "{}", '{"Set5": {}}', '{"Set5": {"original": {"images": {}}}}', '{"Set5": 3}', "x"):
         (source / "results.json").write_text(content)
         with pytest.raises(UserError, match="results.json"):
-            study.make(tmp_path / "study", source)
+            stimuli.make(tmp_path / "study", source)
     (source / "results.json").write_text(text)
     utils.write_image(source / "own" / "two_mine.png", np.zeros((24, 32, 3), np.uint8))
     with pytest.raises(UserError, match="two_mine.png is not of its original's size"):
-        study.make(tmp_path / "study", source)
-    study.make(tmp_path / "study", source, sets=["Set5"])  # what was left half made is no hindrance
+        stimuli.make(tmp_path / "study", source)
+    stimuli.make(tmp_path / "study", source, sets=["Set5"])  # what was left half made is no hindrance
     with pytest.raises(UserError, match="is no study, and not empty"):
-        study.make(source, source)
+        stimuli.make(source, source)
 
 
 def test_a_changed_picture_is_noticed(opened):
