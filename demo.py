@@ -28,7 +28,8 @@ def numbers_of(text):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python demo.py --mos friends --methods bicubic,my_run,original --raters 3"
+        description=__doc__,
+        epilog="example: python demo.py --mos studies/friends --methods bicubic,my_run,original --raters 3",
     )
     add = parser.add_argument
     add("--mos", metavar="STUDY", type=Path, required=True, help="a folder: a new study is made there, or goes on")

@@ -44,7 +44,7 @@ def test_alpha():
 def test_interval_knows_both_kinds_of_chance():
     """Ratings that are a rater's severity plus an image's quality: the variance of their mean is known."""
     draw = np.random.default_rng(1)
-    raters, images = draw.normal(0, 0.5, 40), draw.normal(3, 0.8, 60)
+    raters, images = draw.normal(0, 0.5, 40), draw.normal(4, 0.8, 60)
     grid = raters[:, None] + images
     expected = math.sqrt(raters.var() / 40 + images.var() / 60)
     low, high = opinions.interval(grid)
