@@ -1,6 +1,7 @@
 """Try it in a browser. For now: a blind rating study of evaluate.py's pictures, the paper's mean opinion score."""
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import mos
@@ -11,19 +12,23 @@ import study
 import utils
 from utils import UserError
 
+EVALUATION = runs.HERE / "samples" / "evaluate"  # where evaluate.py writes if it is not told
 MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
 
 
 def names_of(text):
-    """A list of the names in A,B; argparse turns a ValueError into its own words."""
+    """A list of the names in A,B."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError("names nothing")
     return names
 
 
-def numbers_of(text):
-    return [int(name) for name in names_of(text)]
+def raters_of(text):
+    """A list of the numbers in N,N."""
+    if not all(name.isdecimal() for name in names_of(text)):
+        raise argparse.ArgumentTypeError(f"takes numbers of raters, not '{text}'")
+    return list(map(int, names_of(text)))
 
 
 def parse_arguments():
@@ -34,15 +39,16 @@ def parse_arguments():
     add = parser.add_argument
     add("--mos", metavar="STUDY", type=Path, required=True, help="a folder: a new study is made there, or goes on")
     add("--report", action="store_true", help="write STUDY/report/ and print it, instead of asking people")
-    add("--without", metavar="N,N", type=numbers_of, help="of the report: raters to leave out (default: none)")
+    add("--without", metavar="N,N", type=raters_of, help="of the report: raters to leave out (default: none)")
     add("--raters", metavar="N", type=int, help="raters there are to be, a link each (default: 1, or those there are)")
     add("--host", default="127.0.0.1", help="where to listen (default: only this machine; 0.0.0.0: its whole network)")
     add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
     new = parser.add_argument_group("of a new study")
-    default = runs.HERE / "samples" / "evaluate"
     new.add_argument("--pictures", metavar="DIR", type=Path, help="what evaluate.py wrote (default: samples/evaluate)")
     new.add_argument("--sets", metavar="A,B", type=names_of, help="default: all")
-    new.add_argument("--methods", metavar="A,B", type=names_of, help="and `original` (default: all)")
+    new.add_argument(
+        "--methods", metavar="A,B", type=names_of, help="rows of the evaluation, `original` (default: all)"
+    )
     new.add_argument("--images", metavar="N", type=int, help="so many of each set, drawn by the seed (default: all)")
     new.add_argument(
         "--repeats", metavar="N", type=int, help=f"pictures shown to a rater twice (default: {stimuli.REPEATS})"
@@ -56,10 +62,10 @@ def parse_arguments():
         parser.error("--port is between 0 and 65535")
     if args.without and not args.report:
         parser.error("--without is of --report")
-    return args, default
+    return args
 
 
-def open_study(args, default):
+def open_study(args):
     """The study.Study that the arguments name, made first if there is none. Raises UserError."""
     given = {name: getattr(args, name) for name in MAKING if getattr(args, name) is not None}
     if (args.mos / "study.json").is_file():
@@ -70,18 +76,19 @@ def open_study(args, default):
         return there
     if args.report:
         raise UserError(f"there is no study in {args.mos}")
-    stimuli.make(args.mos, given.pop("pictures", default), **given)
+    stimuli.make(args.mos, given.pop("pictures", EVALUATION), **given)
     return study.Study(args.mos)
 
 
 def main():
-    args, default = parse_arguments()
+    args = parse_arguments()
     if not args.report:
         mos.check_packages()
-    opened = open_study(args, default)
-    if args.report:
-        return opinions.write(opened, args.without or ())
-    mos.serve(opened, args.host, args.port, args.raters or 1)
+    with contextlib.closing(open_study(args)) as opened:
+        if args.report:
+            opinions.write(opened, args.without or ())
+        else:
+            mos.serve(opened, args.host, args.port, args.raters or 1)
 
 
 if __name__ == "__main__":

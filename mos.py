@@ -4,6 +4,7 @@ What the browser is told of a picture is its position in the rater's own plan: n
 mos.html is the page; it asks for nothing but what is served here.
 """
 
+import contextlib
 import importlib.util
 import json
 import socket
@@ -131,24 +132,23 @@ def serve(study, host, port, raters):
     """
     import uvicorn
 
-    lock = FileLock(study.folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another server has {study.folder} open") from None
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UserError(f"port {port} of {host} cannot be had ({error.strerror}): choose another --port") from None
-    with lock, listener:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(study.folder / "lock").acquire(timeout=0))
+        except Timeout:
+            raise UserError(f"another server has {study.folder} open") from None
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            listener = stack.enter_context(socket.create_server((host, port), family=family))
+        except OSError as error:
+            raise UserError(f"port {port} of {host} cannot be had ({error.strerror}): choose another --port") from None
         study.add_raters(raters)
         address = address_of(host, listener.getsockname()[1])
         print(f"{len(study.pictures)} pictures in {study.folder}. One link a rater, always the same; Ctrl-C stops.")
         for rater, token, done, count in study.raters():
             print(f"rater {rater}: {address}/r/{token}  {done} of {count} done", flush=True)
-        config = uvicorn.Config(
-            make_app(study), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
-        )
+        quiet = {"log_level": "warning", "access_log": False, "server_header": False}
+        config = uvicorn.Config(make_app(study), timeout_graceful_shutdown=3, **quiet)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:

@@ -146,6 +146,8 @@ def mos_table(set_name, grids):
 
 
 def p_table(set_name, grids):
+    """p_values between the methods of a set."""
+
     def text_of(ours, theirs):
         return " / ".join(f"{p:.2g}" for p in p_values(grids[ours], grids[theirs]))
 

@@ -140,17 +140,19 @@ class Study:
             path = self.folder / "pictures" / f"{digest}.png"
             if not path.is_file() or file_digest(path, "sha256") != digest:
                 raise UserError(f"{path} is gone or changed: it is not the picture that the study was made with")
-        self.lock = threading.Lock()
+        self.lock, self.database = threading.Lock(), None
         try:
             self.database = sqlite3.connect(self.folder / "ratings.sqlite", check_same_thread=False)
             # A rating that is answered for survives the program's and the machine's end.
             self.database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {TABLES}")
             self.database.execute("PRAGMA foreign_keys=ON")
         except sqlite3.Error as error:
+            self.close()
             raise UserError(f"{self.folder / 'ratings.sqlite'} cannot be used ({utils.short(error)})") from None
 
     def close(self):
-        self.database.close()
+        if self.database:
+            self.database.close()
 
     def query(self, command, *values):
         """All rows of an SQL query."""

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections import Counter
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -109,10 +110,10 @@ def test_pictures_are_copied(opened, source):
 def test_choosing_what_is_rated(source, tmp_path):
     stimuli.make(tmp_path / "a", source, ["Set5"], ["mine", "original"], images=2, seed=7)
     stimuli.make(tmp_path / "b", source, ["Set5"], ["mine", "original"], images=2, seed=8)
-    made = Study(tmp_path / "a")
+    with closing(Study(tmp_path / "a")) as made, closing(Study(tmp_path / "b")) as other:
+        assert made.settings["seed"] == 7 and made.examples != other.examples
     assert {p.set for p in made.pictures} == {"Set5"} and len(made.pictures) == 4 and made.repeats == 1
     assert Counter(p.method for p in made.pictures) == {"mine": 2, "original": 2}
-    assert made.settings["seed"] == 7 and made.examples != Study(tmp_path / "b").examples
     # The other images are examples, then photographs of the libraries.
     names = {p[:2] for p in made.examples}
     assert len(names) == 10 and {("own", "one"), ("own", "two")} < names
@@ -122,7 +123,8 @@ def test_choosing_what_is_rated(source, tmp_path):
 
 def test_examples_are_nearest_and_original(source, tmp_path):
     stimuli.make(tmp_path / "study", source, ["Set5"])
-    examples = Study(tmp_path / "study").examples
+    with closing(Study(tmp_path / "study")) as made:
+        examples = made.examples
     assert not {e.image for e in examples} & {"baby", "bird", "head"}
     assert [e.worth for e in examples] == [1, 5] * 10
     nearest, original = (
@@ -183,6 +185,17 @@ def test_a_changed_picture_is_noticed(opened):
     path = next((opened.folder / "pictures").iterdir())
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(UserError, match="is gone or changed"):
+        Study(opened.folder)
+
+
+def test_a_broken_study_is_named(opened):
+    opened.close()
+    for name, words in (("ratings.sqlite", "cannot be used"), ("study.json", "cannot be read")):
+        (opened.folder / name).write_text("nonsense, and more of it than SQLite's header is long" * 9)
+        with pytest.raises(UserError, match=f"{name} {words}"):
+            Study(opened.folder)
+    (opened.folder / "study.json").write_text('{"pictures": [{}]}')
+    with pytest.raises(UserError, match="study.json does not describe a study"):
         Study(opened.folder)
 
 
@@ -251,10 +264,9 @@ def test_the_last_rating_counts_and_the_history_stays(opened):
 
 def test_another_reader_sees_ratings_at_once(opened):
     rate_all(opened, 1, lambda kind, picture: 3, stop=25)
-    other = Study(opened.folder)
-    assert other.progress(1) == opened.progress(1) and len(other.ratings()) == 5
-    assert other.query("PRAGMA synchronous") == [(2,)] and other.query("PRAGMA journal_mode") == [("wal",)]
-    other.close()
+    with closing(Study(opened.folder)) as other:
+        assert other.progress(1) == opened.progress(1) and len(other.ratings()) == 5
+        assert other.query("PRAGMA synchronous") == [(2,)] and other.query("PRAGMA journal_mode") == [("wal",)]
 
 
 def test_two_raters_at_once(opened):
