@@ -149,7 +149,8 @@ def p_table(set_name, grids):
     """p_values between the methods of a set."""
 
     def text_of(ours, theirs):
-        return " / ".join(f"{p:.2g}" for p in p_values(grids[ours], grids[theirs]))
+        # Below that a computer's figures end in a 0, which no p is.
+        return " / ".join(f"{p:.2g}" if p >= 1e-99 else "<1e-99" for p in p_values(grids[ours], grids[theirs]))
 
     return tables.pair_table(f"{set_name}: p over ratings / over images", list(grids), text_of)
 

@@ -78,20 +78,18 @@ def read_results(source):
         raise UserError(
             f"{source} holds no results.json: run `python evaluate.py` first, or name its --out by --pictures"
         )
-    results = runs.read_json(source / "results.json")
+    results, found = runs.read_json(source / "results.json"), {}
     try:
-        found = {}
         for set_name, rows in results.items():
             images = list(next(iter(rows.values()))["images"])
-            found[set_name] = (
-                [method for method in rows if all(image in rows[method]["images"] for image in images)],
-                images,
-            )
-        if not found or any(ORIGINAL in methods for methods, _ in found.values()):
-            raise ValueError("it names no sets, or a method 'original'")
-        return found
+            if ORIGINAL in rows or any(set(row["images"]) != set(images) for row in rows.values()):
+                raise ValueError("its methods are not of the same images, or one is called 'original'")
+            found[set_name] = list(rows), images
+        if not found:
+            raise ValueError("it names no set")
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise UserError(f"{source / 'results.json'} is not what evaluate.py wrote ({utils.short(error)})") from None
+    return found
 
 
 def picture_path(source, set_name, image, method):

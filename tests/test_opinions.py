@@ -76,6 +76,13 @@ def test_p_values():
     assert opinions.p_values(np.ones((1, 5)), np.array([[2.0, 3, 4, 5, 4]])) == (0.0625, 0.0625)
 
 
+def test_a_p_that_is_too_small_to_be_a_number():
+    draw = np.random.default_rng(0)
+    worse = draw.integers(1, 3, (30, 100)).astype(float)
+    rows = rows_of(opinions.p_table("s", {"a": worse, "b": worse + draw.integers(1, 3, worse.shape)}))
+    assert rows["b"][0].startswith("<1e-99 / ")
+
+
 def rating(kind, value, image="a", rater=1):
     return Rating(rater, "s", image, "m", kind, value, 1000, "now")
 

@@ -168,7 +168,8 @@ def test_names_that_lead_out_of_the_folder_are_refused(source, tmp_path, where):
 
 def test_what_is_no_evaluation_is_refused(source, tmp_path):
     text = (source / "results.json").read_text()
-    for content in ("[]", "{}", '{"Set5": {}}', '{"Set5": {"original": {"images": {}}}}', '{"Set5": 3}', "x"):
+    uneven = '{"Set5": {"mine": {"images": {"baby": {}}}, "his": {"images": {}}}}'
+    for content in (uneven, "[]", "{}", '{"Set5": {}}', '{"Set5": {"original": {"images": {}}}}', '{"Set5": 3}', "x"):
         (source / "results.json").write_text(content)
         with pytest.raises(UserError, match="results.json"):
             stimuli.make(tmp_path / "study", source)
