@@ -39,16 +39,18 @@ def make_app(study):
 
     template = PAGE.read_text(encoding="utf-8")
     # no-store: a repeated picture must not show itself by coming from the cache. no-referrer: the link is the key.
+    allowed = ("img-src 'self'", "connect-src 'self'", "frame-ancestors 'none'")
     headers = {
-        "Content-Security-Policy": report.policy_of(template, "img-src 'self'", "connect-src 'self'")
-        + "; frame-ancestors 'none'",
+        "Content-Security-Policy": report.policy_of(template, *allowed),
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
 
     def with_headers(app):
-        async def answer(scope, receive, send):
+        """The application, with the headers on every answer of it."""
+
+        async def answer_with(scope, receive, send):
             async def send_more(message):
                 if message["type"] == "http.response.start":
                     extra = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
@@ -57,7 +59,7 @@ def make_app(study):
 
             await app(scope, receive, send_more)
 
-        return answer
+        return answer_with
 
     def not_found():
         return PlainTextResponse("There is nothing here. Please check the link.", 404)
