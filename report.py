@@ -41,10 +41,8 @@ def fill_in(results, sets, focus, scale):
     """The page as text; arguments as in write."""
     page = PAGE.read_text(encoding="utf-8")
     protocol, columns = tables.legend(results, scale)
-    # Nothing that a file's name could smuggle in would run: only the template's own script and styles are allowed.
-    own = "; ".join(f"{element}-src 'sha256-{digest_of(page, element)}'" for element in ("script", "style"))
     return Template(page).substitute(
-        policy=escape(f"default-src 'none'; img-src 'self' file:; {own}; base-uri 'none'; form-action 'none'"),
+        policy=escape(policy_of(page, "img-src 'self' file:")),
         scale=scale,
         names=escape(", ".join(results)),
         protocol=escape(protocol),
@@ -57,14 +55,28 @@ def fill_in(results, sets, focus, scale):
         caption=escape(" / ".join(COLUMNS[name].title for name in tables.measures_of(results)[:2])),
         limit=figures.DEPARTURE,
         colours=colour_scale(),
-        data=json.dumps(content(results, sets, focus)).replace("<", "\\u003c"),  # or a name could end the script
+        data=json_inside(content(results, sets, focus)),
     )
+
+
+def policy_of(page, *allowed):
+    """The content security policy of a template: its own script and style and what is `allowed`, nothing else.
+
+    So nothing would run that a file's name could smuggle into the page.
+    """
+    own = (f"{element}-src 'sha256-{digest_of(page, element)}'" for element in ("script", "style"))
+    return "; ".join(["default-src 'none'", *allowed, *own, "base-uri 'none'", "form-action 'none'"])
 
 
 def digest_of(page, element):
     """The SHA-256 by which a content security policy knows an inline script or style, in Base64."""
     text = re.search(f"<{element}>(.*?)</{element}>", page, re.DOTALL)[1]
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def json_inside(content):
+    """JSON that can stand in a page's script element: no text in it ends the script."""
+    return json.dumps(content).replace("<", "\\u003c")
 
 
 def content(results, sets, focus):

