@@ -49,7 +49,7 @@ def vdsr(y, config):
         x = conv(x, config.width, 3, f"conv{i}", activation="relu", use_bias=False, kernel_initializer="he_normal")
     floats = {"dtype": keras.config.floatx()}
     residual = conv(x, 1, 3, f"conv{config.blocks + 2}", use_bias=False, **floats)
-    return keras.layers.Add(name="add", **floats)([residual, coarse])
+    return keras.layers.Add(name="residual_add", **floats)([residual, coarse])
 
 
 def drcn(y, config):

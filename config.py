@@ -120,7 +120,7 @@ NETWORK_SETTINGS = {
     "espcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64},
     "vdsr": LUMA
     | SGD
-    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 0.4, "DATA.crop": 48}
+    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 1e-4, "DATA.crop": 48}
     | {"TRAIN.batch": 64, "MODEL.blocks": 18},
     "drcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
     "johnson": {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}

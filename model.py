@@ -244,7 +244,7 @@ def tensorlayer_discriminator(x, config):
     x = layer(x, 1024, 1, "conv6")
     x = skip = layer(x, 512, 1, "conv7", activate=False)
     x = layer(layer(x, 128, 1, "residual1"), 128, 3, "residual2")
-    x = keras.layers.Add(name="add")([layer(x, 512, 3, "residual3", activate=False), skip])
+    x = keras.layers.Add(name="residual_add")([layer(x, 512, 3, "residual3", activate=False), skip])
     return keras.layers.Flatten(name="flatten")(keras.layers.LeakyReLU(negative_slope=0.2, name="lrelu")(x))
 
 
