@@ -136,6 +136,7 @@ def evaluate(methods, sets, names, scale, out, pool):
     tasks = [(name, images, method) for name in sets for images in batches(sets[name].images) for method in methods]
     results = {}
     for name, members in sets.items():
+        figures.check_names([image.name for image in members.images], [method.name for method in methods])
         results[name] = {method.name: {image.name: None for image in members.images} for method in methods}
     with tqdm(total=sum(len(images) for _, images, _ in tasks), unit="image", desc="scoring", disable=None) as progress:
         for (set_name, images, method), answers in zip(tasks, pool.map(score, tasks), strict=True):

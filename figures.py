@@ -9,6 +9,7 @@ Below the folder of a set lie
     figure.png                       the first images, a column a method, as in the paper's Figure 2
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 import metrics
 import tables
 import utils
-from utils import LazyModule
+from utils import LazyModule, UserError
 
 matplotlib = LazyModule("matplotlib")
 ndimage = LazyModule("scipy.ndimage")
@@ -33,6 +34,15 @@ COLOURS = "magma"  # of Matplotlib: from black, no departure, by red to a light 
 def path_of(image, method=None, folder=""):
     """The path of a picture below its set's folder. An original and its LR can not be taken for a method's pictures."""
     return Path(folder) / (f"{image}_{method}.png" if method else f"{image}.png")
+
+
+def check_names(images, methods):
+    """Raise UserError if pictures of two methods would have one name, as of image a by b_c and image a_b by c."""
+    taken = {}
+    for image, method in itertools.product(images, methods):
+        if (other := taken.setdefault(path_of(image, method), (image, method))) != (image, method):
+            both = " and ".join(f"{name} by {row}" for name, row in (other, (image, method)))
+            raise UserError(f"{both} would be one file, {path_of(image, method)}: rename the row or the image of one")
 
 
 def write_method(folder, image, method, sr):

@@ -429,3 +429,9 @@ def test_nothing_sticks_out(made, browser, width):
     browser.execute_script("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert find(browser, "#stage").size["width"] <= width
+
+
+def test_two_pictures_never_share_a_file():
+    figures.check_names(["a", "b_c"], ["c", "d"])
+    with pytest.raises(utils.UserError, match="a by b_c and a_b by c would be one file, a_b_c.png"):
+        figures.check_names(["a", "a_b"], ["b_c", "c"])

@@ -345,6 +345,22 @@ def test_what_is_refused_before_anything_is_done(command, album, tmp_path):
     assert status == 1 and "its output would be itself" in errors
     status, _, errors = command(album / "a.png", "-o", tmp_path / "out", "--max-megapixels", "0.0001")
     assert status == 1 and "30×20 pixels, more than --max-megapixels" in errors
+    status, _, errors = command(album / "a.png", "-o", tmp_path / "still.gif")  # a GIF's 256 colours are for animations
+    assert status == 1 and "cannot become still.gif: give a --format" in errors
+
+
+def test_globs_of_folders_and_turned_photographs(command, tmp_path):
+    """A folder that a glob has found is gone into; the size told is that of the upright picture."""
+    folder = tmp_path / "in" / "some.png"
+    folder.mkdir(parents=True)
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.new("RGB", (20, 30), "red").save(folder / "x.png", exif=turned)
+    status, printed, errors = command(str(tmp_path / "in" / "*.png"), "-o", tmp_path / "out")
+    assert status == 0 and not errors.strip().startswith("upscale.py"), errors
+    assert "(30×20 → 120×80" in printed
+    with Image.open(tmp_path / "out" / "x.png") as image:
+        assert image.size == (120, 80)
 
 
 def test_an_animation_goes_through_the_network(command, tmp_path, rng):
