@@ -23,6 +23,7 @@ def test_shipped_weights(name):
     """Their bytes are the committed ones, they are found, and on photographs not trained on they beat bicubic."""
     weights, about = runs.find_runs()[name]
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == SHIPPED[name]
+    assert all(scores["psnr_y"] > 26 for scores in runs.read_scores(weights).values()) and runs.read_scores(weights)
     generator, about = runs.load_generator(name)
     gains = []
     for path in data.package_files(data.SAMPLE_TEST):
