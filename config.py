@@ -25,9 +25,7 @@ DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
 DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
 DEFAULTS.MODEL.width = 64  # feature maps of the generator
 DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
-DEFAULTS.MODEL.upsampler = (
-    "subpixel"  # as in the paper; "resize" (nearest, then a convolution) or "deconv" (transposed)
-)
+DEFAULTS.MODEL.upsampler = "subpixel"  # the paper's; or "resize" (nearest, convolution), "deconv" (transposed one)
 DEFAULTS.MODEL.upsampler_init = "icnr"  # of sub-pixel convolutions: without a checkerboard at the start; or "random"
 DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
 DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's

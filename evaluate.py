@@ -108,8 +108,7 @@ def choose_models(weights, methods, scale):
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
             chosen[name] = file
-            network = about["config"].MODEL.network
-            print(f"found: {name} ({about['mode'] if network == 'srresnet' else network}, {file})")
+            print(f"found: {name} ({runs.kind_of(about['mode'], about['config'])}, {file})")
     for name in methods or ():
         if name not in chosen and name not in INTERPOLATIONS:
             known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else runs.find_runs())))

@@ -40,11 +40,11 @@ SAME_RULE = {
 
 
 class Row(NamedTuple):
-    """A row of the tables: its run's name, train.py's arguments, seconds an update on two cores, and what it is."""
+    """A row of the tables: its run's name, train.py's arguments, what an update takes, and what it is."""
 
     name: str
     arguments: tuple
-    seconds: float
+    seconds: float  # of two quiet cores; measured for srresnet-mse and the slides' GAN, estimated for the others
     title: str
     paper: str | None = None  # its name in tables.PAPER
     after: str | None = None  # the row whose weights it begins with
@@ -74,7 +74,7 @@ ROWS = (
 
 
 def steps_of(row, minutes):
-    """The updates that a row gets: as many as its time is worth on the machine that the seconds were measured on."""
+    """The updates that a row gets for its time, at least one."""
     return max(int(60 * minutes / row.seconds), 1)
 
 
@@ -125,7 +125,7 @@ def facts_of(row):
     hours = sum(seconds * (b - a) for seconds, a, b in zip(each, [0, *steps], steps, strict=False)) / 3600
     return {
         "steps": steps[-1],
-        "minutes": round(steps[-1] * row.seconds / 60, 1),  # that they are worth on two quiet cores
+        "minutes": round(steps[-1] * row.seconds / 60, 1),  # as estimated
         "hours": round(hours, 3),
         "seconds_per_step": round(float(np.median(each)), 4),
         "data": about["data"],
@@ -196,8 +196,8 @@ def claims(results):
 TEXT = """# The rows of the paper's tables, at a small budget
 
 Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores do in about {minutes} minutes, on {images} photographs; the hours are what they took. The paper's figures stand in
-italics: its networks had days on a GPU, and not more is claimed here than was run.
+cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are what they took. The paper's
+figures stand in italics: its networks had days on a GPU, and not more is claimed here than was run.
 
 Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate.
 

@@ -47,9 +47,15 @@ def root():
     return Path(os.environ.get("SRGAN_RUNS") or HERE / "checkpoint")
 
 
-def new_name(mode):
-    """A run's name when none is given: mode and time."""
-    return f"{mode}-{time.strftime('%Y%m%d-%H%M%S')}"
+def kind_of(mode, config):
+    """What is trained, in a word: the mode, behind the network if that is not the paper's; config: all sections."""
+    network = config.MODEL.network
+    return mode if network == "srresnet" else f"{network}-{mode}"
+
+
+def new_name(kind):
+    """A run's name when none is given: its kind (see kind_of) and the time."""
+    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_name(name):

@@ -5,7 +5,6 @@ Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -22,9 +21,9 @@ from utils import LazyModule, UserError
 keras = LazyModule("keras")
 pyplot = LazyModule("matplotlib.pyplot")
 
-DOCS = Path(__file__).resolve().parent / "docs"
+DOCS = runs.HERE / "docs"
 SMALL = ("MODEL.blocks=4", "MODEL.width=32", "TRAIN.log_every=5", "TRAIN.validate_every=100", "TRAIN.ema=0")
-SECONDS = 0.35  # an update of these small generators, on two cores
+SECONDS = 0.35  # an update of these small generators on two cores, estimated
 ARMS = (
     Row("small-icnr", ("--upsampler-init", "icnr"), SECONDS, "sub-pixel convolution, ICNR"),
     Row("small-random", ("--upsampler-init", "random"), SECONDS, "sub-pixel convolution, random"),

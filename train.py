@@ -73,7 +73,9 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
         terms = {"vgg": losses.vgg_losses, "feature": losses.feature_losses}[train.loss](vgg(fake), vgg(real))
     if train.total_variation:
         terms |= losses.total_variation_losses(train.total_variation, fake)
-    return terms if logits_fake is None else terms | adversarial_losses(logits_fake)
+    if logits_fake is not None and train.loss != "slides":  # whose three terms have it among them
+        terms |= adversarial_losses(logits_fake)
+    return terms
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     with logs.Log(run, int(state.step.numpy())) as log:
         if resume:
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
-        kind = run.mode if config.MODEL.network == "srresnet" else f"{config.MODEL.network} ({run.mode})"
+        kind = runs.kind_of(run.mode, config)
         print(f"run {run.name}: {config.TRAIN.steps:,} updates of {kind}, batch {config.TRAIN.batch}")
         print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
         if not resume:  # from here on there is something to go back to
@@ -394,8 +396,7 @@ def main():
     args.mode = args.mode or next(iter(PRESETS[args.preset]))
     overrides = args.set + settings_of(args, WHAT | HOW)
     config = make_config(args.mode, args.preset, overrides)
-    kind = args.mode if config.MODEL.network == "srresnet" else f"{config.MODEL.network}-{args.mode}"
-    name = runs.new_name(kind) if args.name is None else args.name
+    name = runs.new_name(runs.kind_of(args.mode, config)) if args.name is None else args.name
     jobs = [runs.Run(runs.check_name(name), args.mode, args.preset, config)]
     init = None if args.init is None else check_init(args.init, config)
     photographs, data_facts = data.read_training(args.data, config)
