@@ -1,18 +1,22 @@
-"""Try it in a browser. For now: a blind rating study of evaluate.py's pictures, the paper's mean opinion score."""
+"""Try it in a browser: upscale pictures (the default), watch a training (--run), or rate pictures blind (--mos)."""
 
 import argparse
 import contextlib
 from pathlib import Path
 
+import demo_upscale
+import demo_watch
 import mos
 import opinions
 import runs
+import serving
 import stimuli
 import study
 import utils
 from utils import UserError
 
 EVALUATION = runs.HERE / "samples" / "evaluate"  # where evaluate.py writes if it is not told
+MEGAPIXELS = 2.0  # of uploads: some minutes on two CPU cores
 MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
 
 
@@ -26,15 +30,30 @@ def raters_of(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="example: python demo.py --mos studies/friends --methods bicubic,my_run,original --raters 3",
+        epilog="examples: python demo.py; python demo.py --run my_run; "
+        "python demo.py --mos studies/friends --methods bicubic,my_run,original --raters 3",
     )
     add = parser.add_argument
-    add("--mos", metavar="STUDY", type=Path, required=True, help="a folder: a new study is made there, or goes on")
+    add("--host", default="127.0.0.1", help="where to listen (default: only this machine; 0.0.0.0: its whole network)")
+    add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
+    upscaling = parser.add_argument_group("the page that upscales")
+    upscaling.add_argument(
+        "--weights", metavar="A,B", type=utils.names, help="what to offer (default: upscale.py's own, and all runs)"
+    )
+    upscaling.add_argument(
+        "--max-megapixels",
+        metavar="N",
+        type=utils.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
+        help=f"refuse larger uploads (default: {MEGAPIXELS})",
+    )
+    watching = parser.add_argument_group("the page that watches")
+    watching.add_argument("--run", help="a run's name or directory: its curves, samples and the doctor's remarks, live")
+    rating = parser.add_argument_group("the page that asks for opinions, the paper's mean opinion score")
+    add = rating.add_argument
+    add("--mos", metavar="STUDY", type=Path, help="a folder: a new study is made there, or goes on")
     add("--report", action="store_true", help="write STUDY/report/ and print it, instead of asking people")
     add("--without", metavar="N,N", type=raters_of, help="of the report: raters to leave out (default: none)")
     add("--raters", metavar="N", type=int, help="raters there are to be, a link each (default: 1, or those there are)")
-    add("--host", default="127.0.0.1", help="where to listen (default: only this machine; 0.0.0.0: its whole network)")
-    add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
     new = parser.add_argument_group("of a new study")
     new.add_argument("--pictures", metavar="DIR", type=Path, help="what evaluate.py wrote (default: samples/evaluate)")
     new.add_argument("--sets", metavar="A,B", type=utils.names, help="default: all")
@@ -54,6 +73,15 @@ def parse_arguments():
         parser.error("--port is between 0 and 65535")
     if args.without and not args.report:
         parser.error("--without is of --report")
+    pages = {"--mos": ("report", "raters", *MAKING), "--run": (), "": ("weights", "max_megapixels")}
+    page = "--mos" if args.mos else "--run" if args.run else ""
+    if args.mos and args.run:
+        parser.error("--mos and --run are pages of their own: start them one by one, with a --port each")
+    for other, names in pages.items():
+        for name in names if other != page else ():
+            if getattr(args, name) not in (None, False):
+                needs = f"goes with {other}" if other else f"is of the page that upscales, not of {page}"
+                parser.error(f"--{name.replace('_', '-')} {needs}")
     return args
 
 
@@ -75,8 +103,15 @@ def open_study(args):
 
 def main():
     args = parse_arguments()
+    if not args.mos:
+        serving.check_packages(serving.GRADIO)
+        if args.run:
+            demo_watch.serve(args.run, args.host, args.port)
+        else:
+            demo_upscale.serve(args.weights, args.max_megapixels or MEGAPIXELS, args.host, args.port)
+        return
     if not args.report:
-        mos.check_packages()
+        serving.check_packages(mos.PACKAGES)
     with contextlib.closing(open_study(args)) as opened:
         if args.report:
             opinions.write(opened, args.without or ())

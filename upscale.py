@@ -46,11 +46,14 @@ class Failures:
 
     def add(self, path, error):
         self.count += 1
-        if isinstance(error, OSError):
-            error = error.strerror or utils.short(error)
-        elif isinstance(error, MemoryError):
-            error = "there is not enough memory"
-        tqdm.write(f"upscale.py: {path}: {error}", file=sys.stderr)
+        tqdm.write(f"upscale.py: {path}: {reason(error)}", file=sys.stderr)
+
+
+def reason(error):
+    """Why a file could not be done, a sentence that goes on from its name; error: UserError, OSError, MemoryError."""
+    if isinstance(error, OSError):
+        return error.strerror or utils.short(error)
+    return "there is not enough memory" if isinstance(error, MemoryError) else str(error)
 
 
 def find_inputs(names, out, failures):
@@ -130,7 +133,7 @@ def plan(args, found, scale, failures):
     return jobs
 
 
-def measure(job, args):
+def measure(job, max_megapixels):
     """The Job with its size, after a look at the file's header. Raises UserError if that is no good."""
     suffix = job.target.suffix.lower()
     if job.source.suffix.lower() in video.SUFFIXES:
@@ -138,7 +141,7 @@ def measure(job, args):
             raise UserError(f"is a video and cannot become {job.target.name}")
         frames, (height, width) = video.describe(job.source)
         return job._replace(frames=frames, height=height, width=width)
-    with pictures.opened(job.source, args.max_megapixels) as image:
+    with pictures.opened(job.source, max_megapixels) as image:
         frames = video.frames_of(image, job.target)
         if not pictures.format_of(job.target) and not (suffix == ".gif" and (frames > 1 or image.format == "GIF")):
             raise UserError(f"cannot become {job.target.name}: give a --format")
@@ -146,17 +149,17 @@ def measure(job, args):
         return job._replace(frames=frames, height=height, width=width)
 
 
-def work_off(job, upscaler, args, progress):
+def work_off(job, upscaler, max_megapixels, progress):
     """Upscale one file; returns what is to be remarked about it, or "". Raises UserError, OSError or MemoryError."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if job.source.suffix.lower() in video.SUFFIXES:
-        return video.upscale_video(job.source, job.target, upscaler, args.max_megapixels, progress)
-    with pictures.opened(job.source, args.max_megapixels) as image:
+        return video.upscale_video(job.source, job.target, upscaler, max_megapixels, progress)
+    with pictures.opened(job.source, max_megapixels) as image:
         moving = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
     if moving:
-        return video.upscale_animation(job.source, job.target, upscaler, args.max_megapixels, progress)
+        return video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
     name = pictures.format_of(job.target)
-    picture = pictures.read(job.source, args.max_megapixels)
+    picture = pictures.read(job.source, max_megapixels)
     picture, remark = pictures.fit(picture, name, upscaler.scale)
     canvas = upscaler.upscale(picture, picture.canvas(upscaler.scale), picture.kind != "CMYK", progress)
     pictures.write(job.target, canvas, name)
@@ -226,7 +229,7 @@ def main():
     jobs = []
     for job in plan(args, found, scale, failures):
         try:
-            jobs.append(measure(job, args))
+            jobs.append(measure(job, args.max_megapixels))
         except (UserError, OSError, MemoryError) as error:
             failures.add(job.source, error)
     if jobs:
@@ -250,7 +253,7 @@ def upscale_all(jobs, upscaler, args, failures):
             end += job.pixels
             start = time.perf_counter()
             try:
-                remark = work_off(job, upscaler, args, bar.update)
+                remark = work_off(job, upscaler, args.max_megapixels, bar.update)
             except (UserError, OSError, MemoryError) as error:
                 failures.add(job.source, error)
             else:

