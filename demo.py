@@ -16,7 +16,7 @@ import utils
 from utils import UserError
 
 EVALUATION = runs.HERE / "samples" / "evaluate"  # where evaluate.py writes if it is not told
-MEGAPIXELS = 2.0  # of uploads: some minutes on two CPU cores
+MEGAPIXELS = 2.0  # of uploads
 MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
 
 

@@ -35,6 +35,7 @@ CSS = """
 #closer img { image-rendering: pixelated; }
 #where img { cursor: crosshair; }
 #examples .grid-wrap, #closer .grid-wrap { min-height: 0; max-height: none; height: auto; overflow: visible; }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 """
 ABOUT = """# srgan
 Drop a picture, and get it ×{scale}. Here it may have {limit:g} megapixels; `python upscale.py` takes larger ones.
