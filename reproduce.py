@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import data
+import download
 import runs
 import tables
 import utils
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     title: str
     paper: str | None = None  # its name in tables.PAPER
     after: str | None = None  # the row whose weights it begins with
+    sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
 
 
 def gan(preset, seconds, title, paper):
@@ -60,7 +62,7 @@ ROWS = (
     Row("espcn", ("--model", "espcn"), 0.034, "ESPCN", "ESPCN"),
     Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, equal work"),
     Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR"),
-    Row("drcn", ("--model", "drcn"), 53.0, "DRCN", "DRCN"),
+    Row("drcn", ("--model", "drcn"), 53.0, "DRCN", "DRCN", sets=("Set5",)),
     Row("johnson", ("--model", "johnson"), 1.2, "Johnson et al., feature loss"),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     Row("srresnet-vgg22", ("--preset", "srresnet-vgg22"), 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
@@ -79,14 +81,14 @@ def steps_of(row, minutes):
     return max(int(60 * minutes / row.seconds), 1)
 
 
-def run_name(row):
+def run_name(name):
     """The name of a row's run."""
-    return f"row-{row.name}"
+    return f"row-{name}"
 
 
 def is_finished(row):
     """Whether a row's run has done the updates that its own config.json asks for."""
-    directory = runs.root() / run_name(row)
+    directory = runs.root() / run_name(row.name)
     lines = read_metrics(directory)
     if not lines or not (directory / "config.json").is_file():
         return False
@@ -95,7 +97,7 @@ def is_finished(row):
 
 def train_row(row, minutes, data_directory, overrides):
     """Train a row, or go on with it. Raises UserError if train.py does not come to the end."""
-    name = run_name(row)
+    name = run_name(row.name)
     if is_finished(row):
         print(f"{name}: done before")
         return
@@ -105,7 +107,7 @@ def train_row(row, minutes, data_directory, overrides):
     else:
         rule = CROP | (SAME_RULE if row.after is None else {})
         settings = [f"{key}={value}" for key, value in rule.items()] + list(overrides)
-        after = ("--init", f"row-{row.after}") if row.after else ()
+        after = ("--init", run_name(row.after)) if row.after else ()
         command = [*row.arguments, "--name", name, "--steps", str(steps_of(row, minutes)), *after, *where]
         command += [part for setting in settings for part in ("--set", setting)]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
@@ -119,7 +121,7 @@ def train_row(row, minutes, data_directory, overrides):
 
 def facts_of(row):
     """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
-    directory = runs.root() / run_name(row)
+    directory = runs.root() / run_name(row.name)
     about, lines = runs.read_about(directory / "config.json"), read_metrics(directory)
     each = [line["seconds_per_step"] for line in lines]  # a step, since the line before
     steps = [line["step"] for line in lines]
@@ -130,17 +132,17 @@ def facts_of(row):
         "hours": round(hours, 3),
         "seconds_per_step": round(float(np.median(each)), 4),
         "data": about["data"],
+        "sha256": download.file_digest(directory / runs.WEIGHTS, "sha256"),
         "curve": {line["step"]: round(line["val_psnr_y"], 3) for line in lines if "val_psnr_y" in line},
     }
 
 
-def score(rows, data_directory, sets, out):
-    """Score finished rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
+def score(names, data_directory, sets, out):
+    """Score rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
     path = out / "results.json"
-    command = ["--methods", ",".join(["bicubic", *map(run_name, rows)]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
-    command += ["--out", out]
+    command = ["--methods", ",".join(["bicubic", *map(run_name, names)]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
+    command += ["--out", out, "--sets", ",".join(sets)]
     command += ["--data", data_directory] if data_directory else []
-    command += ["--sets", ",".join(sets)] if sets else []
     if subprocess.run([sys.executable, runs.HERE / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
     scores = {}
@@ -151,17 +153,43 @@ def score(rows, data_directory, sets, out):
     return scores
 
 
+def score_new(rows, facts, before, data_directory, sets, out):
+    """Scores as score() gives them of all rows; of those that `before` holds for the same weights and sets, its own.
+
+    rows: [Row]; facts: {row name: facts_of}; before: an older content of docs/results.json, or {}. Raises UserError.
+    """
+    wanted = tuple(data.find_test_sets(data_directory, sets))
+    tasks = [("bicubic", wanted, True)]
+    for row in rows:
+        on = tuple(name for name in wanted if row.sets is None or name in row.sets)
+        tasks.append(
+            (row.name, on, before.get("rows", {}).get(row.name, {}).get("sha256") == facts[row.name]["sha256"])
+        )
+    scores, new = {}, {}  # new: {sets: names that are to be scored on them}
+    for name, on, same in tasks:
+        known = before.get("scores", {}).get(name, {})
+        if same and set(on) <= set(known):
+            scores[name] = {one: known[one] for one in on}
+        elif on:
+            new.setdefault(on, []).append(name)
+    for on, names in new.items():
+        found = score([name for name in names if name != "bicubic"], data_directory, on, out)
+        scores |= {name: found[name] for name in names}
+    return scores
+
+
 def table(results):
     """docs/results.md's table of the rows: ours beside the paper's, Markdown lines."""
-    sets = list(next(iter(results["scores"].values())))
+    sets = list(results["scores"]["bicubic"])
     lines = ["| | updates | hours | " + " | ".join(sets) + " |", "|---|---|---|" + "---|" * len(sets)]
 
     def line(title, steps, hours, cells):
         return f"| {title} | {steps} | {hours} | " + " | ".join(cells) + " |"
 
     def ours(name):
-        cells = [results["scores"][name][one] for one in sets]
-        return [f"{cell['psnr_y']:.2f} / {cell['ssim_y']:.4f} / {cell['ssim_paper']:.4f}" for cell in cells]
+        cells = [results["scores"].get(name, {}).get(one) for one in sets]
+        words = "{psnr_y:.2f} / {ssim_y:.4f} / {ssim_paper:.4f}"
+        return [words.format(**cell) if cell else "not scored" for cell in cells]
 
     def papers(name):
         found = (tables.PAPER.get(one, {}).get(name) for one in sets)
@@ -190,7 +218,7 @@ def claims(results):
     for other, claimed, what in CLAIMS:
         if {other, claimed} <= set(results["rows"]):
             ours, theirs = results["scores"][claimed], results["scores"][other]
-            gains = [f"{ours[one]['psnr_y'] - theirs[one]['psnr_y']:+.2f} dB on {one}" for one in ours]
+            gains = [f"{ours[one]['psnr_y'] - theirs[one]['psnr_y']:+.2f} dB on {one}" for one in ours if one in theirs]
             yield f"- {what}: {', '.join(gains)}."
 
 
@@ -280,7 +308,8 @@ def main():
     if not finished:
         raise UserError("no row is finished, there is nothing to report")
     facts = {row.name: facts_of(row) for row in finished}
-    scores = score(finished, args.data, args.sets, args.out)
+    before = runs.read_json(RESULTS) if RESULTS.is_file() else {}
+    scores = score_new(finished, facts, before, args.data, args.sets, args.out)
     results = {"rows": facts, "scores": scores}
     RESULTS.parent.mkdir(exist_ok=True)
     runs.write_json(RESULTS, results)

@@ -52,7 +52,7 @@ def first_outputs(lr_u8):
 
 def curve_of(row, key):
     """(steps, values) of a key of a run's metrics.jsonl."""
-    lines = [line for line in read_metrics(runs.root() / reproduce.run_name(row)) if key in line]
+    lines = [line for line in read_metrics(runs.root() / reproduce.run_name(row.name)) if key in line]
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
@@ -127,7 +127,7 @@ def write_page():
     photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
     start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
     utils.write_image(DOCS / "subpixel_start.png", utils.picture_grid([start]))
-    about = runs.read_about(runs.root() / reproduce.run_name(ARMS[0]) / "config.json")
+    about = runs.read_about(runs.root() / reproduce.run_name(ARMS[0].name) / "config.json")
     text = TEXT.format(
         titles=", ".join(row.title for row in ARMS),
         steps=steps,

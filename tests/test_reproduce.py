@@ -34,12 +34,13 @@ def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, 
     row = reproduce.ROWS[0]
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     config = make_config(overrides=["TRAIN.steps=30"])
-    run = runs.Run(tmp_path / reproduce.run_name(row), "srresnet", "slides", config)
+    run = runs.Run(tmp_path / reproduce.run_name(row.name), "srresnet", "slides", config)
     runs.create(run, {"data": {"images": 5}})
     assert not reproduce.is_finished(row)
     lines = [{"step": s, "seconds_per_step": 60.0} for s in (1, 2, 3, 10, 11, 20, 30)]
     lines[-1]["val_psnr_y"] = 25.1234
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.directory / runs.WEIGHTS).write_bytes(b"")
     monkeypatch.setattr(reproduce.subprocess, "Popen", None)  # nothing is started
     reproduce.train_row(row, 20, None, ())
     assert "row-srcnn: done before" in capsys.readouterr().out
@@ -102,6 +103,31 @@ def test_the_page_sets_ours_beside_the_papers():
         "| *the paper's* |  |  | *30.76 / – / 0.8784* |"
     )
     assert list(reproduce.claims(results)) == ["- layers in LR space against HR space at equal work: -0.25 dB on Set5."]
+
+
+def test_only_what_is_new_is_scored(tmp_path, monkeypatch):
+    """Weights of before on the same sets keep their scores; a row of one set is scored on that alone."""
+    espcn, srcnn, drcn = (
+        next(row for row in reproduce.ROWS if row.name == name) for name in ("espcn", "srcnn", "drcn")
+    )
+    monkeypatch.setattr(reproduce.data, "find_test_sets", lambda root, sets: dict.fromkeys(sets or ("Set5", "Set14")))
+    calls = []
+
+    def score(names, root, sets, out):
+        calls.append((names, sets))
+        return {name: dict.fromkeys(sets, len(calls)) for name in ("bicubic", *names)}
+
+    monkeypatch.setattr(reproduce, "score", score)
+    facts = {name: {"sha256": name} for name in ("espcn", "srcnn", "drcn")}
+    first = reproduce.score_new([espcn], facts, {}, None, None, tmp_path)
+    assert calls == [(["espcn"], ("Set5", "Set14"))] and first["bicubic"] == first["espcn"] == {"Set5": 1, "Set14": 1}
+    before = {"rows": {"espcn": {"sha256": "espcn"}}, "scores": first}
+    second = reproduce.score_new([espcn, srcnn, drcn], facts, before, None, None, tmp_path)
+    assert calls[1:] == [(["srcnn"], ("Set5", "Set14")), (["drcn"], ("Set5",))]
+    assert second == first | {"srcnn": {"Set5": 2, "Set14": 2}, "drcn": {"Set5": 3}}
+    facts["espcn"] = {"sha256": "trained on"}
+    third = reproduce.score_new([espcn], facts, before, None, ["Set5"], tmp_path)
+    assert calls[3:] == [(["espcn"], ("Set5",))] and third == {"bicubic": {"Set5": 1}, "espcn": {"Set5": 4}}
 
 
 def test_rows_are_those_of_the_paper():
