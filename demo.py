@@ -69,6 +69,8 @@ def parse_arguments():
     for name, least in (("raters", 1), ("images", 1), ("repeats", 0), ("seed", 0)):
         if (value := getattr(args, name)) is not None and value < least:
             parser.error(f"--{name} is at least {least}")
+    if not args.host:
+        parser.error("--host is a name or an address, as 127.0.0.1")
     if not 0 <= args.port < 2**16:
         parser.error("--port is between 0 and 65535")
     if args.without and not args.report:

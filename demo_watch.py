@@ -10,7 +10,7 @@ import numpy as np
 import doctor
 import runs
 import serving
-from logs import read_metrics
+from logs import Metrics
 from utils import LazyModule
 
 gr = LazyModule("gradio")
@@ -52,9 +52,10 @@ def state(run, lines, age):
     words = f"{run.mode}, step {step:,} of {steps:,}"
     if step >= steps:
         return f"{words}: finished"
-    seconds = float(np.median([line["seconds_per_step"] for line in lines[-20:] if "seconds_per_step" in line] or [0]))
-    hours, minutes = divmod(round(seconds * (steps - step) / 60), 60)
-    words += f", {seconds:.2f} s a step, {hours} h {minutes:02} min to go if it goes on like that"
+    if each := [line["seconds_per_step"] for line in lines[-20:] if "seconds_per_step" in line]:
+        seconds = float(np.median(each))
+        hours, minutes = divmod(round(seconds * (steps - step) / 60), 60)
+        words += f", {seconds:.2f} s a step, {hours} h {minutes:02} min to go if it goes on like that"
     if age > QUIET:
         words += f"; nothing new for {age / 60:.0f} minutes: stopped? `python train.py --resume {run.name}` goes on"
     return words
@@ -76,11 +77,12 @@ def grids(run):
 
 def build(run):
     """The page of a runs.Run, a gradio.Blocks."""
+    metrics = Metrics(run.directory)
 
     def look(chosen, seen):
         """What has changed since the last look: [seen, state, remarks, grid, the grids there are, a plot each]."""
         path = run.directory / "metrics.jsonl"
-        lines, found = read_metrics(run.directory), grids(run)
+        lines, found = metrics.lines(), grids(run)
         age = time.time() - path.stat().st_mtime if path.is_file() else 0
         picture = next(iter(found.values()), None) if chosen == NEWEST else found.get(chosen)
         now = [len(lines), str(picture), len(found)]
@@ -124,4 +126,4 @@ def serve(name, host, port):
     with serving.gradio_folder(), serving.listening(host, port) as (listener, address):
         page = build(run)
         print(f"watching {run.directory}. Open {address} in a browser; Ctrl-C stops.", flush=True)
-        serving.run_gradio(page, listener, host, "stopped; the run goes on")
+        serving.run_gradio(page, listener, "stopped; the run goes on", allowed_paths=[str(run.samples)])

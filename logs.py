@@ -18,16 +18,38 @@ tf = LazyModule("tensorflow")
 
 def read_metrics(directory):
     """The lines of metrics.jsonl as dicts with a "step"; others, as one cut short by a kill, are left out."""
-    lines = []
-    path = directory / "metrics.jsonl"
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and "step" in value:
-            lines.append(value)
-    return lines
+    return Metrics(directory).lines()
+
+
+class Metrics:
+    """The metrics.jsonl of a run directory for one who looks again and again: only what was appended is read."""
+
+    def __init__(self, directory):
+        self.path, self.file, self.end, self.known = directory / "metrics.jsonl", None, 0, []
+
+    def lines(self):
+        """As read_metrics gives them."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self.file or status.st_size < self.end:  # --resume has written it anew
+                self.file, self.end, self.known = status.st_ino, 0, []
+            file.seek(self.end)
+            *whole, rest = file.read().split(b"\n")
+        self.end += sum(len(line) + 1 for line in whole)
+        self.known += [value for line in whole if (value := value_of(line))]
+        last = value_of(rest)  # without its end, which may be still to come
+        return [*self.known, last] if last else list(self.known)
+
+
+def value_of(line):
+    """The dict of a line of metrics.jsonl, or None."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "step" in value else None
 
 
 class Progress:

@@ -135,7 +135,7 @@ def reopen(name):
     places = [Path(name), *(place / name for place in (root(), HERE / "checkpoint"))]
     place = next((place.resolve() for place in places if name and (place / "config.json").is_file()), None)
     if not place:
-        raise UserError(f"there is no run called '{name}' to resume")
+        raise UserError(f"there is no run called '{name}'")
     about = read_about(place / "config.json")
     return Run(place, about["mode"], about["preset"], about["config"]), about
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -33,12 +35,15 @@ def address_of(host, port):
 @contextlib.contextmanager
 def listening(host, port):
     """(socket, address) that a page is served at; port: 0 takes any that is free. Raises UserError."""
+    settings = {"family": socket.AF_INET6, "dualstack_ipv6": host == "::"} if ":" in host else {}
     with contextlib.ExitStack() as stack:
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = stack.enter_context(socket.create_server((host, port), family=family))
-        except OSError as error:
-            raise UserError(f"port {port} of {host} cannot be had ({error.strerror}): choose another --port") from None
+            listener = stack.enter_context(socket.create_server((host, port), **settings))
+        except (OSError, ValueError) as error:  # ValueError: no name, or one that no machine can have
+            reason = getattr(error, "strerror", None) or "no such host"
+            raise UserError(
+                f"port {port} of {host} cannot be had ({reason}): choose another --port or --host"
+            ) from None
         yield listener, address_of(host, listener.getsockname()[1])
 
 
@@ -57,15 +62,26 @@ def with_headers(app, headers):
     return answer_with
 
 
-def run(app, listener, goodbye):
-    """Serve an ASGI application at an open socket until Ctrl-C, then print `goodbye`."""
+def run(app, listener, goodbye, leave=lambda: None, **settings):
+    """Serve an ASGI application at an open socket until Ctrl-C, kill or hang-up, then print `goodbye`.
+
+    leave: called as soon as the end is asked for; settings: of uvicorn.Config.
+    """
     import uvicorn
 
-    config = uvicorn.Config(
-        app, timeout_graceful_shutdown=3, log_level="warning", access_log=False, server_header=False
-    )
+    class Server(uvicorn.Server):
+        def handle_exit(self, number, frame):
+            leave()
+            super().handle_exit(number, frame)
+
+    defaults = {"timeout_graceful_shutdown": 3, "log_level": "warning", "access_log": False, "server_header": False}
+    server = Server(uvicorn.Config(app, **(defaults | settings)))
+    # uvicorn sends itself the signal once more when all is closed; the default for these would leave files behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, server.handle_exit)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     print(goodbye)
 
 
@@ -79,25 +95,28 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
+# Beginnings of addresses by which Gradio would fetch from other servers for whoever asks.
+FETCHING = ("/gradio_api/file=http", "/gradio_api/proxy=")
 
 
 @contextlib.contextmanager
 def gradio_folder():
     """A folder of its own for all that Gradio writes, deleted at the end. To be entered before Gradio is imported."""
-    with tempfile.TemporaryDirectory(prefix="srgan-page-") as folder:
+    with tempfile.TemporaryDirectory(prefix="srgan-page-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_OFFLINE"] = "1"
         yield Path(folder)
 
 
-def run_gradio(page, listener, host, goodbye, **settings):
-    """Serve a gradio.Blocks at an open socket until Ctrl-C, then print `goodbye`; settings: of mount_gradio_app."""
+def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
+    """Serve a gradio.Blocks as `run` does; settings: of gradio.mount_gradio_app."""
     import fastapi
     import gradio
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.middleware.cors import CORSMiddleware
 
     app = fastapi.FastAPI(openapi_url=None)
+    app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio lets pages of other servers ask
     gradio.mount_gradio_app(
         app,
         page,
@@ -108,7 +127,28 @@ def run_gradio(page, listener, host, goodbye, **settings):
         mcp_server=False,
         **settings,
     )
-    if host in ("127.0.0.1", "localhost"):  # a foreign page whose name was turned to this address is not let in
-        app = TrustedHostMiddleware(app, ["127.0.0.1", "localhost"])
+    page.has_launched = True  # as launch() says it; without, Gradio lets whoever asks name any file of this machine
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
-    run(with_headers(app, headers), listener, goodbye)
+    app = with_headers(only_here(app, listener.getsockname()[0]), headers)
+    run(app, listener, goodbye, leave, timeout_graceful_shutdown=1, log_level="critical")
+
+
+def only_here(app, host):
+    """An ASGI application that asks no other server, and on a loopback address answers to this machine's names only.
+
+    A page elsewhere whose name was turned to this address could else speak for the user.
+    """
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import PlainTextResponse
+
+    async def guarded(scope, receive, send):
+        if scope["type"] == "http" and scope["path"].lower().startswith(FETCHING):
+            await PlainTextResponse("This server asks no other.", 403)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    address = ipaddress.ip_address(host)
+    if not address.is_loopback:
+        return guarded
+    own = f"[{host}]" if address.version == 6 else host
+    return TrustedHostMiddleware(guarded, list({"localhost", "127.0.0.1", "[::1]", own}))

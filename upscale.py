@@ -139,7 +139,7 @@ def measure(job, max_megapixels):
     if job.source.suffix.lower() in video.SUFFIXES:
         if suffix not in video.SUFFIXES:
             raise UserError(f"is a video and cannot become {job.target.name}")
-        frames, (height, width) = video.describe(job.source)
+        frames, (height, width) = video.describe(job.source, max_megapixels)
         return job._replace(frames=frames, height=height, width=width)
     with pictures.opened(job.source, max_megapixels) as image:
         frames = video.frames_of(image, job.target)
@@ -153,7 +153,7 @@ def work_off(job, upscaler, max_megapixels, progress):
     """Upscale one file; returns what is to be remarked about it, or "". Raises UserError, OSError or MemoryError."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if job.source.suffix.lower() in video.SUFFIXES:
-        return video.upscale_video(job.source, job.target, upscaler, max_megapixels, progress)
+        return video.upscale_video(job.source, job.target, upscaler, progress)
     with pictures.opened(job.source, max_megapixels) as image:
         moving = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
     if moving:

@@ -116,11 +116,13 @@ def check_installed():
         raise UserError("videos need imageio-ffmpeg: pip install imageio-ffmpeg")
 
 
-def describe(path):
-    """(frames, about; (height, width)) of a video. Raises UserError if it is none."""
+def describe(path, max_megapixels):
+    """(frames, about; (height, width)) of a video. Raises UserError if it is none, or its frames are too large."""
     reader, meta = open_reader(path)
     reader.close()
     width, height = meta["size"]
+    if width * height > max_megapixels * 1e6:
+        raise UserError(f"has {width}×{height} pixels a frame, more than --max-megapixels {max_megapixels:g} allows")
     return max(round(meta["duration"] * meta["fps"]), 1), (height, width)
 
 
@@ -145,13 +147,10 @@ def frame_rate(fps):
     return Fraction(fps).limit_denominator(1000)
 
 
-def upscale_video(path, target, upscaler, max_megapixels, progress):
+def upscale_video(path, target, upscaler, progress):
     """Upscale a video into `target`, frame by frame. progress: called with LR pixels done. Raises UserError."""
     reader, meta = open_reader(path)
     width, height = meta["size"]
-    if width * height > max_megapixels * 1e6:
-        reader.close()
-        raise UserError(f"has {width}×{height} pixels a frame, more than --max-megapixels {max_megapixels:g} allows")
     codec, options = ENCODERS[target.suffix.lower()]
     sizes = (upscaler.scale * width, upscaler.scale * height)
     sound = {"audio_path": str(path), "audio_codec": "copy"} if meta.get("audio_codec") else {}

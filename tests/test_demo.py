@@ -5,10 +5,13 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,7 +26,7 @@ import runs
 import serving
 import upscale
 import utils
-from demo_upscale import Session
+from demo_upscale import Making, Sessions, read_upload
 from tiles import Upscaler
 from utils import UserError
 
@@ -67,8 +70,11 @@ def content_of(image, name="png", **options):
     return buffer.getvalue()
 
 
-def nothing(share, method):
-    pass
+def make(upload, methods, folder, share=1, stopped=None, report=lambda share, name: None):
+    """A Making that has run."""
+    making = Making(upload, 4, 1, folder, stopped or threading.Event(), report)
+    making.run(methods, share)
+    return making
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,47 +82,55 @@ def nothing(share, method):
 
 
 def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
-    """With alpha and a text beside the pixels; the same bytes as upscale.py's file."""
+    """With alpha; the same bytes as upscale.py's file."""
     lr = np.dstack([photo(rng, 24, 30), np.full((24, 30), 255, np.uint8)])
     (tmp_path / "a.png").write_bytes(content_of(lr))
     job = upscale.Job(tmp_path / "a.png", tmp_path / "b.png")
     upscale.work_off(job, Upscaler("srgan_x4"), 1, lambda count: None)
-    session = Session()
-    assert session.take("a.png", (tmp_path / "a.png").read_bytes(), 4, 1) == "a.png: 30×24, to be 120×96"
-    files, said = session.make(["bicubic", "srgan_x4"], 1, 1, tmp_path, nothing)
-    assert [file.name for file in files] == ["a_x4.png"] and not said
-    assert files[0].read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert list(session.views) == ["bicubic", "srgan_x4"]
-    assert np.array_equal(session.views["bicubic"], utils.imresize(lr[..., :3], 4))
-    assert np.array_equal(session.views["srgan_x4"], utils.read_image(files[0])[..., :3])
+    upload = read_upload("a.png", (tmp_path / "a.png").read_bytes(), 4, 1)
+    assert upload.about == "a.png: 30×24, to be 120×96"
+    made = make(upload, ["bicubic", "srgan_x4"], tmp_path)
+    assert [file.name for file in made.files] == ["a_x4.png"] and not made.said
+    assert made.files[0].read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert list(made.views) == ["bicubic", "srgan_x4"]
+    assert np.array_equal(made.views["bicubic"], utils.imresize(lr[..., :3], 4))
+    assert np.array_equal(made.views["srgan_x4"], utils.read_image(made.files[0])[..., :3])
 
 
 def test_models_side_by_side_and_the_dial(runs_there, rng, tmp_path):
-    session = Session()
-    session.take("a.png", content_of(photo(rng, 24, 24)), 4, 1)
-    files, _ = session.make(["nearest", "srresnet_x4", "srgan_x4"], 0.5, 1, tmp_path, nothing)
-    assert [file.name for file in files] == ["a_srresnet_x4_x4.png", "a_srgan_x4_x4.png"]
-    half, smooth = session.views["srgan_x4"], session.views["srresnet_x4"]
-    assert np.array_equal(session.views["nearest"], session.lr.repeat(4, axis=0).repeat(4, axis=1))
-    assert np.array_equal(half, Upscaler("srgan_x4", blend=0.5).upscale(session.lr))
-    assert np.array_equal(smooth, Upscaler("srresnet_x4").upscale(session.lr))
-    session.make(["srgan_x4"], 0, 1, tmp_path / "..", nothing)
-    assert np.array_equal(session.views["srgan_x4"], smooth)
+    upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
+    made = make(upload, ["nearest", "srresnet_x4", "srgan_x4"], tmp_path, share=0.5)
+    assert [file.name for file in made.files] == ["a_srresnet_x4_x4.png", "a_srgan_x4_x4.png"]
+    assert made.said == ["a_srgan_x4_x4.png: 0.5 of srgan_x4, 0.5 of its SRResNet"]
+    smooth = made.views["srresnet_x4"]
+    assert np.array_equal(made.views["nearest"], upload.lr.repeat(4, axis=0).repeat(4, axis=1))
+    assert np.array_equal(made.views["srgan_x4"], Upscaler("srgan_x4", blend=0.5).upscale(upload.lr))
+    assert np.array_equal(smooth, Upscaler("srresnet_x4").upscale(upload.lr))
+    assert np.array_equal(make(upload, ["srgan_x4"], tmp_path, share=0).views["srgan_x4"], smooth)
     assert demo_upscale.can_blend("srgan_x4") and not demo_upscale.can_blend("srresnet_x4")
 
 
+def test_weights_that_are_written_anew_are_loaded_anew(place, runs_there, tmp_path, rng):
+    shutil.copytree(place / "srgan_x4", tmp_path / "mine")
+    upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
+    mine = str(tmp_path / "mine")
+    before = make(upload, [mine], tmp_path).views[mine]
+    shutil.copy(place / "srresnet_x4" / runs.WEIGHTS, tmp_path / "mine")
+    os.utime(tmp_path / "mine" / runs.WEIGHTS)
+    after = make(upload, [mine], tmp_path).views[mine]
+    assert np.array_equal(after, Upscaler("srresnet_x4").upscale(upload.lr)) and not np.array_equal(before, after)
+
+
 def test_crops_are_of_one_place(rng):
-    session = Session()
     image = photo(rng, 300, 400)
-    session.views = {"a": image, "b": 255 - image}
+    views = {"a": image, "b": 255 - image}
     for x, y, zoom, top, left in ((0, 0, 1, 0, 0), (100, 100, 2, 172, 272), (50, 50, 8, 134, 184)):
-        (first, name), (second, _) = session.crops(x, y, zoom)
+        (first, name), (second, _) = demo_upscale.crops(views, x, y, zoom)
         side = 256 // zoom
         assert name == "a" and np.array_equal(second, 255 - first)
         assert np.array_equal(first[::zoom, ::zoom], image[top : top + side, left : left + side])
         assert np.array_equal(first, first[::zoom, ::zoom].repeat(zoom, axis=0).repeat(zoom, axis=1))
-    session.views = {"small": image[:20, :30]}
-    assert session.crops(50, 50, 2)[0][0].shape == (40, 60, 3)
+    assert demo_upscale.crops({"small": image[:20, :30]}, 50, 50, 2)[0][0].shape == (40, 60, 3)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # ffmpeg's
@@ -126,28 +140,43 @@ def test_crops_are_of_one_place(rng):
         ("a.png", b"", "is empty"),
         ("a.png", b"<svg onload=alert(1)>", "is not a picture"),
         ("a.txt", content_of(np.zeros((8, 8, 3), np.uint8)), "cannot become a.txt"),
+        ("a", content_of(np.zeros((8, 8, 3), np.uint8)), "needs an ending, as .png"),
+        (".png", content_of(np.zeros((8, 8, 3), np.uint8)), "needs an ending, as .png"),
         ("a.png", content_of(np.zeros((1100, 1000), np.uint8)), r"1000×1100 pixels, more than --max-megapixels 1 "),
         ("a.jpg", content_of(np.zeros((80, 80, 3), np.uint8), "jpeg")[:200], "cannot be read"),
         ("a.mp4", b"\x00\x00\x00 ftypisom", "is not a video that ffmpeg can read"),
     ],
 )
-def test_what_upscale_refuses_is_refused_at_the_drop(name, content, words, rng):
-    session = Session()
-    session.take("good.png", content_of(photo(rng, 8, 8)), 4, 1)
+def test_what_upscale_refuses_is_refused_at_the_drop(name, content, words):
     with pytest.raises(UserError, match=words):
-        session.take(name, content, 4, 1)
-    assert not session.name and not session.content and session.lr is None  # nor is the one before left
+        read_upload(name, content, 4, 1)
 
 
-def test_an_animation_is_made_and_not_compared(runs_there, rng, tmp_path):
-    frames = [Image.fromarray(photo(rng, 16, 16)) for _ in range(3)]
-    frames[0].save(buffer := io.BytesIO(), format="gif", save_all=True, append_images=frames[1:], duration=50)
-    session = Session()
-    assert session.take("a.gif", buffer.getvalue(), 4, 1) == "a.gif: 3 frames of 16×16, to be 64×64"
-    files, said = session.make(["bicubic", "srgan_x4"], 1, 1, tmp_path, nothing)
-    with Image.open(files[0]) as made:
-        assert made.n_frames == 3 and made.size == (64, 64)
-    assert "not compared" in said[-1] and not session.views
+def gif_of(rng, frames):
+    pages = [Image.fromarray(photo(rng, 16, 16)) for _ in range(frames)]
+    pages[0].save(buffer := io.BytesIO(), format="gif", save_all=True, append_images=pages[1:], duration=50)
+    return buffer.getvalue()
+
+
+def test_an_animation_is_made_and_not_compared(runs_there, rng, tmp_path, monkeypatch):
+    upload = read_upload("a.gif", gif_of(rng, 3), 4, 1)
+    assert upload.about == "a.gif: 3 frames of 16×16, to be 64×64" and upload.lr is None
+    made = make(upload, ["bicubic", "srgan_x4"], tmp_path)
+    with Image.open(made.files[0]) as image:
+        assert image.n_frames == 3 and image.size == (64, 64)
+    assert "not compared" in made.said[-1] and not made.views
+    assert "choose one" in make(upload, ["bicubic"], tmp_path).said[0]
+    monkeypatch.setattr(demo_upscale, "FRAMES", 2)
+    with pytest.raises(UserError, match=r"has 3 frames of 16×16, more than this page takes: `python upscale.py`"):
+        read_upload("a.gif", gif_of(rng, 3), 4, 0.000_256)
+
+
+def test_a_picture_too_long_for_a_jpeg_is_made(runs_there, tmp_path):
+    upload = read_upload("a.png", content_of(np.zeros((1, 16400), np.uint8)), 4, 1)
+    made = make(upload, ["bicubic", "srgan_x4"], tmp_path)
+    with Image.open(made.files[0]) as image:
+        assert image.size == (65600, 4)
+    assert "too long a picture" in made.said[0] and not made.views
 
 
 def test_cmyk_and_16_bits_are_shown(runs_there, rng, tmp_path):
@@ -155,37 +184,69 @@ def test_cmyk_and_16_bits_are_shown(runs_there, rng, tmp_path):
     Image.fromarray(lr).convert("CMYK").save(tmp_path / "inks.jpg")
     Image.fromarray(lr[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     for name in ("inks.jpg", "deep.png"):
-        session = Session()
-        session.take(name, (tmp_path / name).read_bytes(), 4, 1)
-        session.make(["srgan_x4"], 1, 1, tmp_path, nothing)
-        assert session.lr.shape == (24, 24, 3) and session.views["srgan_x4"].shape == (96, 96, 3)
-    assert np.array_equal(session.lr, lr[..., :1].repeat(3, axis=2))
+        upload = read_upload(name, (tmp_path / name).read_bytes(), 4, 1)
+        made = make(upload, ["srgan_x4"], tmp_path)
+        assert upload.lr.shape == (24, 24, 3) and made.views["srgan_x4"].shape == (96, 96, 3)
+    assert np.array_equal(upload.lr, lr[..., :1].repeat(3, axis=2))
 
 
-def test_stop_ends_the_work_and_leaves_no_file(runs_there, rng, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(demo_upscale.tempfile, "tempdir", None)
-    session, reported = Session(), []
-    session.take("a.png", content_of(photo(rng, 24, 24)), 4, 1)
-
-    def stop_at_work(share, method):
-        assert list(tmp_path.glob("srgan-*/a.png"))  # on disk while it is worked on
-        reported.append(share)
-        session.stopped.set()
-
+def test_stop_ends_the_work_and_keeps_what_was_done(runs_there, rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_upscale.tempfile, "tempdir", str(tmp_path))
+    upload, reported, stopped = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1), [], threading.Event()
     (tmp_path / "out").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        session.make(["srgan_x4", "srresnet_x4"], 1, 1, tmp_path / "out", stop_at_work)
-    assert reported == [0, 0.5] and not list(tmp_path.glob("srgan-*")) and not list((tmp_path / "out").iterdir())
+
+    def stop_at_the_second(share, method):
+        assert list(tmp_path.glob("srgan-*/a.png"))  # on disk while it is worked on
+        reported.append((share, method))
+        if method == "srresnet_x4":
+            stopped.set()
+
+    made = make(upload, ["srgan_x4", "srresnet_x4"], tmp_path / "out", stopped=stopped, report=stop_at_the_second)
+    assert reported == [(0, "srgan_x4"), (0.5, "srgan_x4"), (0.5, "srresnet_x4")]
+    assert made.said == ["Stopped."] and list(made.views) == ["srgan_x4"]
+    assert made.files == list((tmp_path / "out").iterdir()) and not list(tmp_path.glob("srgan-*"))
+    before = list(reported)
+    assert make(upload, ["srgan_x4"], tmp_path, stopped=stopped, report=stop_at_the_second).said == ["Stopped."]
+    assert reported == [*before, (0, "srgan_x4")]  # stopped while it waited
 
 
-def test_what_is_offered(runs_there, place):
+def test_what_fails_is_said_and_the_rest_kept(runs_there, rng, tmp_path):
+    upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
+    made = make(upload, ["srgan_x4", "none"], tmp_path)
+    assert made.said == [
+        "a.png: there are no weights at 'none': give a generator.weights.h5, its directory or a run's name"
+    ]
+    assert list(made.views) == ["srgan_x4"] and len(made.files) == 1
+
+
+def test_sessions_end():
+    """With another upload, with their page, after half an hour without use."""
+    sessions = Sessions()
+    first = sessions.of(SimpleNamespace(session_hash="a"))
+    assert sessions.of(SimpleNamespace(session_hash="a")) is first
+    stopped, first.views = first.stopped, {"bicubic": 1}
+    first.replace("an upload")
+    assert stopped.is_set() and first.upload == "an upload" and not first.views and not first.stopped.is_set()
+    stopped = first.stopped
+    first.used -= demo_upscale.KEEP + 1
+    second = sessions.of(SimpleNamespace(session_hash="b"))
+    assert list(sessions) == ["b"] and stopped.is_set() and first.upload is None
+    sessions.drop("b")
+    sessions.drop("b")
+    assert not sessions and second.upload is None
+
+
+def test_what_is_offered(runs_there, place, tmp_path):
     assert demo_upscale.offered(None) == (["srgan_x4", "srresnet_x4"], 4)
     assert demo_upscale.offered(["half"]) == (["half"], 2)
     with pytest.raises(UserError, match="models of one factor can be compared, not of 2, 4"):
         demo_upscale.offered(["half", "srgan_x4"])
     with pytest.raises(UserError, match="there are no weights at 'none'"):
         demo_upscale.offered(["none"])
+    shutil.copytree(place / "srgan_x4", tmp_path / "bicubic")
+    for names in (["srgan_x4", str(place / "srgan_x4")], [str(tmp_path / "bicubic")]):
+        with pytest.raises(UserError, match="told apart by their last names"):
+            demo_upscale.offered(names)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +254,7 @@ def test_what_is_offered(runs_there, place):
     [
         (["--weights", "none", "--port", "0"], "there are no weights at 'none'"),
         (["--run", "none", "--port", "0"], "there is no run called 'none'"),
+        (["--host", ""], "--host is a name or an address"),
         (["--max-megapixels", "0"], "a number of megapixels above zero"),
         (["--raters", "2"], "--raters goes with --mos"),
         (["--report"], "--report goes with --mos"),
@@ -212,15 +274,30 @@ def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, argum
 # In a browser
 
 
+# A Python that reports each connection to another machine.
+SPY = """
+import socket, sys
+connect = socket.socket.connect
+def spy(self, address, *rest):
+    if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1")):
+        print("ASKED ELSEWHERE", address, flush=True)
+    return connect(self, address, *rest)
+socket.socket.connect = spy
+"""
+
+
 class Server:
-    """demo.py as its own process, with a folder of its own for temporary files."""
+    """demo.py as its own process, with a folder of its own for temporary files and a spy on its connections."""
 
     def __init__(self, place, temporary, *arguments, project=PROJECT):
-        self.temporary = temporary
+        self.temporary = temporary / "files"
+        (temporary / "spy").mkdir()
+        self.temporary.mkdir()
+        (temporary / "spy" / "sitecustomize.py").write_text(SPY)
         command = [sys.executable, "-B", "-u", project / "demo.py", "--port", "0", *map(str, arguments)]
-        settings = {"SRGAN_RUNS": str(place), "TMPDIR": str(temporary)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, env=os.environ | settings, **pipes)
+        settings = {"SRGAN_RUNS": place, "TMPDIR": self.temporary, "PYTHONPATH": temporary / "spy"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": temporary}
+        self.process = subprocess.Popen(command, env=os.environ | {k: str(v) for k, v in settings.items()}, **pipes)
         self.printed = self.process.stdout.readline()
         self.address = re.search(r"http://[^\s.]+(\.\d+)+:\d+", self.printed)[0]
 
@@ -228,11 +305,13 @@ class Server:
         """Its temporary files, without TensorFlow's."""
         return [path for path in self.temporary.rglob("*") if path.is_file() and not path.name.startswith("__")]
 
-    def stop(self):
-        """End it by Ctrl-C; what it printed since its first line."""
+    def stop(self, number=signal.SIGINT):
+        """End it, by Ctrl-C if no other signal is given; what it printed since its first line."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        return self.process.communicate(timeout=60)[0]
+            self.process.send_signal(number)
+        printed = self.process.communicate(timeout=60)[0]
+        assert "ASKED ELSEWHERE" not in printed, printed
+        return printed
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +343,7 @@ def wait_until(happens, seconds=90):
 
 def drop(page, path):
     before = text_of(page, "about")
-    find(page, "#drop input[type=file]")[0].send_keys(str(path))
+    wait_until(lambda: find(page, "#drop input[type=file]"))[0].send_keys(str(path))
     wait_until(lambda: text_of(page, "about") != before)
 
 
@@ -282,6 +361,17 @@ def sizes(page, selector):
     return found if found and all(found) else None
 
 
+def sources(page, selector):
+    return [image.get_attribute("src") for image in find(page, selector)]
+
+
+def enter(page, name, text):
+    """Write a number into the field of a slider."""
+    field = find(page, f"#{name} input[type=number]")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].select()", field)
+    field.send_keys(text, "\t")
+
+
 @needs_packages
 def test_from_drop_to_download(server, browser, runs_there, rng, tmp_path):
     lr = photo(rng, 40, 56)
@@ -295,37 +385,78 @@ def test_from_drop_to_download(server, browser, runs_there, rng, tmp_path):
     assert wait_until(lambda: sizes(browser, "#slider img")) == [[224, 160]] * 2
     assert wait_until(lambda: sizes(browser, "#closer img")) == [[256, 256]] * 2
     assert not find(browser, "img[src=x]")
-    assert not [path for path in server.temporary.rglob("*") if "onerror" in path.name and "_x4" not in path.name]
+    assert not [path for path in server.files() if "onerror" in path.name and "_x4" not in path.name]
 
     link = wait_until(lambda: find(browser, "#files a[download]"))[0]
     browser.execute_script("arguments[0].click()", link)
-    made = wait_until(lambda: [path for path in tmp_path.glob("*_x4.png")])[0]
+    made = wait_until(lambda: list(tmp_path.glob("*_x4.png")))[0]
     assert np.array_equal(utils.read_image(made), Upscaler("srgan_x4").upscale(lr))
-
-    # The slider follows the arrow keys or the pointer, and shows what is chosen.
-    first, second = (image.get_attribute("src") for image in find(browser, "#slider img"))
-    from selenium.webdriver import ActionChains
-
-    shown = browser.get_screenshot_as_png()
-    handle = find(browser, "#slider .inner")[0]
-    ActionChains(browser).drag_and_drop_by_offset(handle, -150, 0).perform()
-    wait_until(lambda: browser.get_screenshot_as_png() != shown)
-
-    # Zoom, and a click into the small picture.
-    before = find(browser, "#closer img")[0].get_attribute("src")
-    find(browser, "#where img")[0].click()
-    wait_until(lambda: text_of(browser, "x") in ("49", "50", "51"))
-    field = find(browser, "#zoom input[type=number]")[0]
-    browser.execute_script("arguments[0].scrollIntoView()", field)
-    field.send_keys("\b8\t")
-    wait_until(lambda: find(browser, "#closer img")[0].get_attribute("src") != before)
 
     hosts = {urlsplit(address).netloc for address in requested(browser) if not address.startswith(("data:", "blob:"))}
     assert hosts == {urlsplit(server.address).netloc}
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert first != second
+    assert browser.execute_script("return Object.keys(localStorage).concat(Object.keys(sessionStorage)).length") == 0
     browser.get("about:blank")  # the page is closed
     wait_until(lambda: {path.stem for path in server.files()} == {"chelsea", "coffee", "china"})
+
+
+@needs_packages
+def test_the_slider_the_dial_and_the_crops(server, browser, rng, tmp_path):
+    from selenium.webdriver import ActionChains
+
+    (tmp_path / "a.png").write_bytes(content_of(photo(rng, 120, 160)))
+    open_demo(browser, server)
+    drop(browser, tmp_path / "a.png")
+    wait_until(lambda: text_of(browser, "status") == "Done.")
+    wait_until(lambda: sizes(browser, "#slider img"))
+
+    def edge():
+        """Where the slider is, in pixels of the page."""
+        return browser.execute_script("return document.querySelector('#slider .inner').getBoundingClientRect().x")
+
+    # By pointer, and by the keyboard in a field of its own.
+    start = edge()
+    ActionChains(browser).drag_and_drop_by_offset(find(browser, "#slider .inner")[0], -150, 0).perform()
+    wait_until(lambda: abs(edge() - (start - 150)) < 5)
+    enter(browser, "position", "50")
+    enter(browser, "position", "100")
+    wait_until(lambda: edge() > start + 100)
+
+    # The dial mixes, and Upscale again makes it.
+    before = sources(browser, "#slider img")
+    enter(browser, "share", "0.5")
+    find(browser, "#go")[0].click()
+    wait_until(lambda: text_of(browser, "status").endswith("0.5 of srgan_x4, 0.5 of its SRResNet"))
+    wait_until(lambda: set(sources(browser, "#slider img")) - set(before))
+
+    # Another side, zoom, and a click into the small picture.
+    before = sources(browser, "#slider img")
+    field = find(browser, "#left input")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+    field.click()
+    wait_until(lambda: [item for item in find(browser, "#left [role=option]") if item.text == "srgan_x4"])[0].click()
+    wait_until(lambda: sources(browser, "#slider img")[0] != before[0])
+    before = sources(browser, "#closer img")
+    enter(browser, "zoom", "8")
+    wait_until(lambda: not set(sources(browser, "#closer img")) & set(before))
+    before = sources(browser, "#closer img")
+    picture = find(browser, "#where img")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+    ActionChains(browser).move_to_element_with_offset(picture, 20, 20).click().perform()
+    wait_until(lambda: float(text_of(browser, "x")) > 51 and float(text_of(browser, "y")) > 51)
+    wait_until(lambda: not set(sources(browser, "#closer img")) & set(before))
+
+
+@needs_packages
+def test_the_newest_upload_is_what_is_shown(server, browser, rng, tmp_path):
+    for i, width in enumerate((200, 24)):
+        (tmp_path / f"{i}.png").write_bytes(content_of(photo(rng, 24, width)))
+    open_demo(browser, server)
+    drop(browser, tmp_path / "0.png")
+    drop(browser, tmp_path / "1.png")
+    wait_until(lambda: text_of(browser, "about").startswith("1.png"))
+    wait_until(lambda: sizes(browser, "#slider img") == [[96, 96]] * 2)
+    assert text_of(browser, "status") == "Done."
 
 
 @needs_packages
@@ -339,8 +470,8 @@ def test_what_is_refused_is_said_in_the_page(server, browser, rng, tmp_path):
         (tmp_path / name).write_bytes(content)
         drop(browser, tmp_path / name)
         assert text_of(browser, "about").startswith(f"{name}: ") and words in text_of(browser, "about")
-        assert not find(browser, "#go")[0].is_enabled() and not text_of(browser, "status")
-        assert not list(server.temporary.rglob(name))
+        wait_until(lambda: text_of(browser, "status").startswith("There is nothing to upscale"))
+        assert not find(browser, "#go")[0].is_enabled() and not list(server.temporary.rglob(name))
 
 
 @needs_packages
@@ -359,22 +490,42 @@ def test_an_example_on_a_phone_by_keyboard(server, browser):
 
 
 @needs_packages
-def test_a_foreign_name_is_not_let_in(server):
-    """As a page elsewhere would have it whose name was made to point here."""
-    response = requests.get(server.address, headers={"Host": "evil.example"}, timeout=20)
-    assert response.status_code == 400
-    policy = requests.get(server.address, timeout=20).headers["content-security-policy"]
-    assert policy.startswith("default-src 'self'; ") and "http" not in policy and "*" not in policy
+def test_nobody_gets_other_files_of_the_machine(server, tmp_path):
+    """By naming one as if it had been uploaded, in place of each kind of value."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret")
+    config = requests.get(f"{server.address}/config", timeout=20).json()
+    named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code in (403, 404)
+    for i, dependency in enumerate(config["dependencies"]):
+        call = {"data": [named] * len(dependency["inputs"]), "fn_index": i, "session_hash": f"s{i}"}
+        requests.post(f"{server.address}/gradio_api/queue/join", json=call, timeout=20)
+        with requests.get(f"{server.address}/gradio_api/queue/data?session_hash=s{i}", stream=True, timeout=20) as told:
+            for line in told.iter_lines():
+                if b"process_completed" in line or b"close_stream" in line or b"unexpected" in line:
+                    break
+    assert len(config["dependencies"]) > 8
+    assert "secret.txt" not in {path.name for path in server.files()}
 
 
 @needs_packages
-def test_nothing_is_left_when_the_server_ends(place, tmp_path):
+def test_foreign_pages_are_not_let_in(server):
+    """One whose name was made to point here, and one that asks from the visitor's browser."""
+    assert requests.get(server.address, headers={"Host": "evil.example"}, timeout=20).status_code == 400
+    answer = requests.get(f"{server.address}/config", headers={"Origin": "https://evil.example"}, timeout=20)
+    assert "access-control-allow-origin" not in answer.headers
+    assert answer.headers["content-security-policy"] == serving.POLICY
+    assert "http" not in serving.POLICY and "*" not in serving.POLICY
+    assert requests.get(f"{server.address}/gradio_api/file=https://example.com/a.png", timeout=20).status_code == 403
+    assert requests.get(f"{server.address}/gradio_api/runs", timeout=20).status_code == 404
+
+
+@needs_packages
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_nothing_is_left_when_the_server_ends(place, tmp_path, number):
     served = Server(place, tmp_path)
-    assert served.printed.startswith("weights: srgan_x4, srresnet_x4") and {path.stem for path in served.files()} == {
-        "chelsea",
-        "coffee",
-        "china",
-    }
+    assert served.printed.startswith("weights: srgan_x4, srresnet_x4")
+    assert {path.stem for path in served.files()} == {"chelsea", "coffee", "china"}
     requests.get(served.address, timeout=20)
-    assert "stopped; what was uploaded and made is deleted" in served.stop()
-    assert served.process.returncode == 0 and not list(tmp_path.iterdir())
+    assert served.stop(number) == "stopped; what was uploaded and made is deleted\n"
+    assert served.process.returncode == 0 and not list(served.temporary.iterdir())

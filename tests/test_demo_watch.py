@@ -48,6 +48,7 @@ def test_state_in_words(run):
     )
     stopped = demo_watch.state(run, lines, 1200)
     assert stopped.endswith("nothing new for 20 minutes: stopped? `python train.py --resume mine` goes on")
+    assert demo_watch.state(run, [{"step": 40}], 1) == "srgan, step 40 of 100"
     assert demo_watch.state(run, [line_of(100)], 9999) == "srgan, step 100 of 100: finished"
 
 
@@ -73,9 +74,7 @@ def test_grids_and_remarks(run):
 
 @needs_packages
 def test_the_page_follows_the_run(clone, run, browser, tmp_path):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    served = Server(tmp_path / "checkpoint", temporary, "--run", "mine", project=clone)
+    served = Server(tmp_path / "checkpoint", tmp_path, "--run", "mine", project=clone)
     samples = clone / "samples" / "mine"
     utils.write_image(samples / "step_0000020.png", np.zeros((8, 80, 3), np.uint8))
 
@@ -99,4 +98,4 @@ def test_the_page_follows_the_run(clone, run, browser, tmp_path):
         assert hosts == {served.address.removeprefix("http://")}
     finally:
         printed = served.stop()
-    assert "stopped; the run goes on" in printed and not list(temporary.iterdir())
+    assert printed == "stopped; the run goes on\n" and not list(served.temporary.iterdir())

@@ -1,5 +1,6 @@
 """What the pages have in common: addresses, packages, and who may ask."""
 
+import asyncio
 import importlib.util
 import re
 import socket
@@ -30,8 +31,51 @@ def test_a_port_that_is_taken_is_one_sentence():
             serving.listening("127.0.0.1", port),
         ):
             pass
-    with pytest.raises(UserError, match="cannot be had"), serving.listening("no such host", 0):
-        pass
+    for host in ("no such host", "a..b", "x" * 300):
+        with pytest.raises(UserError, match="cannot be had"), serving.listening(host, 0):
+            pass
+
+
+def test_all_addresses_are_both_kinds():
+    with serving.listening("::", 0) as (listener, address):
+        port = listener.getsockname()[1]
+        for family, own in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family, socket.SOCK_STREAM) as client:
+                client.settimeout(5)
+                client.connect((own, port))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("starlette"), reason="needs starlette")
+@pytest.mark.parametrize(
+    ("listens", "asked", "path", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:7860", "/", 200),
+        ("127.0.0.1", "localhost", "/", 200),
+        ("127.0.0.1", "evil.example", "/", 400),
+        ("::1", "[::1]:7860", "/", 200),
+        ("::1", "evil.example", "/", 400),
+        ("127.0.0.2", "127.0.0.2", "/", 200),
+        ("192.0.2.7", "my-computer", "/", 200),  # a network's names cannot be known
+        ("127.0.0.1", "127.0.0.1", "/gradio_api/file=https://example.com/a.png", 403),
+        ("127.0.0.1", "127.0.0.1", "/gradio_api/file=HTTP://example.com/a.png", 403),
+        ("192.0.2.7", "my-computer", "/gradio_api/proxy=https://example.com", 403),
+    ],
+)
+def test_who_is_answered_and_what_is_never_fetched(listens, asked, path, status):
+    """A page elsewhere whose name was turned to a loopback address must not speak for the user."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", asked.encode())], "query_string": b""}
+    asyncio.run(serving.only_here(app, listens)(scope, None, send))
+    assert sent[0]["status"] == status
 
 
 def test_missing_packages_are_a_hint(monkeypatch):

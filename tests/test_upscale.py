@@ -388,7 +388,7 @@ def test_a_video_and_a_single_pixel_go_through_the_network(command, tiny, tmp_pa
     status, printed, _ = command(tmp_path, "-o", tmp_path / "out")
     assert status == 0 and names(tmp_path / "out") == ["a.png", "film.mp4"]
     assert "32×24 → 128×96, 2 frames of 1 tile" in printed and "1×1 → 4×4" in printed
-    assert video.describe(tmp_path / "out" / "film.mp4") == (2, (96, 128))
+    assert video.describe(tmp_path / "out" / "film.mp4", 1) == (2, (96, 128))
     assert command(tmp_path / "film.mp4", "-o", tmp_path / "film.png")[0] == 1
 
 

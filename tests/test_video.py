@@ -31,9 +31,9 @@ class Nearest:
         return out
 
 
-def upscale(function, source, target):
+def upscale(function, source, target, *limit):
     done = []
-    function(source, target, Nearest(), 200, done.append)
+    function(source, target, Nearest(), *limit, done.append)
     return sum(done)
 
 
@@ -68,7 +68,7 @@ def test_animations_keep_frames_times_loops_and_transparency(tmp_path, frames, e
     save(
         tmp_path / f"in.{ending}", frames, duration=times, loop=3, **({"disposal": 2} if ending == "gif" else lossless)
     )
-    done = upscale(video.upscale_animation, tmp_path / f"in.{ending}", tmp_path / f"out.{ending}")
+    done = upscale(video.upscale_animation, tmp_path / f"in.{ending}", tmp_path / f"out.{ending}", 200)
     assert done == COUNT * 20 * 24
     with Image.open(tmp_path / f"in.{ending}") as source, Image.open(tmp_path / f"out.{ending}") as result:
         assert result.n_frames == COUNT and result.size == (48, 40) and result.info["loop"] == source.info["loop"]
@@ -84,7 +84,7 @@ def test_animations_keep_frames_times_loops_and_transparency(tmp_path, frames, e
 
 def test_a_single_gif_and_opaque_ones(tmp_path, frames):
     frames[0].convert("RGB").save(tmp_path / "one.gif")
-    upscale(video.upscale_animation, tmp_path / "one.gif", tmp_path / "one_out.gif")
+    upscale(video.upscale_animation, tmp_path / "one.gif", tmp_path / "one_out.gif", 200)
     with Image.open(tmp_path / "one_out.gif") as result:
         assert result.n_frames == 1 and result.size == (48, 40) and "transparency" not in result.info
 
@@ -94,7 +94,7 @@ def test_a_damaged_animation_leaves_nothing(tmp_path, frames):
     content = (tmp_path / "in.gif").read_bytes()
     (tmp_path / "in.gif").write_bytes(content[: len(content) // 2])
     with pytest.raises(utils.UserError, match="cannot be read"):
-        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif")
+        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
 
 
@@ -136,7 +136,7 @@ def test_videos_keep_frames_rate_colours_and_sound(tmp_path, film, ending):
 
 def test_a_video_without_sound_and_a_turned_one(tmp_path, film):
     ffmpeg("-display_rotation", 90, "-i", film, "-c", "copy", "-an", tmp_path / "turned.mp4")
-    assert video.describe(tmp_path / "turned.mp4") == (30, (48, 32))
+    assert video.describe(tmp_path / "turned.mp4", 1) == (30, (48, 32))
     upscale(video.upscale_video, tmp_path / "turned.mp4", tmp_path / "out.mp4")
     assert frames_of(tmp_path / "out.mp4").shape == (30, 96, 64, 3)
     assert "audio_codec" not in video.open_reader(tmp_path / "out.mp4")[1]
@@ -152,12 +152,12 @@ def test_televisions_rates_are_exact(fps, rate):
 def test_bad_videos(tmp_path, film, monkeypatch):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(utils.UserError, match="is not a video"):
-        video.describe(tmp_path / "text.mp4")
+        video.describe(tmp_path / "text.mp4", 1)
     with pytest.raises(utils.UserError, match="cannot be written"):
         upscale(video.upscale_video, film, tmp_path / "nowhere" / "out.mp4")
     with pytest.raises(utils.UserError, match="--max-megapixels"):
-        video.upscale_video(film, tmp_path / "out.mp4", Nearest(), 0.001, None)
+        video.describe(film, 0.001)
     monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(utils.UserError, match="pip install imageio-ffmpeg"):
-        video.describe(film)
+        video.describe(film, 1)
     assert not list(tmp_path.glob(".tmp*")) and not (tmp_path / "out.mp4").exists()
