@@ -27,6 +27,7 @@ DEFAULTS.MODEL.width = 64  # feature maps of the generator
 DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
 DEFAULTS.MODEL.upsampler = "subpixel"  # the paper's; or "resize" (nearest, convolution), "deconv" (transposed one)
 DEFAULTS.MODEL.upsampler_init = "icnr"  # of sub-pixel convolutions: without a checkerboard at the start; or "random"
+DEFAULTS.MODEL.skip = "none"  # as Figure 4 has it; "bicubic": the network learns what the bicubic image lacks
 DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
 DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 
@@ -134,6 +135,7 @@ CHOICES = {
     "MODEL.output": ("linear", "tanh"),
     "MODEL.upsampler": ("subpixel", "resize", "deconv"),
     "MODEL.upsampler_init": ("icnr", "random"),
+    "MODEL.skip": ("none", "bicubic"),
     "DATA.cache": ("auto", "ram", "disk", "none"),
     "VGG.network": ("auto", "vgg19", "hed"),
     "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
@@ -264,6 +266,8 @@ def check_config(config):
     model = config.MODEL
     if model.network != "srresnet" and (model.upsampler, model.upsampler_init) != ("subpixel", "icnr"):
         raise UserError(f"only srresnet has other upsamplers, not {model.network}")
+    if model.network != "srresnet" and model.skip != "none":
+        raise UserError(f"MODEL.skip is of srresnet, not of {model.network}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
         raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":

@@ -52,8 +52,14 @@ def srresnet(lr_01, config, folded=False):
         x = prelu(x, f"upsample{i}_prelu")
     activation = None if config.output == "linear" else config.output
     # The output stays float32 under mixed precision; so do the discriminator's logits and VGG's features.
+    settings = {"activation": activation, "name": "tail_conv", "dtype": keras.config.floatx()}
+    if config.skip == "none":
+        return row_convolution()(3, 9, padding="same", **settings)(x)
+    # What bicubic interpolation knows need not be learned, nor held against every update: the start is its image.
+    x = row_convolution()(3, 9, padding="same", kernel_initializer="zeros", **settings)(x)
     floats = {"dtype": keras.config.floatx()}
-    return row_convolution()(3, 9, padding="same", activation=activation, name="tail_conv", **floats)(x)
+    coarse = keras.layers.Rescaling(2.0, offset=-1.0, name="skip_m11", **floats)(bicubic(lr_01, config.scale, "skip"))
+    return keras.layers.Add(name="skip_add", **floats)([x, coarse])
 
 
 def tensorlayer(lr_01, config, folded=False):

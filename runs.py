@@ -39,6 +39,7 @@ ARCHITECTURE = (
     "width",
     "output",
     "upsampler",
+    "skip",
 )  # the keys of MODEL that weights must agree in
 
 

@@ -48,6 +48,8 @@ def test_a_network_brings_its_own_settings():
     for overrides in (["MODEL.network=espcn", "MODEL.upsampler=deconv"], ["MODEL.upsampler=resize"]):
         with pytest.raises(UserError, match="upsampler"):
             make_config(overrides=[*overrides, "MODEL.upsampler_init=random"])
+    with pytest.raises(UserError, match="MODEL.skip is of srresnet, not of espcn"):
+        make_config(overrides=["MODEL.network=espcn", "MODEL.skip=bicubic"])
 
 
 def test_defaults_are_not_changed_by_overrides():

@@ -4,6 +4,7 @@ import pytest
 import features
 import layers
 import model
+import utils
 from config import make_config
 
 
@@ -96,6 +97,20 @@ def test_generator_starts_as_the_papers_trick_asks(rng):
     assert shuffled.std() > 0
 
 
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_with_the_bicubic_skip_it_starts_as_matlabs_imresize(scale, rng):
+    """Against utils.imresize, which rounds to whole levels after each of its two passes; borders too."""
+    network = generator("MODEL.skip=bicubic", "MODEL.blocks=1", "MODEL.width=8", f"MODEL.scale={scale}")
+    lr = rng.integers(60, 200, (12, 14, 3)).astype(np.uint8)  # imresize clips between its passes; here nothing is to be
+    for training in (False, True):
+        sr_m11 = np.asarray(network(lr[None].astype(np.float32) / 255, training=training))[0]
+        departure = np.abs((sr_m11 + 1) * 127.5 - utils.imresize(lr, scale))
+        assert departure.max() < 1.3 and departure.mean() < 0.4  # two roundings
+    assert [weights.shape for weights in network.get_weights()] == [
+        weights.shape for weights in generator("MODEL.blocks=1", "MODEL.width=8", f"MODEL.scale={scale}").get_weights()
+    ]
+
+
 def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     """P(W * f) = NN(W0 * f) (Aitken et al.), with the shuffle done in NumPy; np.repeat in place of tile would fail."""
     import keras
@@ -143,16 +158,18 @@ def with_random_weights(network, rng):
         elif kind == "PReLU":
             layer.set_weights([rng.uniform(-0.2, 0.5, layer.alpha.shape)])
         elif kind == "Conv2D":
-            layer.set_weights([layer.kernel, rng.normal(0, 0.2, layer.bias.shape)])
+            kernel = layer.kernel if np.any(layer.kernel) else rng.normal(0, 0.05, layer.kernel.shape)
+            layer.set_weights([kernel, rng.normal(0, 0.2, layer.bias.shape)])
     return network
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
-def test_folded_generator_equals_the_unfolded(scale, rng):
+@pytest.mark.parametrize(("scale", "skip"), [(2, "none"), (4, "none"), (8, "none"), (4, "bicubic")])
+def test_folded_generator_equals_the_unfolded(scale, skip, rng):
     """With an epsilon that counts, at odd sizes, up to the borders; also through the compiled function."""
     import tensorflow as tf
 
     overrides = (f"MODEL.scale={scale}", "MODEL.blocks=2", "MODEL.width=8", "MODEL.bn_epsilon=0.01")
+    overrides = (f"MODEL.skip={skip}", *overrides)
     config = make_config(overrides=overrides).MODEL
     network = with_random_weights(model.build_generator(config), rng)
     lr = rng.random((2, 7, 10, 3), np.float32)
@@ -167,7 +184,7 @@ def test_folded_generator_equals_the_unfolded(scale, rng):
         assert infer(tf.constant(lr[:1, :5])).shape == (1, 5 * scale, 10 * scale, 3)
 
     # The tolerance is tight enough to see what could be forgotten.
-    other = make_config(overrides=(*overrides[:3], "MODEL.bn_epsilon=0.0101")).MODEL
+    other = make_config(overrides=(*overrides[:4], "MODEL.bn_epsilon=0.0101")).MODEL
     assert np.abs(model.fold_batch_norm(network, other)(lr) - expected).max() > 10 * tolerance["atol"]
     gamma, beta, mean, variance = network.get_layer("block2_bn2").get_weights()
     network.get_layer("block2_bn2").set_weights([gamma, 0 * beta, mean, variance])

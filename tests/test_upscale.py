@@ -96,6 +96,18 @@ def test_a_halo_that_is_too_small_shows(tiny, rng, monkeypatch):
     assert not np.array_equal(tiny.upscale(lr), whole)
 
 
+def test_tiles_with_the_bicubic_skip(rng, tmp_path):
+    config = make_config(overrides=[*TINY_SETTINGS, "MODEL.skip=bicubic"])
+    generator = model.build_generator(config.MODEL)
+    generator.set_weights([w + rng.uniform(0, 0.05, w.shape) for w in generator.get_weights()])
+    runs.create(run := runs.Run(tmp_path / "skip", "srresnet", "slides", config), {})
+    runs.save_weights(generator, run.directory / runs.WEIGHTS)
+    upscaler = Upscaler(run.directory, tile=24)
+    lr = photo(rng, 120, 96)
+    whole = utils.m11_to_u8(upscaler.infer(utils.u8_to_01(lr)[None])[0])
+    assert upscaler.count(120, 96) > 3 and np.array_equal(upscaler.upscale(lr), whole)
+
+
 @pytest.fixture(scope="module")
 def shipped():
     return Upscaler("srresnet_x4")
