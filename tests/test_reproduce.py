@@ -22,10 +22,10 @@ def test_a_row_from_nothing_to_the_page(run, clone):
     result = run("reproduce.py", "--rows=espcn", "--minutes=0.002", "--sets=samples", *SMALL)
     assert result.returncode == 0, result.stderr
     results = json.loads((clone / "docs" / "results.json").read_text())
-    assert results["rows"]["espcn"]["steps"] == 4 and set(results["scores"]) == {"bicubic", "espcn"}
+    assert results["rows"]["espcn"]["steps"] == 3 and set(results["scores"]) == {"bicubic", "espcn"}
     page = (clone / "docs" / "results.md").read_text()
     psnr = results["scores"]["espcn"]["samples"]["psnr_y"]
-    assert f"| ESPCN | 4 | 0.00 | {psnr:.2f} / " in page
+    assert f"| ESPCN | 3 | 0.00 | {psnr:.2f} / " in page
     assert "3 photographs" not in page and str(results["rows"]["espcn"]["data"]["images"]) + " photographs" in page
 
 

@@ -33,7 +33,7 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(subpixel, "DOCS", tmp_path / "docs")
     for i, row in enumerate(subpixel.ARMS):
         config = make_config(overrides=[*subpixel.SMALL, "TRAIN.steps=100"])
-        run = subpixel.runs.Run(tmp_path / reproduce.run_name(row), "srresnet", "slides", config)
+        run = subpixel.runs.Run(tmp_path / reproduce.run_name(row.name), "srresnet", "slides", config)
         subpixel.runs.create(run, {"data": {"images": 12}})
         lines = [{"step": s, "mse_loss": (1 + i) / s, "checkerboard": 2.0 + i} for s in range(5, 105, 5)]
         lines[-1] |= {"val_psnr_y": 25.0 + i, "val_bicubic": 28.0}
