@@ -225,7 +225,7 @@ def claims(results):
 TEXT = """# The rows of the paper's tables, at a small budget
 
 Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are the clock's, with whatever else ran
+cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are the clock's, with what else ran
 beside. The paper's figures stand in italics: its networks had days on a GPU, and not more is claimed here than was run.
 
 Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate. All: {crop}.
