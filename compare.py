@@ -88,11 +88,10 @@ class Making:
         What goes wrong is said in `said`; what was done before is kept. Raises nothing of upscale.py's.
         """
         lr = self.upload.lr
-        if lr is not None:
-            fixed = {name: utils.imresize(lr, self.scale, name) for name in methods if name in FIXED}
-            self.views |= fixed
         networks = [method for method in methods if method not in FIXED]
         try:
+            if lr is not None:
+                self.views |= {name: utils.imresize(lr, self.scale, name) for name in methods if name in FIXED}
             with on_disk(self.upload.name, self.upload.content) as source:
                 for i, method in enumerate(networks):
                     self.run_network(source, method, share, i, networks)
@@ -112,6 +111,8 @@ class Making:
         def progress(pixels):
             nonlocal done
             done += pixels
+            if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
+                raise UserError("is longer than this page takes: `python upscale.py` does it")
             self.report((i + min(done / job.pixels, 1)) / len(networks), method)
             if self.stopped.is_set():
                 raise KeyboardInterrupt
@@ -120,7 +121,9 @@ class Making:
         if self.stopped.is_set():
             raise KeyboardInterrupt
         mixed = share < 1 and can_blend(method)
-        upscaler = upscaler_of(method, share if mixed else None, runs.describe_weights(method)[0].stat().st_mtime_ns)
+        partner = choose_weights(method, share, None)[1] if mixed else method
+        written = tuple(runs.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner))
+        upscaler = upscaler_of(method, share if mixed else None, written)
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
@@ -134,7 +137,7 @@ class Making:
 
 
 def crops(views, x, y, zoom):
-    """[(uint8 RGB [CLOSER, CLOSER, 3], method)]: what lies x and y percent into the pictures, enlarged by zoom."""
+    """[(uint8 RGB, at most CLOSER a side, method)]: what lies x and y percent into the pictures, enlarged by zoom."""
     side = CLOSER // zoom
     found = []
     for method, view in views.items():
@@ -174,7 +177,7 @@ def can_blend(weights):
 
 
 @lru_cache(maxsize=4)
-def upscaler_of(weights, share, time_written):
+def upscaler_of(weights, share, written):
     """The Upscaler of some weights, loaded once for each time they are written; share: of an SRGAN in a blend."""
     return Upscaler(weights, blend=share)
 
@@ -198,7 +201,7 @@ class Sessions(dict):
     def of(self, request):
         """The Session of the page that a gr.Request comes from."""
         now = time.monotonic()
-        for name in [name for name, session in self.items() if now - session.used > KEEP]:
+        for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
             self.drop(name)
         session = self.setdefault(request.session_hash, Session())
         session.used = now

@@ -1,7 +1,7 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
-An upload is in memory for as long as its page is open, and on disk only while it is worked on. What is shown and can be
-downloaded is on disk for KEEP seconds, or until the last page is closed.
+An upload is in memory until its page is closed, or any page is used after KEEP seconds, and on disk only while it is
+worked on. What is shown and can be downloaded is on disk for KEEP seconds, or until the last page is closed.
 """
 
 import tempfile
@@ -90,8 +90,10 @@ def build(weights, scale, folder, max_megapixels, sessions):
         return take(request, path.name, path.read_bytes())
 
     def ask(request: gr.Request):
-        """Ready for Upscale: what the page asks for next has not been stopped."""
-        sessions.of(request).stopped = threading.Event()
+        """Ready for Upscale again: what is still being made ends, what is asked for next has not been stopped."""
+        session = sessions.of(request)
+        session.stopped.set()
+        session.stopped = threading.Event()
 
     def halt(request: gr.Request):
         sessions.of(request).stopped.set()

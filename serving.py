@@ -127,10 +127,17 @@ def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
         mcp_server=False,
         **settings,
     )
+    gradio.processing_utils.async_ssrf_protected_download = refuse_to_fetch  # what a value names as its "path"
     page.has_launched = True  # as launch() says it; without, Gradio lets whoever asks name any file of this machine
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
     app = with_headers(only_here(app, listener.getsockname()[0]), headers)
     run(app, listener, goodbye, leave, timeout_graceful_shutdown=1, log_level="critical")
+
+
+async def refuse_to_fetch(*arguments, **settings):
+    import gradio
+
+    raise gradio.Error("This server asks no other.")
 
 
 def only_here(app, host):

@@ -3,6 +3,7 @@
 No library here writes both gray with alpha and the chunks of a PNG that pictures.py keeps (`kept`).
 """
 
+import re
 import struct
 import zlib
 
@@ -11,6 +12,10 @@ import numpy as np
 from utils import LazyModule
 
 tifffile = LazyModule("tifffile")
+
+# A TIFF's tags of text: description, maker, model, software, date, artist, host, copyright.
+TEXTS = (270, 271, 272, 305, 306, 315, 316, 33432)
+DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 
 
 def write_png(path, pixels, kept):
@@ -49,9 +54,12 @@ def write_png(path, pixels, kept):
 
 def write_tiff(path, pixels, kept, tags):
     """Write uint16 [h, w, 3 or 4] as TIFF; of the tags the texts are kept, and the resolution, the profile and XMP."""
-    texts = {270: "description", 305: "software", 306: "datetime"}
-    options = {name: str(tags[tag]) for tag, name in texts.items() if tag in tags}
-    extra = [(tag, "s", 0, str(tags[tag]), True) for tag in (271, 272, 315, 316, 33432) if tag in tags]
+    # As bytes: Pillow reads texts as Latin-1, tifffile takes only ASCII as a string, and only one form of a date.
+    texts = {tag: str(tags[tag]).encode("latin-1", "replace") for tag in TEXTS if tag in tags}
+    options = {name: texts.pop(tag) for tag, name in ((270, "description"), (305, "software")) if tag in texts}
+    if DATE.fullmatch(date := texts.pop(306, b"").decode("latin-1")):
+        options["datetime"] = date
+    extra = [(tag, "s", 0, text, True) for tag, text in texts.items()]
     extra += [(700, "B", len(kept["xmp"]), kept["xmp"], True)] if "xmp" in kept else []
     if "dpi" in kept:
         options |= {"resolution": tuple(map(float, kept["dpi"])), "resolutionunit": "INCH"}

@@ -165,6 +165,15 @@ def test_what_fails_is_said_and_the_rest_kept(runs_there, rng, tmp_path):
     assert list(made.views) == ["srgan_x4"] and len(made.files) == 1
 
 
+def test_what_turns_out_longer_than_it_said_ends(runs_there, rng, tmp_path, monkeypatch):
+    """As a video without a duration."""
+    upload = read_upload("a.gif", gif_of(rng, 4), 4, 1)
+    monkeypatch.setattr(compare, "FRAMES", 0.0006)  # megapixels: two of its frames
+    made = make(upload, ["srgan_x4"], tmp_path)
+    assert made.said == ["a.gif: is longer than this page takes: `python upscale.py` does it"]
+    assert not made.files and not list(tmp_path.iterdir())
+
+
 def test_sessions_end():
     """With another upload, with their page, after half an hour without use."""
     sessions = Sessions()

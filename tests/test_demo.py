@@ -60,6 +60,12 @@ def spy(self, address, *rest):
         print("ASKED ELSEWHERE", address, flush=True)
     return connect(self, address, *rest)
 socket.socket.connect = spy
+find = socket.getaddrinfo
+def spy_on_names(host, *rest, **settings):
+    if host and not str(host).startswith(("127.", "::1", "localhost")):
+        print("ASKED ELSEWHERE", host, flush=True)
+    return find(host, *rest, **settings)
+socket.getaddrinfo = spy_on_names
 """
 
 
@@ -268,16 +274,20 @@ def test_an_example_on_a_phone_by_keyboard(server, browser):
 
 @needs_packages
 def test_nobody_gets_other_files_of_the_machine(server, tmp_path):
-    """By naming one as if it had been uploaded, in place of each kind of value."""
+    """By naming one as if it had been uploaded, in place of each kind of value; nor is another server asked for one."""
     secret = tmp_path / "secret.txt"
     secret.write_text("a secret")
     config = requests.get(f"{server.address}/config", timeout=20).json()
     named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code in (403, 404)
-    for i, dependency in enumerate(config["dependencies"]):
-        call = {"data": [named] * len(dependency["inputs"]), "fn_index": i, "session_hash": f"s{i}"}
+    elsewhere = named | {"path": "https://example.com/a.png"}
+    calls = [
+        (i, dependency, value) for value in (named, elsewhere) for i, dependency in enumerate(config["dependencies"])
+    ]
+    for n, (i, dependency, value) in enumerate(calls):
+        call = {"data": [value] * len(dependency["inputs"]), "fn_index": i, "session_hash": f"s{n}"}
         requests.post(f"{server.address}/gradio_api/queue/join", json=call, timeout=20)
-        with requests.get(f"{server.address}/gradio_api/queue/data?session_hash=s{i}", stream=True, timeout=20) as told:
+        with requests.get(f"{server.address}/gradio_api/queue/data?session_hash=s{n}", stream=True, timeout=20) as told:
             for line in told.iter_lines():
                 if b"process_completed" in line or b"close_stream" in line or b"unexpected" in line:
                     break
