@@ -120,16 +120,15 @@ class Making:
         self.report(i / len(networks), method)
         if self.stopped.is_set():
             raise KeyboardInterrupt
-        mixed = share < 1 and can_blend(method)
-        partner = choose_weights(method, share, None)[1] if mixed else method
-        written = tuple(runs.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner))
-        upscaler = upscaler_of(method, share if mixed else None, written)
+        partner = partner_of(method) if share < 1 else None
+        written = tuple(runs.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
+        upscaler = upscaler_of(method, share if partner else None, written)
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
         if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
             self.said.append(f"{target.name}: {remark}")
-        if mixed:
+        if partner:
             self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
         self.files.append(target)
         if self.upload.lr is not None:
@@ -168,12 +167,12 @@ def offered(weights):
     return list(weights), scales[0]
 
 
-def can_blend(weights):
-    """Whether there is an SRResNet to mix these weights with."""
+def partner_of(weights):
+    """The SRResNet that these weights can be mixed with, or None."""
     try:
-        return choose_weights(weights, 0.5, None)[1] is not None
+        return choose_weights(weights, 0.5, None)[1]
     except UserError:
-        return False
+        return None
 
 
 @lru_cache(maxsize=4)

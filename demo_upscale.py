@@ -15,7 +15,7 @@ import data
 import serving
 import upscale
 import utils
-from compare import FIXED, KEEP, Making, Sessions, can_blend, crops, offered, read_upload
+from compare import FIXED, KEEP, Making, Sessions, crops, offered, partner_of, read_upload
 from utils import LazyModule, UserError
 
 gr = LazyModule("gradio")
@@ -175,7 +175,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
                     value=1,
                     step=0.05,
                     label="From SRResNet (0, smooth) to SRGAN (1, textured)",
-                    visible=any(map(can_blend, weights)),
+                    visible=any(map(partner_of, weights)),
                     elem_id="share",
                 )
                 with gr.Row():

@@ -53,7 +53,7 @@ def test_models_side_by_side_and_the_dial(runs_there, rng, tmp_path):
     assert np.array_equal(made.views["srgan_x4"], Upscaler("srgan_x4", blend=0.5).upscale(upload.lr))
     assert np.array_equal(smooth, Upscaler("srresnet_x4").upscale(upload.lr))
     assert np.array_equal(make(upload, ["srgan_x4"], tmp_path, share=0).views["srgan_x4"], smooth)
-    assert compare.can_blend("srgan_x4") and not compare.can_blend("srresnet_x4")
+    assert compare.partner_of("srgan_x4") == "srresnet_x4" and compare.partner_of("srresnet_x4") is None
 
 
 def test_weights_that_are_written_anew_are_loaded_anew(place, runs_there, tmp_path, rng):

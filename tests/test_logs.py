@@ -27,6 +27,28 @@ def test_metrics_survive_a_kill(run):
     assert logs.read_metrics(run.directory) == [{"step": 10, "val_psnr_y": 20.1235}]
 
 
+def test_metrics_are_followed(run):
+    """What is appended, a line that is half written, and a file that --resume has cut back and gone on with."""
+    path, metrics = run.directory / "metrics.jsonl", logs.Metrics(run.directory)
+
+    def steps():
+        return [line["step"] for line in metrics.lines()]
+
+    assert steps() == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert steps() == [1, 2] == steps()
+    with open(path, "a") as file:
+        file.write('ep": 3}')
+    assert steps() == [1, 2, 3] == steps()
+    with open(path, "a") as file:
+        file.write('\nno line\n{"step": 4}\n')
+    assert steps() == [1, 2, 3, 4]
+    cut = run.directory / "cut"
+    cut.write_text('{"step": 1}\n' + "".join(f'{{"step": {step}}}\n' for step in range(50, 60)))
+    cut.replace(path)  # longer than before, and another file
+    assert steps() == [1, *range(50, 60)]
+
+
 def test_what_is_printed_is_logged_and_still_printed(run, capsys):
     before = sys.stdout
     with logs.Log(run, 0) as log:
