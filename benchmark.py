@@ -250,7 +250,8 @@ def measure(what, args):
     """{key: number} of one measurement, a key of NAMES, as --json writes it."""
     config = make_config(
         "srgan" if what == "srgan" else "srresnet",
-        overrides=(*(QUICK if args.quick else ()), "VGG.network=hed", f"TRAIN.xla={args.xla}"),
+        overrides=(*(QUICK if args.quick else ()), "VGG.network=hed", f"TRAIN.xla={args.xla}")
+        + ("MODEL.skip=none",),  # as PyTorch's copy of the network is
     )
     build, torch_build, extra = {
         "srresnet": (our_training, torch_training, ("srresnet",)),

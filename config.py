@@ -1,7 +1,7 @@
 """Every hyper-parameter, with the reason for its value.
 
-`make_config(mode, preset, overrides)` is the one way to get a configuration: defaults, then the mode, then the preset,
-then what was said on the command line. Nothing here imports TensorFlow.
+`make_config(mode, preset, overrides)` is the one way to get a configuration: defaults, then the mode, the preset, the
+network, and what was said on the command line. Nothing here imports TensorFlow.
 """
 
 import ast
@@ -27,7 +27,7 @@ DEFAULTS.MODEL.width = 64  # feature maps of the generator
 DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
 DEFAULTS.MODEL.upsampler = "subpixel"  # the paper's; or "resize" (nearest, convolution), "deconv" (transposed one)
 DEFAULTS.MODEL.upsampler_init = "icnr"  # of sub-pixel convolutions: without a checkerboard at the start; or "random"
-DEFAULTS.MODEL.skip = "none"  # as Figure 4 has it; "bicubic": the network learns what the bicubic image lacks
+DEFAULTS.MODEL.skip = "none"  # as Figure 4 has it; "bicubic": SR is the bicubic image and what the network adds
 DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
 DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
 
@@ -85,10 +85,12 @@ MODE_SETTINGS = {
 # The TensorLayer code of 2018, as far as it is known: its networks, crops, VGG input and length.
 TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlayer", "DATA.crop": 384, "TRAIN.ema": 0.0}
 
-# {preset: {mode it is of: settings}}. "slides" is what the slides' three lines say; the next five are the columns of
-# the paper's Table 1; "tensorlayer" is the code the slides were made from.
+# {preset: {mode it is of: settings}}. "slides" is what the slides' three lines say, with a network that learns faster
+# than the paper's (docs/weights.md); the next five are the columns of the paper's Table 1 to the letter; "tensorlayer"
+# is the code the slides were made from.
+SKIP = {"MODEL.skip": "bicubic"}
 PRESETS = {
-    "slides": {"srresnet": {}, "srgan": {"TRAIN.loss": "slides", "VGG.layer": "pool4"}},
+    "slides": {"srresnet": SKIP, "srgan": SKIP | {"TRAIN.loss": "slides", "VGG.layer": "pool4"}},
     "srresnet-mse": {"srresnet": {"TRAIN.ema": 0.0}},
     "srresnet-vgg22": {
         "srresnet": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.total_variation": 2e-8, "TRAIN.ema": 0.0}
@@ -108,11 +110,12 @@ VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
 # Sizes, loss and training rule of the other networks, from their papers where those tell. Rates that were for summed
 # squares are converted to the mean: SRCNN's 1e-4 times half of its 21×21 outputs, VDSR's 0.1 times half of 41×41.
 # VDSR's weight decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours, which is 840 times that.
-LUMA = {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
+NO_SKIP = {"MODEL.skip": "none"}  # the preset that they stand beside has one
+LUMA = NO_SKIP | {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
 SGD = {"TRAIN.optimizer": "sgd"}
 NETWORK_SETTINGS = {
     "srresnet": {},
-    "tensorlayer": {"MODEL.output": "tanh"},
+    "tensorlayer": NO_SKIP | {"MODEL.output": "tanh"},
     "srcnn": LUMA
     | SGD
     | {"TRAIN.learning_rate": 0.022, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
@@ -122,7 +125,8 @@ NETWORK_SETTINGS = {
     | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 1e-4, "DATA.crop": 48}
     | {"TRAIN.batch": 64, "MODEL.blocks": 18},
     "drcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
-    "johnson": {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
+    "johnson": NO_SKIP
+    | {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
     | {"DATA.crop": 288, "TRAIN.batch": 4, "MODEL.blocks": 4, "MODEL.output": "tanh", "TRAIN.ema": 0.0},
 }
 NETWORK_SETTINGS["espcn-hr"] = NETWORK_SETTINGS["espcn"]
@@ -262,7 +266,7 @@ def check_config(config):
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
     if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
         raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
-    # What would be ignored is refused.
+    # Another upsampler or skip that would be ignored is refused.
     model = config.MODEL
     if model.network != "srresnet" and (model.upsampler, model.upsampler_init) != ("subpixel", "icnr"):
         raise UserError(f"only srresnet has other upsamplers, not {model.network}")

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
-import doctor
 import runs
 import serving
+from curves import PLOTS, curve
 from logs import Metrics
 from utils import LazyModule
 
@@ -17,31 +17,8 @@ gr = LazyModule("gradio")
 pd = LazyModule("pandas")
 
 EVERY = 5  # seconds between two looks
-POINTS = 400  # of a curve, at most
 QUIET = 300  # seconds without a new line after which a run is said to stand still
 NEWEST = "the newest"
-# title: the values of metrics.jsonl that are drawn; None: the loss terms
-PLOTS = {
-    "Validation, PSNR-Y in dB": ("val_psnr_y", "val_bicubic"),
-    "Loss terms, log10": None,
-    "The discriminator's belief that a crop is real": ("d_real", "d_fake"),
-    "Colour drift and checkerboard, grey levels of 255": ("colour_drift", "checkerboard"),
-}
-
-
-def curve(lines, names):
-    """[(step, value, name)] of metrics.jsonl's lines for a plot, thinned to POINTS a name.
-
-    names: of the values; None for the loss terms, whose decimal logarithms are given.
-    """
-    points = []
-    for name in names or dict.fromkeys(term for line in lines for term in doctor.terms_of(line)):
-        there = [line for line in lines if isinstance(line.get(name), (int, float)) and np.isfinite(line[name])]
-        for i in np.unique(np.linspace(0, len(there) - 1, min(POINTS, len(there))).astype(int)):
-            value = there[i][name]
-            if names or value > 0:
-                points.append((there[i]["step"], value if names else float(np.log10(value)), name))
-    return points
 
 
 def state(run, lines, age):

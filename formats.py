@@ -69,7 +69,10 @@ def to_be_quantised(network, shift):
     whole = network
     for rows in [layer for layer in network.layers if layer.name == "tail_conv"]:
         tail = keras.layers.Conv2D.from_config(rows.get_config())
-        whole = keras.Model(network.input, tail(rows.input))
+        sr = tail(rows.input)
+        if network.layers[-1] is not rows:  # the bicubic skip
+            sr = sr + network.get_layer("skip_m11").output
+        whole = keras.Model(network.input, sr)
         tail.set_weights(rows.get_weights())
     generator = frozen(whole)
 

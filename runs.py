@@ -181,6 +181,7 @@ def read_about(about):
     content = read_json(about)
     try:
         theirs, config = content["config"], make_config()
+        config.MODEL.skip = "none"  # what runs have that do not name one
         for section in DEFAULTS:
             # The network must be described in full; a setting that is newer than the run is its default.
             for key in {*theirs.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:

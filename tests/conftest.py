@@ -28,10 +28,12 @@ os.environ.pop("SRGAN_CACHE", None)
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = PROJECT.parent / "shared" / "data"
 
-# A network and batch that train in a second or two. Tests that are about XLA, which takes longer, ask for it.
+# A network and batch that train in a second or two; without the skip no weight is zero and no output just bicubic.
+# Tests that are about XLA, which takes longer, ask for it.
 TINY_SETTINGS = (
     "MODEL.blocks=1",
     "MODEL.width=8",
+    "MODEL.skip=none",
     "DATA.crop=32",
     "VGG.layer=conv2_2",
     "TRAIN.batch=2",
@@ -41,6 +43,15 @@ TINY_SETTINGS = (
     "TRAIN.xla=false",
 )
 TINY = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
+
+
+# The files that take longest, in this order first: two workers then come to the end at about the same time.
+LONGEST = ("test_devices", "test_train", "test_evaluate", "test_upscale", "test_benchmark", "test_explain", "test_demo")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_the_reference_is_the_same_network(scale, rng):
     """As many weights, and with ours put into it the same output, also after PyTorch's own fusion."""
     import torch
 
-    config = make_config(overrides=(f"MODEL.scale={scale}", "MODEL.blocks=2", "MODEL.width=8")).MODEL
+    small = ("MODEL.blocks=2", "MODEL.width=8", "MODEL.skip=none")
+    config = make_config(overrides=(f"MODEL.scale={scale}", *small)).MODEL
     generator, reference = model.build_generator(config), benchmark.torch_generator(config)
     assert benchmark.count_weights(generator) == sum(p.numel() for p in reference.parameters())
     for ours, theirs in zip(

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from config import DEFAULTS, learning_rate_at, make_config
+from config import DEFAULTS, NETWORK_SETTINGS, PRESETS, learning_rate_at, make_config
 from utils import UserError
 
 
@@ -50,6 +50,23 @@ def test_a_network_brings_its_own_settings():
             make_config(overrides=[*overrides, "MODEL.upsampler_init=random"])
     with pytest.raises(UserError, match="MODEL.skip is of srresnet, not of espcn"):
         make_config(overrides=["MODEL.network=espcn", "MODEL.skip=bicubic"])
+
+
+def test_rates_of_the_papers_are_those_of_the_mean():
+    """SRCNN's and VDSR's were for half the sum over an output of 21×21 and 41×41; VDSR's decay comes with its rate."""
+    srcnn, vdsr = (make_config(overrides=[f"MODEL.network={name}"]).TRAIN for name in ("srcnn", "vdsr"))
+    assert srcnn.learning_rate == pytest.approx(1e-4 * 21**2 / 2, rel=0.01) and srcnn.last_layer_rate == 0.1
+    assert vdsr.learning_rate == pytest.approx(0.1 * 41**2 / 2, rel=0.01) and vdsr.batch == 64
+    assert vdsr.learning_rate * vdsr.weight_decay == pytest.approx(0.1 * 1e-4, rel=0.01)
+    assert (srcnn.optimizer, vdsr.optimizer, vdsr.beta1, vdsr.clip_value) == ("sgd", "sgd", 0.9, 1e-4)
+
+
+def test_the_skip_is_of_the_slides_preset_alone():
+    """Table 1 has the paper's network to the letter."""
+    skips = {preset: {make_config(mode, preset).MODEL.skip for mode in PRESETS[preset]} for preset in PRESETS}
+    assert skips.pop("slides") == {"bicubic"} and set().union(*skips.values()) == {"none"}
+    networks = [make_config(overrides=[f"MODEL.network={name}"]).MODEL for name in NETWORK_SETTINGS]
+    assert [model.network for model in networks if model.skip != "none"] == ["srresnet"]
 
 
 def test_defaults_are_not_changed_by_overrides():

@@ -180,7 +180,7 @@ def test_from_drop_to_download(server, browser, runs_there, rng, tmp_path):
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert browser.execute_script("return Object.keys(localStorage).concat(Object.keys(sessionStorage)).length") == 0
     browser.get("about:blank")  # the page is closed
-    wait_until(lambda: {path.stem for path in server.files()} == {"chelsea", "coffee", "china"})
+    wait_until(lambda: {path.stem for path in server.files()} == {"chelsea", "coffee", "astronaut"})
 
 
 @needs_packages
@@ -312,7 +312,7 @@ def test_foreign_pages_are_not_let_in(server):
 def test_nothing_is_left_when_the_server_ends(place, tmp_path, number):
     served = Server(place, tmp_path)
     assert served.printed.startswith("weights: srgan_x4, srresnet_x4")
-    assert {path.stem for path in served.files()} == {"chelsea", "coffee", "china"}
+    assert {path.stem for path in served.files()} == {"chelsea", "coffee", "astronaut"}
     requests.get(served.address, timeout=20)
     assert served.stop(number) == "stopped; what was uploaded and made is deleted\n"
     assert served.process.returncode == 0 and not list(served.temporary.iterdir())

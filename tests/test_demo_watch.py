@@ -52,16 +52,6 @@ def test_state_in_words(run):
     assert demo_watch.state(run, [line_of(100)], 9999) == "srgan, step 100 of 100: finished"
 
 
-def test_curves_are_thinned_and_whole(run):
-    lines = [line_of(step, d_real=step / 5000) for step in range(1, 5001)] + [line_of(5001, d_real=float("nan"))]
-    points = demo_watch.curve(lines, ("d_real", "val_psnr_y"))
-    assert len(points) == demo_watch.POINTS and points[0] == (1, 1 / 5000, "d_real")
-    assert points[-1] == (5000, 1.0, "d_real") and [p[0] for p in points] == sorted(p[0] for p in points)
-    losses = demo_watch.curve(lines[:2] + [line_of(3, mse_loss=0.0)], None)
-    assert [p[:2] for p in losses if p[2] == "mse_loss"] == [(1, -2.0), (2, -2.0)]  # 0 has no logarithm
-    assert {p[2] for p in losses} == {"mse_loss", "g_gan_loss"}
-
-
 def test_grids_and_remarks(run):
     assert [(step, path.name) for step, path in demo_watch.grids(run).items()] == [
         ("20", "step_0000020.png"),

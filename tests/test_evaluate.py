@@ -34,7 +34,7 @@ def test_samples_are_scored_where_there_is_no_set(trained, run, clone):
     assert {name: list(rows) for name, rows in scores.items()} == {"samples": rows}
     for row in scores["samples"].values():
         assert set(row) == {*metrics.COLUMNS, "p_psnr_y", "images"}
-        assert list(row["images"]) == ["chelsea", "coffee", "china"]
+        assert list(row["images"]) == ["chelsea", "coffee", "astronaut"]
         for name in metrics.COLUMNS:
             assert row[name] == pytest.approx(np.mean([values[name] for values in row["images"].values()]))
     assert scores["samples"]["bicubic"]["psnr_y"] > scores["samples"]["nearest"]["psnr_y"]

@@ -82,7 +82,9 @@ def test_resizing_is_nearest_then_a_convolution(rng):
 def test_every_upsampler_fits_the_generator(upsampler, rng):
     import model
 
-    config = make_config(overrides=["MODEL.blocks=1", "MODEL.width=8", f"MODEL.upsampler={upsampler}"]).MODEL
+    config = make_config(
+        overrides=["MODEL.blocks=1", "MODEL.width=8", "MODEL.skip=none", f"MODEL.upsampler={upsampler}"]
+    ).MODEL
     network = model.build_generator(config)
     lr = rng.random((2, 5, 6, 3), np.float32)
     assert network(lr).shape == (2, 20, 24, 3)

@@ -18,7 +18,7 @@ def kinds(network):
 
 def test_generator_has_the_papers_layers():
     """Figure 4, top; parameters counted by hand: convolutions have a bias, PReLU one slope a map."""
-    network = generator()
+    network = generator("MODEL.skip=none")
     names = kinds(network)
     assert names.count("Conv2D") == 1 + 2 * 16 + 1 + 2 + 1
     assert names.count("BatchNormalization") == 2 * 16 + 1
@@ -74,8 +74,8 @@ def test_generator_is_fully_convolutional(scale, rng):
 
 def test_output_is_linear_or_tanh(rng):
     lr = 50 * rng.random((1, 6, 6, 3), np.float32)
-    assert np.abs(generator("MODEL.blocks=1")(lr)).max() > 1
-    assert np.abs(generator("MODEL.blocks=1", "MODEL.output=tanh")(lr)).max() <= 1
+    assert np.abs(generator("MODEL.blocks=1", "MODEL.skip=none")(lr)).max() > 1
+    assert np.abs(generator("MODEL.blocks=1", "MODEL.skip=none", "MODEL.output=tanh")(lr)).max() <= 1
 
 
 def test_generator_starts_as_the_papers_trick_asks(rng):
@@ -100,14 +100,15 @@ def test_generator_starts_as_the_papers_trick_asks(rng):
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_with_the_bicubic_skip_it_starts_as_matlabs_imresize(scale, rng):
     """Against utils.imresize, which rounds to whole levels after each of its two passes; borders too."""
-    network = generator("MODEL.skip=bicubic", "MODEL.blocks=1", "MODEL.width=8", f"MODEL.scale={scale}")
+    small = ("MODEL.blocks=1", "MODEL.width=8", f"MODEL.scale={scale}")
+    network = generator("MODEL.skip=bicubic", *small)
     lr = rng.integers(60, 200, (12, 14, 3)).astype(np.uint8)  # imresize clips between its passes; here nothing is to be
     for training in (False, True):
         sr_m11 = np.asarray(network(lr[None].astype(np.float32) / 255, training=training))[0]
         departure = np.abs((sr_m11 + 1) * 127.5 - utils.imresize(lr, scale))
         assert departure.max() < 1.3 and departure.mean() < 0.4  # two roundings
     assert [weights.shape for weights in network.get_weights()] == [
-        weights.shape for weights in generator("MODEL.blocks=1", "MODEL.width=8", f"MODEL.scale={scale}").get_weights()
+        weights.shape for weights in generator("MODEL.skip=none", *small).get_weights()
     ]
 
 
@@ -214,3 +215,21 @@ def test_folding_keeps_tanh(rng):
     network = with_random_weights(model.build_generator(config), rng)
     lr = rng.random((1, 6, 5, 3), np.float32)
     np.testing.assert_allclose(model.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
+
+
+def test_the_list_of_networks(run):
+    """`python model.py`: each with colours, loss, parameters and work; SRCNN's counted by hand."""
+    result = run("model.py")
+    assert result.returncode == 0, result.stderr
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line and not line.startswith((" ", "-"))}
+    assert set(rows) == set(model.NETWORKS)
+    weights = 81 * 64 + 25 * 64 * 32 + 25 * 32
+    assert rows["srcnn"].split()[:6] == [
+        "srcnn",
+        "Y",
+        "luma",
+        f"{weights + 64 + 32 + 1:,}",
+        f"{weights / 1e3:.0f}",
+        "e9",
+    ]
+    assert "RGB      mse       1,554,883" in rows["srresnet"]

@@ -66,13 +66,14 @@ def test_runs_of_before_there_were_other_networks_can_be_used(root):
     """As train.py wrote them then: MODEL without the newer keys, and the GAN's loss named in an SRResNet's config."""
     directory = make_run("old")
     about = json.loads((directory / "config.json").read_text())
-    for key in ("network", "discriminator", "upsampler", "upsampler_init"):
+    for key in ("network", "discriminator", "upsampler", "upsampler_init", "skip"):
         del about["config"]["MODEL"][key]
     about["config"]["TRAIN"]["loss"] = "slides"
     del about["network"]
     runs.write_json(directory / "config.json", about)
     config = runs.describe_weights("old")[1]["config"]
     assert (config.MODEL.network, config.MODEL.upsampler, config.TRAIN.loss) == ("srresnet", "subpixel", "mse")
+    assert config.MODEL.skip == "none"
     del about["config"]["MODEL"]["width"]
     runs.write_json(directory / "config.json", about)
     with pytest.raises(UserError, match="'width'"):

@@ -3,6 +3,7 @@
 import numpy as np
 
 import reproduce
+import state
 import subpixel
 import utils
 
@@ -38,6 +39,8 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
         lines = [{"step": s, "mse_loss": (1 + i) / s, "checkerboard": 2.0 + i} for s in range(5, 105, 5)]
         lines[-1] |= {"val_psnr_y": 25.0 + i, "val_bicubic": 28.0}
         (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run.directory / subpixel.runs.WEIGHTS).write_bytes(b"")
+        state.save_checkpoint(run.directory, 100, {})
         assert reproduce.is_finished(row)
     subpixel.write_page()
     page = (tmp_path / "docs" / "subpixel.md").read_text()

@@ -113,9 +113,10 @@ def test_losses_read_as_on_the_slides():
 # The step
 
 
-def build_step(mode="srgan", preset="slides", seed=0, **settings):
+def build_step(mode="srgan", preset="slides", seed=0, skip="none", **settings):
     """(step, state, config), tiny; a VGG of random weights will do."""
-    overrides = [*TINY[1::2], f"TRAIN.seed={seed}", *(f"TRAIN.{key}={value}" for key, value in settings.items())]
+    overrides = [*TINY[1::2], f"MODEL.skip={skip}", f"TRAIN.seed={seed}"]
+    overrides += (f"TRAIN.{key}={value}" for key, value in settings.items())
     config = make_config(mode, preset, overrides)
     devices.choose_precision(config.TRAIN.precision)
     vgg = features.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None
@@ -136,12 +137,12 @@ def some_batch(rng, batch=2):
     return tf.constant(crops), tf.constant(np.zeros((batch, 3), bool))
 
 
-@pytest.mark.parametrize("xla", [True, False])
-def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla):
+@pytest.mark.parametrize(("xla", "skip"), [(True, "none"), (False, "none"), (True, "bicubic")])
+def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla, skip):
     """Against a plain loop written here: MSE, its gradient, Adam's first update."""
     import tensorflow as tf
 
-    step, state, config = build_step("srresnet", xla=xla)
+    step, state, config = build_step("srresnet", xla=xla, skip=skip)
     generator = state.generator
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
