@@ -56,7 +56,7 @@ def srresnet(lr_01, config, folded=False):
     if config.skip == "none":
         return row_convolution()(3, 9, padding="same", **settings)(x)
     # Not in the paper: what bicubic interpolation knows need not be learned, nor held against every update. The start
-    # is its image, and training many times faster (docs/weights.md).
+    # is its image, and the network learns faster (docs/weights.md).
     x = row_convolution()(3, 9, padding="same", kernel_initializer="zeros", **settings)(x)
     floats = {"dtype": keras.config.floatx()}
     coarse = keras.layers.Rescaling(2.0, offset=-1.0, name="skip_m11", **floats)(bicubic(lr_01, config.scale, "skip"))
