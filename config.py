@@ -67,6 +67,7 @@ DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
 DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
 DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5 and a checkpoint
 DEFAULTS.TRAIN.d_rate = 1.0  # the discriminator's learning rate, as a share of the generator's
+DEFAULTS.TRAIN.shift = False  # the discriminator and VGG see SR and HR rolled by a few random pixels: against grids
 DEFAULTS.TRAIN.batch_norm = "batch"  # the generator's statistics: the batch's, or "frozen", as they came with --init
 DEFAULTS.TRAIN.ema = 0.999  # decay of the average of the generator's weights that is validated and saved; 0: none
 DEFAULTS.TRAIN.clip_norm = 0.0  # gradients are cut down to this norm over all weights; 0: they are not
@@ -86,11 +87,14 @@ MODE_SETTINGS = {
 TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlayer", "DATA.crop": 384, "TRAIN.ema": 0.0}
 
 # {preset: {mode it is of: settings}}. "slides" is what the slides' three lines say, with a network that learns faster
-# than the paper's (docs/weights.md); the next five are the columns of the paper's Table 1 to the letter; "tensorlayer"
-# is the code the slides were made from.
+# than the paper's and a discriminator and VGG that move about (docs/weights.md); the next five are the columns of the
+# paper's Table 1 to the letter; "tensorlayer" is the code the slides were made from.
 SKIP = {"MODEL.skip": "bicubic"}
 PRESETS = {
-    "slides": {"srresnet": SKIP, "srgan": SKIP | {"TRAIN.loss": "slides", "VGG.layer": "pool4"}},
+    "slides": {
+        "srresnet": SKIP,
+        "srgan": SKIP | {"TRAIN.loss": "slides", "VGG.layer": "pool4", "TRAIN.shift": True},
+    },
     "srresnet-mse": {"srresnet": {"TRAIN.ema": 0.0}},
     "srresnet-vgg22": {
         "srresnet": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.total_variation": 2e-8, "TRAIN.ema": 0.0}
@@ -182,6 +186,8 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
     check_config(config)
     if config.TRAIN.loss == "slides" and mode != "srgan":
         raise UserError("TRAIN.loss=slides is of --mode=srgan: it has an adversarial term")
+    if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
+        raise UserError("TRAIN.shift moves what the discriminator and VGG see, and this run has neither")
     return config
 
 

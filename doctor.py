@@ -90,7 +90,8 @@ class Doctor:
             "checkerboard": (
                 stays_above("checkerboard", 1.0),
                 "a grid appears: a pattern of {checkerboard:.1f} grey levels repeats in every cell of the upsampling; "
-                "a smaller TRAIN.learning_rate lets it fade, and TRAIN.ema=0.999 evens it out",
+                "a smaller TRAIN.learning_rate lets it fade, and TRAIN.ema=0.999 evens it out"
+                + (", TRAIN.shift=true hinders it" if self.mode == "srgan" else ""),
             ),
         }
         for term in terms_of(values) if SCHEDULED not in values else ():

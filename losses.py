@@ -1,5 +1,7 @@
 """The losses beside the slides' own: the paper's VGG loss, Johnson et al.'s, and that of the networks on luma.
 
+And where the discriminator and VGG look (`shifted`).
+
 fake and real are [batch, crop, crop, 3] in [-1, 1], the VGG embeddings [batch, h, w, c]. Each gives its terms by name.
 """
 
@@ -39,3 +41,16 @@ def luma_losses(fake, real, reconstructions=None, share=0.0):
 def total_variation_losses(weight, fake):
     """Differences of neighbours, summed over an image: they keep SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
+
+
+def shifted(images, scale, seed, step):
+    """The images rolled by 0 to scale - 1 pixels down and right, drawn anew for each step, alike for all of a step.
+
+    images: [batch, h, w, 3]; scale: the upsampling factor; seed, step: whole numbers, which the draw depends on alone.
+
+    Seen from the pixels, each stride of the discriminator and of VGG weighs some of them more than their neighbours.
+    Where the picture stands still these are the same ones of every scale×scale cell of SR in all updates, and what
+    gathers there is a grid.
+    """
+    seeds = [seed, tf.cast(step, tf.int32)]
+    return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, scale, tf.int32), axis=(1, 2))

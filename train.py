@@ -112,13 +112,19 @@ def make_step(config, state, strategy=None, xla=True):
         judged = {"d_real": tf.reduce_mean(tf.sigmoid(logits_real)), "d_fake": tf.reduce_mean(tf.sigmoid(logits_fake))}
         return tape.gradient(scaled, discriminator.trainable_variables), {"d_loss": d_loss} | judged
 
+    def seen(images):
+        """What the discriminator and VGG see of them in this update."""
+        return (
+            losses.shifted(images, config.MODEL.scale, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
+        )
+
     def g_gradients(outputs, g_tape, real, lr_01):
-        fake = outputs[0]
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(outputs)
+            fake = seen(outputs[0])
             logits_fake = discriminator(fake, training=True) if discriminator else None
             share = 1 - tf.cast(state.step, fake.dtype) / config.TRAIN.steps
-            terms = generator_losses(config, fake, real, logits_fake, vgg, *outputs[1:], share=share)
+            terms = generator_losses(config, fake, seen(real), logits_fake, vgg, *outputs[1:], share=share)
             scale = tf.cast(state.g_optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
             scaled = {name: scale * loss for name, loss in terms.items()}
         zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
@@ -130,7 +136,7 @@ def make_step(config, state, strategy=None, xla=True):
             f"{name}_grad": tf.linalg.global_norm(by_term[name]) ** 2 / scale**2 / (replicas * accumulate)
             for name in terms
         }
-        values = terms | {"g_loss": sum(terms.values())} | doctor.measure(fake, real, lr_01, config.MODEL.scale)
+        values = terms | {"g_loss": sum(terms.values())} | doctor.measure(outputs[0], real, lr_01, config.MODEL.scale)
         return gradients, values | norms
 
     def update(optimizer, gradients, network):
@@ -159,7 +165,7 @@ def make_step(config, state, strategy=None, xla=True):
 
             def d_part(lr_01, real):
                 outputs, _ = whole or generate(lr_01)
-                return d_gradients(outputs[0], real)
+                return d_gradients(seen(outputs[0]), seen(real))
 
             gradients, values = devices.mean_over_parts(d_part, accumulate, lr_01, real)
             values["d_grad"] = update(state.d_optimizer, gradients, discriminator)

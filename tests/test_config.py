@@ -40,6 +40,7 @@ def test_a_network_brings_its_own_settings():
         ("srgan", "slides", "MODEL.network=espcn", "espcn has no GAN"),
         ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has settings of its own"),
         ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is of --mode=srgan"),
+        ("srresnet", "slides", "TRAIN.shift=true", "this run has neither"),
         ("srresnet", "slides", "MODEL.network=unet", "not 'unet'"),
         ("srresnet", "slides", "TRAIN.last_layer_rate=0.5", "works with TRAIN.optimizer=sgd"),
     ):

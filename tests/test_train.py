@@ -97,6 +97,19 @@ def test_discriminator_losses_against_numpy(rng):
     assert float(d_loss2) == pytest.approx(sigmoid_cross_entropy(fake, 0), rel=1e-5)
 
 
+def test_shifts_are_drawn_for_each_step_alike_for_all_images(rng):
+    """Rolled by NumPy, too; every place of the cell comes equally often; the same step sees the same."""
+    images = rng.normal(size=(2, 12, 12, 3))
+    counts = np.zeros((4, 4), int)
+    for step in range(320):
+        moved = np.asarray(losses.shifted(images, 4, 7, np.int64(step)))
+        places = [(y, x) for y in range(4) for x in range(4) if np.array_equal(moved, np.roll(images, (y, x), (1, 2)))]
+        assert len(places) == 1
+        counts[places[0]] += 1
+    assert counts.min() > 5 and counts.max() < 45  # of 20 each
+    assert np.array_equal(moved, losses.shifted(images, 4, 7, 319))
+
+
 def test_losses_read_as_on_the_slides():
     """The slides' three lines stand in train.py to the letter, but for the quotes of a name."""
     source = (train.runs.HERE / "train.py").read_text().replace('"', "'")
@@ -176,16 +189,26 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     g, d = model.build_generator(config.MODEL), model.build_discriminator(config.MODEL, config.DATA.crop)
     g.set_weights(generator.get_weights())
     d.set_weights(discriminator.get_weights())
+    offset = np.zeros(2, int)
+    if preset == "slides":  # D and VGG look at both images from another place
+        corner = np.zeros((1, 8, 8, 1))
+        corner[0, 0, 0] = 1
+        offset = np.argwhere(np.asarray(losses.shifted(corner, 4, config.TRAIN.seed, 0))[0, :, :, 0])[0]
+        assert offset.any()  # else nothing is tested
+
+    def seen(images):
+        return tf.roll(images, offset, axis=(1, 2))
+
     fake = g(lr_01, training=True)
     with tf.GradientTape() as tape:
-        logits_fake = d(fake, training=True)
-        d_loss = sum(train.discriminator_losses(d(real, training=True), logits_fake))
+        logits_fake = d(seen(fake), training=True)
+        d_loss = sum(train.discriminator_losses(d(seen(real), training=True), logits_fake))
     old_gan_loss = 1e-3 * sigmoid_cross_entropy(np.asarray(logits_fake), 1)
     make_optimizer(config, d).apply(tape.gradient(d_loss, d.trainable_variables), d.trainable_variables)
     g.set_weights(generator.get_weights())
     with tf.GradientTape() as tape:
         fake = g(lr_01, training=True)
-        terms = train.generator_losses(config, fake, real, d(fake, training=True), vgg)
+        terms = train.generator_losses(config, seen(fake), seen(real), d(seen(fake), training=True), vgg)
         g_loss = sum(terms.values())
     make_optimizer(config, g).apply(tape.gradient(g_loss, g.trainable_variables), g.trainable_variables)
 
