@@ -61,6 +61,7 @@ DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
 DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
 DEFAULTS.TRAIN.loss = "mse"  # the content loss, see train.generator_losses: "mse", "slides", "vgg", "feature", "luma"
 DEFAULTS.TRAIN.total_variation = 0.0  # weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)
+DEFAULTS.TRAIN.grid = 0.0  # weight of the loss on a grid (losses.grid_losses), of no paper
 DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
 # 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
 DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
@@ -156,7 +157,7 @@ CHOICES = {
 }
 MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
 MAY_BE_ZERO |= {"TRAIN.ema", "TRAIN.clip_norm", "TRAIN.clip_value", "TRAIN.replicas", "TRAIN.total_variation"}
-MAY_BE_ZERO |= {"TRAIN.weight_decay", "TRAIN.last_layer_rate"}
+MAY_BE_ZERO |= {"TRAIN.weight_decay", "TRAIN.last_layer_rate", "TRAIN.grid"}
 AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup", "TRAIN.last_layer_rate"}
 BELOW_ONE = {"TRAIN.beta1", "TRAIN.ema", "MODEL.bn_momentum"}
 

@@ -43,6 +43,20 @@ def total_variation_losses(weight, fake):
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
 
 
+def grid_losses(weight, fake, real, scale):
+    """What repeats from cell to cell of the upsampling, squared: a grid, which VGG hardly minds and D is slow to see.
+
+    SR - HR, cut into cells of scale×scale pixels, is averaged over windows of 4×4 cells. What a network cannot know
+    averages out there, and a grid does not. A weight of one is as strong as the pixel loss is against a grid.
+    """
+    h, w = fake.shape[1] // scale, fake.shape[2] // scale
+    cells = tf.reshape(fake - real, [-1, h, scale, w, scale, 3])
+    cells = tf.reshape(tf.transpose(cells, [0, 1, 3, 2, 4, 5]), [-1, h, w, scale * scale, 3])
+    cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # the cell's colour is no part of a pattern
+    cells = tf.reshape(cells, [-1, h, w, scale * scale * 3])
+    return {"grid_loss": weight * tf.reduce_mean(tf.nn.avg_pool2d(cells, min(4, h, w), 4, "VALID") ** 2)}
+
+
 def shifted(images, scale, seed, step):
     """The images rolled by 0 to scale - 1 pixels down and right, drawn anew for each step, alike for all of a step.
 

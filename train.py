@@ -73,6 +73,8 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
         terms = {"vgg": losses.vgg_losses, "feature": losses.feature_losses}[train.loss](vgg(fake), vgg(real))
     if train.total_variation:
         terms |= losses.total_variation_losses(train.total_variation, fake)
+    if train.grid:
+        terms |= losses.grid_losses(train.grid, fake, real, config.MODEL.scale)
     if logits_fake is not None and train.loss != "slides":  # whose three terms have it among them
         terms |= adversarial_losses(logits_fake)
     return terms
