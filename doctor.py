@@ -90,8 +90,7 @@ class Doctor:
             "checkerboard": (
                 stays_above("checkerboard", 1.0),
                 "a grid appears: a pattern of {checkerboard:.1f} grey levels repeats in every cell of the upsampling; "
-                "a smaller TRAIN.learning_rate lets it fade, and TRAIN.ema=0.999 evens it out"
-                + (", TRAIN.shift=true hinders it" if self.mode == "srgan" else ""),
+                "TRAIN.grid=20 is a loss on it, and TRAIN.ema=0.999 evens it out",
             ),
         }
         for term in terms_of(values) if SCHEDULED not in values else ():

@@ -207,7 +207,7 @@ def parse_arguments():
         "--methods",
         type=utils.names,
         metavar="A,B",
-        help=f"which rows: {', '.join(INTERPOLATIONS)}, names of runs (default: all)",
+        help=f"which rows, in their order: {', '.join(INTERPOLATIONS)}, names of runs (default: all)",
     )
     add(
         "--metrics", type=utils.names, metavar="A,B", help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)"
@@ -276,6 +276,8 @@ def main():
         sets = testsets.read_sets(sets, args.scale, pool)
         testsets.prove(sets, args.scale, pool, args.force)
         methods += load_models(models, optional=not (args.weights or args.methods))
+        order = {name: i for i, name in enumerate(args.methods or ())}
+        methods.sort(key=lambda method: order.get(method.name, len(order)))
         if args.blend_sweep:
             methods += blend(*args.blend_sweep)
         if args.significance and len(methods) < 2:

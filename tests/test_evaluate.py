@@ -58,10 +58,11 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
 
     folder = clone / "sets" / "mine"
     utils.write_image(folder / "x.png", photo(rng, 61, 50))
-    arguments = ["--data", "sets", "--sets", "mine", "--methods", "bicubic,tiny", "--json", "s.json", "--out", "out"]
+    arguments = ["--data", "sets", "--sets", "mine", "--methods", "tiny,bicubic", "--json", "s.json", "--out", "out"]
     result = run("evaluate.py", *arguments)
     assert result.returncode == 0, result.stderr
     scores = json.loads((clone / "s.json").read_text())["mine"]
+    assert list(scores) == ["tiny", "bicubic"]  # as they were asked for
     assert "not_comparable" not in scores["tiny"] and scores["tiny"]["niqe_own"] is None  # smaller than a patch
     hr = utils.read_image(folder / "x.png")[:60, :48]
     for name in ("bicubic", "tiny"):
