@@ -5,6 +5,7 @@
 
 from collections import deque
 
+from losses import cells_of
 from utils import LazyModule
 
 tf = LazyModule("tensorflow")
@@ -13,7 +14,7 @@ PATIENCE = 5  # logged steps in a row that must show an ailment before it is nam
 
 
 def measure(fake, real, lr_01, scale):
-    """{"colour_drift": [3], "checkerboard": [scale, scale, 3]} of a batch, in grey levels of 255.
+    """{"colour_drift": [3], "checkerboard": [scale·scale, 3]} of a batch, in grey levels of 255.
 
     They are to be averaged over the parts of a batch before `strengths` makes numbers of them.
 
@@ -23,11 +24,9 @@ def measure(fake, real, lr_01, scale):
     checkerboard: the pattern that repeats in every scale×scale cell of SR - HR. What a network cannot know averages out
     over the cells; a grid does not.
     """
-    h, w = lr_01.shape[1:3]
     drift = tf.reduce_mean((fake + 1) * 127.5, axis=(0, 1, 2)) - tf.reduce_mean(lr_01 * 255, axis=(0, 1, 2))
-    cells = tf.reshape((fake - real) * 127.5, [-1, h, scale, w, scale, 3])
-    pattern = tf.reduce_mean(cells, axis=(0, 1, 3))
-    pattern -= tf.reduce_mean(pattern, axis=(0, 1))
+    pattern = tf.reduce_mean(cells_of((fake - real) * 127.5, scale), axis=(0, 1, 2))
+    pattern -= tf.reduce_mean(pattern, axis=0)
     return {"colour_drift": drift, "checkerboard": pattern}
 
 

@@ -43,28 +43,38 @@ def total_variation_losses(weight, fake):
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
 
 
+def cells_of(images, size):
+    """[batch, h / size, w / size, size·size, 3]: images [batch, h, w, 3] cut into cells of size×size pixels."""
+    h, w = images.shape[1] // size, images.shape[2] // size
+    cells = tf.transpose(tf.reshape(images, [-1, h, size, w, size, 3]), [0, 1, 3, 2, 4, 5])
+    return tf.reshape(cells, [-1, h, w, size * size, 3])
+
+
 def grid_losses(weight, fake, real, scale):
     """What repeats from cell to cell of the upsampling, squared: a grid, which VGG hardly minds and D is slow to see.
 
-    SR - HR, cut into cells of scale×scale pixels, is averaged over windows of 4×4 cells. What a network cannot know
-    averages out there, and a grid does not. A weight of one is as strong as the pixel loss is against a grid.
+    SR - HR is averaged over windows of 8×8 cells, or all that there are. What a network cannot know averages out
+    there, and a grid does not. A weight of one is as strong as the pixel loss is against a grid. The cells are twice as
+    large as those of the upsampling, and so a pattern that alternates from one to the next repeats as well.
     """
-    h, w = fake.shape[1] // scale, fake.shape[2] // scale
-    cells = tf.reshape(fake - real, [-1, h, scale, w, scale, 3])
-    cells = tf.reshape(tf.transpose(cells, [0, 1, 3, 2, 4, 5]), [-1, h, w, scale * scale, 3])
+    cells = cells_of(fake - real, 2 * scale)
     cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # the cell's colour is no part of a pattern
-    cells = tf.reshape(cells, [-1, h, w, scale * scale * 3])
-    return {"grid_loss": weight * tf.reduce_mean(tf.nn.avg_pool2d(cells, min(4, h, w), 4, "VALID") ** 2)}
+    h, w = cells.shape[1:3]
+    means = tf.nn.avg_pool2d(tf.reshape(cells, [-1, h, w, 12 * scale**2]), (min(8, h), min(8, w)), 4, "VALID")
+    return {"grid_loss": weight * tf.reduce_mean(means**2)}
 
 
-def shifted(images, scale, seed, step):
-    """The images rolled by 0 to scale - 1 pixels down and right, drawn anew for each step, alike for all of a step.
+STRIDE = 16  # pixels to one position, where the discriminator and VGG's pool4 and conv5_4 have come to
 
-    images: [batch, h, w, 3]; scale: the upsampling factor; seed, step: whole numbers, which the draw depends on alone.
+
+def shifted(images, seed, step):
+    """The images rolled by 0 to 15 pixels down and right, drawn anew for each step, alike for all of a step.
+
+    images: [batch, h, w, 3]; seed, step: whole numbers, which the draw depends on alone.
 
     Seen from the pixels, each stride of the discriminator and of VGG weighs some of them more than their neighbours.
-    Where the picture stands still these are the same ones of every scale×scale cell of SR in all updates, and what
-    gathers there is a grid.
+    Where the picture stands still these are the same ones of every cell of SR in all updates, and what gathers there is
+    a grid.
     """
     seeds = [seed, tf.cast(step, tf.int32)]
-    return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, scale, tf.int32), axis=(1, 2))
+    return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, STRIDE, tf.int32), axis=(1, 2))

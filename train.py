@@ -116,9 +116,7 @@ def make_step(config, state, strategy=None, xla=True):
 
     def seen(images):
         """What the discriminator and VGG see of them in this update."""
-        return (
-            losses.shifted(images, config.MODEL.scale, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
-        )
+        return losses.shifted(images, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
 
     def g_gradients(outputs, g_tape, real, lr_01):
         with tf.GradientTape(persistent=True) as tape:

@@ -98,11 +98,14 @@ def test_discriminator_losses_against_numpy(rng):
 
 
 def test_the_loss_on_a_grid_sees_a_grid_and_little_else(rng):
-    """Against loops in NumPy; a planted grid counts in full, wherever it is looked at from, noise hardly."""
-    real = rng.uniform(-0.5, 0.5, (2, 32, 48, 3))
-    pattern = rng.normal(size=(4, 4, 3))
-    pattern -= pattern.mean(axis=(0, 1))
-    grid = 0.1 * np.tile(pattern, (8, 12, 1))[None]
+    """Against loops in NumPy; a planted grid of one or two cells counts in full, from anywhere, noise hardly."""
+    real = rng.uniform(-0.5, 0.5, (2, 64, 96, 3))
+
+    def grid_of(size):
+        pattern = rng.normal(size=(size, size, 3))
+        return 0.1 * np.tile(pattern - pattern.mean(axis=(0, 1)), (64 // size, 96 // size, 1))[None]
+
+    grid = grid_of(4)
     noise = rng.normal(0, grid.std(), real.shape)
 
     def loss(fake):
@@ -110,30 +113,32 @@ def test_the_loss_on_a_grid_sees_a_grid_and_little_else(rng):
 
     error, squares = grid + noise, []
     for image in error:
-        for y, x in np.ndindex(2, 3):
-            window = image[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
-            mean = sum(window[i : i + 4, j : j + 4] for i in range(0, 16, 4) for j in range(0, 16, 4)) / 16
+        for x in (0, 32):
+            window = image[:, x : x + 64]
+            mean = sum(window[i : i + 8, j : j + 8] for i, j in 8 * np.indices((8, 8)).reshape(2, 64).T) / 64
             squares.append((mean - mean.mean(axis=(0, 1))) ** 2)
     assert loss(real + error) == pytest.approx(2 * np.mean(squares), rel=1e-6)
-    assert loss(real + grid) == pytest.approx(2 * np.mean(grid**2), rel=1e-6)
-    assert loss(real + np.roll(grid, (1, 3), (1, 2))) == pytest.approx(2 * np.mean(grid**2), rel=1e-6)
-    assert loss(real + noise) < 0.1 * loss(real + grid) and loss(real + 0.3) < 1e-12
+    for planted in (grid, grid_of(8), np.roll(grid, (1, 3), (1, 2))):
+        assert loss(real + planted) == pytest.approx(2 * np.mean(planted**2), rel=1e-6)
+    assert loss(real + noise) < 0.03 * loss(real + grid) and loss(real + 0.3) < 1e-12
     config = make_config("srresnet", overrides=["TRAIN.grid=2"])
     terms = train.generator_losses(config, real + grid, real)
     assert list(terms) == ["mse_loss", "grid_loss"] and float(terms["grid_loss"]) == pytest.approx(loss(real + grid))
 
 
 def test_shifts_are_drawn_for_each_step_alike_for_all_images(rng):
-    """Rolled by NumPy, too; every place of the cell comes equally often; the same step sees the same."""
-    images = rng.normal(size=(2, 12, 12, 3))
-    counts = np.zeros((4, 4), int)
+    """Rolled by NumPy, too; every distance comes equally often; the same step sees the same."""
+    images = np.zeros((2, 32, 32, 3))
+    images[:, 3, 5] = rng.normal(size=(2, 3))
+    counts = np.zeros((2, 16), int)
     for step in range(320):
-        moved = np.asarray(losses.shifted(images, 4, 7, np.int64(step)))
-        places = [(y, x) for y in range(4) for x in range(4) if np.array_equal(moved, np.roll(images, (y, x), (1, 2)))]
-        assert len(places) == 1
-        counts[places[0]] += 1
+        moved = np.asarray(losses.shifted(images, 7, np.int64(step)))
+        y, x = (index[0] for index in np.nonzero(moved[0, :, :, 0]))
+        assert np.array_equal(moved, np.roll(images, (y - 3, x - 5), (1, 2)))
+        counts[0, y - 3] += 1
+        counts[1, x - 5] += 1
     assert counts.min() > 5 and counts.max() < 45  # of 20 each
-    assert np.array_equal(moved, losses.shifted(images, 4, 7, 319))
+    assert np.array_equal(moved, losses.shifted(images, 7, 319))
 
 
 def test_losses_read_as_on_the_slides():
@@ -217,9 +222,9 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     d.set_weights(discriminator.get_weights())
     offset = np.zeros(2, int)
     if preset == "slides":  # D and VGG look at both images from another place
-        corner = np.zeros((1, 8, 8, 1))
+        corner = np.zeros((1, 16, 16, 1))
         corner[0, 0, 0] = 1
-        offset = np.argwhere(np.asarray(losses.shifted(corner, 4, config.TRAIN.seed, 0))[0, :, :, 0])[0]
+        offset = np.argwhere(np.asarray(losses.shifted(corner, config.TRAIN.seed, 0))[0, :, :, 0])[0]
         assert offset.any()  # else nothing is tested
 
     def seen(images):
