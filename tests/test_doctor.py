@@ -49,6 +49,11 @@ def test_each_ailment_is_named_once_with_what_to_try(changes, words):
     assert all(word in said[0] for word in words), said[0]
 
 
+def test_a_grid_is_named_though_it_swings_from_batch_to_batch():
+    assert len(remarks(checkerboard=lambda step: (0.4, 1.5)[step % 2])) == 1
+    assert remarks(checkerboard=lambda step: (0.2, 1.1)[step % 2]) == []
+
+
 def test_every_setting_that_is_named_exists():
     import re
 
