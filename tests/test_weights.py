@@ -15,7 +15,7 @@ from config import make_config
 
 SHIPPED = {
     "srresnet_x4": "0134a84b4f4e0df3a6c3d67548700ccb56353c3d7e465c846014857c18425416",
-    "srgan_x4": "d92e778cad208c0b44e4458326d8f50f0d7cb2e21f35fdcfc7fa035e42a53933",
+    "srgan_x4": "62dec02a36f2b7fe1cb35df030cd041ca004701b6e12d34f5ebbcfc92612b31e",
 }
 # PSNR-Y in dB that they have at least: the SRResNet more than the paper's ESPCN.
 LEAST = {
@@ -95,12 +95,26 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
         return np.sqrt(np.mean((cells - cells.mean(axis=(0, 1))) ** 2))
 
     strengths = {name: np.mean([texture(sr) for sr in results]) for name, results in upscaled.items()}
-    assert strengths["bicubic"] < strengths["srresnet_x4"] < 0.95 * strengths["srgan_x4"], strengths
+    assert strengths["bicubic"] < strengths["srresnet_x4"] < 0.9 * strengths["srgan_x4"], strengths
     for sr, hr, (lr, _) in zip(upscaled["srgan_x4"], upscaled["original"], pairs(), strict=True):
-        assert metrics.consistency(sr, lr) > 35 and grid(sr, hr) < 1
+        assert metrics.consistency(sr, lr) > 35 and grid(sr, hr) < 0.7
     before, after = (runs.read_scores(runs.find_runs()[name][0]) for name in SHIPPED)
     for name in after:
         assert after[name]["niqe_own"] < before[name]["niqe_own"] and after[name]["consistency"] > 35
+
+
+def test_no_line_stands_out_of_the_srgans_spectrum(shared):
+    """At periods of 8, 4 and 2 pixels the baboon has hardly more than about them: 2.6 times, where a weave had 6.6."""
+    lr = utils.imresize(utils.read_image(shared / "Set14" / "baboon.bmp")[:480, :480], 1 / 4)
+    sr = runs.load_generator("srgan_x4")[0](utils.u8_to_01(lr)[None], training=False)[0]
+    patches = np.lib.stride_tricks.sliding_window_view(utils.rgb_to_y(utils.m11_to_u8(sr)).astype(float), (64, 64))
+    patches = patches[::32, ::32] - patches[::32, ::32].mean(axis=(2, 3), keepdims=True)
+    spectra = np.fft.fft2(patches * np.hanning(64) * np.hanning(64)[:, None])
+    power = np.sum(np.abs(spectra) ** 2, axis=(0, 1))
+    ring = [(u, v) for u, v in np.ndindex(9, 9) if max(abs(u - 4), abs(v - 4)) >= 3]
+    for y, x in 8 * np.array(list(np.ndindex(8, 8))[1:]):
+        about = np.median([power[(y + u - 4) % 64, (x + v - 4) % 64] for u, v in ring])
+        assert power[y, x] < 3 * about, (y, x, power[y, x] / about)
 
 
 def test_a_gan_starts_from_the_shipped_srresnet():
