@@ -10,9 +10,9 @@ from conftest import PROJECT
 # From the ground up; a file imports from floors below its own, and on one floor only as listed.
 FLOORS = [
     {"utils"},
-    {"config", "devices", "doctor", "download", "layers", "serving", "sixteen_bits"},
+    {"config", "devices", "download", "layers", "serving", "sixteen_bits"},
     {"photographs", "niqe", "pictures", "baselines", "features", "losses"},
-    {"logs", "metrics", "data", "model", "formats", "video"},
+    {"logs", "metrics", "data", "doctor", "model", "formats", "video"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain", "tiles"},
     {"figures"},
