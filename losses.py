@@ -59,8 +59,9 @@ def grid_losses(weight, fake, real, scale):
     """
     cells = cells_of(fake - real, 2 * scale)
     cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # the cell's colour is no part of a pattern
-    h, w = cells.shape[1:3]
-    means = tf.nn.avg_pool2d(tf.reshape(cells, [-1, h, w, 12 * scale**2]), (min(8, h), min(8, w)), 4, "VALID")
+    h, w, pixels, channels = cells.shape[1:]
+    cells = tf.reshape(cells, [-1, h, w, pixels * channels])
+    means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
     return {"grid_loss": weight * tf.reduce_mean(means**2)}
 
 
