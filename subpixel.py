@@ -1,4 +1,6 @@
-"""How the generator's upsampler starts and learns: four arms, trained equally long; writes docs/subpixel.md.
+"""How the generator's upsampler starts and learns: four arms, trained equally long, by several seeds each.
+
+It writes docs/subpixel.md, and goes on where it was stopped.
 
 The two notes it looks at: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
 Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
@@ -15,7 +17,7 @@ import runs
 import utils
 from config import make_config
 from logs import read_metrics
-from reproduce import Row
+from rows import Row, run_name
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
@@ -31,6 +33,11 @@ ARMS = (
     Row("small-resize", ("--upsampler", "resize"), SECONDS, "nearest resizing, convolution"),
     Row("small-deconv", ("--upsampler", "deconv"), SECONDS, "transposed convolution 3×3"),
 )
+
+
+def seeded(row, seed):
+    """An arm with one seed of its weights and batches; those of one seed see the same batches."""
+    return row._replace(name=f"{row.name}-{seed}", arguments=(*row.arguments, "--seed", str(seed)))
 
 
 def config_of(row):
@@ -51,24 +58,33 @@ def first_outputs(lr_u8):
     return pictures
 
 
-def curve_of(row, key):
-    """(steps, values) of a key of a run's metrics.jsonl."""
-    lines = [line for line in read_metrics(runs.root() / reproduce.run_name(row.name)) if key in line]
-    return [line["step"] for line in lines], [line[key] for line in lines]
+def curves_of(row, seeds, key):
+    """(steps, values [seeds, steps]) of a key of metrics.jsonl, a row a seed. Raises UserError if the runs differ."""
+    steps, values = set(), []
+    for seed in seeds:
+        lines = [line for line in read_metrics(runs.root() / run_name(seeded(row, seed).name)) if key in line]
+        steps.add(tuple(line["step"] for line in lines))
+        values.append([line[key] for line in lines])
+    if len(steps) > 1:
+        raise UserError(f"the runs of {row.title} are not equally long; train them anew")
+    return steps.pop(), np.array(values)
 
 
 def smooth(values, width=9):
-    """The running mean, shorter at both ends."""
-    return [float(np.mean(values[max(i - width // 2, 0) : i + width // 2 + 1])) for i in range(len(values))]
+    """The running mean along the last axis, shorter at both ends."""
+    means = [values[..., max(i - width // 2, 0) : i + width // 2 + 1].mean(-1) for i in range(values.shape[-1])]
+    return np.stack(means, -1)
 
 
-def draw_curves(path):
-    """Pixel loss and strength of the grid over the updates, an arm a line, as a PNG."""
+def draw_curves(path, seeds):
+    """Pixel loss and strength of the grid over the updates: an arm's mean a line, its seeds the band; as a PNG."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for row in ARMS:
         for axis, key in zip(axes, ("mse_loss", "checkerboard"), strict=True):
-            steps, values = curve_of(row, key)
-            axis.plot(steps, smooth(values), label=row.title, linewidth=1.2)
+            steps, values = curves_of(row, seeds, key)
+            values = smooth(values)
+            [line] = axis.plot(steps, values.mean(0), label=row.title, linewidth=1.2)
+            axis.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     for axis, title in zip(axes, ("pixel loss", "checkerboard, grey levels of 255"), strict=True):
         axis.set(title=title, xlabel="update", yscale="log")
         axis.grid(alpha=0.3)
@@ -97,57 +113,76 @@ of the same LR image before any training, each stretched to the same contrast:
 
 *From left to right: {titles}.*
 
-**Trained.** Each for {steps:,} updates on the same batches of {images:,} photographs: {blocks} residual blocks of
-{width} maps, batch 16, crops of 64, Adam, cosine from 1e-3. Lines are running means over nine logged updates. The
-transposed convolution has a quarter of the weights of a sub-pixel one, and of its work.
+**Trained.** Each for {steps:,} updates on {images:,} photographs: {blocks} residual blocks of {width} maps, batch 16,
+crops of 64, Adam, cosine from 1e-3; with {seeds} seeds, each of which has the same batches for all four. Lines are
+means over the seeds and nine logged updates, bands go from the lowest seed to the highest. The transposed convolution
+has a quarter of the weights of a sub-pixel one, and of its work.
 
 ![curves of pixel loss and checkerboard](subpixel_curves.png)
 
-| | parameters | validation, dB | loss, last tenth | grid: first update | after a tenth | last tenth |
-|---|---|---|---|---|---|---|
+| | parameters | validation, dB | loss: first fifth | last tenth | grid: first update | after a tenth | last tenth |
+|---|---|---|---|---|---|---|---|
 {table}
 
-The grid is the RMS, in grey levels of 255, of the pattern that repeats in every 4×4 cell of SR - HR. On the validation
-photographs bicubic has {bicubic} dB. A batch holds a finite number of cells, over which what differs by chance does not
-average out wholly: what ICNR and resizing show at the first update, where they have no grid, is that floor. One seed
-each: differences of some hundredths of a decibel are within what another seed moves.
+Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
+in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic} dB. A batch holds a finite number of
+cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first update,
+where they have no grid, is that floor.
 
-**Claimed and found.** The note claims that ICNR starts without the checkerboard: {start}. It claims that ICNR trains
-faster, and ends with a lower loss than random kernels and than resizing: {end}.
+**Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
+half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
+its loss over the first fifth is lower than theirs with {faster}. And that it ends with the lowest loss: over
+the last tenth it is lower with {end}.
 """
 
 
-def write_page():
-    """docs/subpixel.md and its two pictures, from the four finished runs."""
-    lines, steps, first, last = [], 0, {}, {}
+def spread(values, digits):
+    """The mean of one value a seed and their standard deviation, in words."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def lower(ours, theirs):
+    """With how many seeds one value is below the other, in words: "2 of 3"."""
+    return f"{int(np.sum(np.less(ours, theirs)))} of {len(ours)}"
+
+
+def write_page(seeds):
+    """docs/subpixel.md and its two pictures, from the finished runs of four arms by each of the seeds."""
+    lines, first, early, late = [], {}, {}, {}
     for row in ARMS:
-        (steps_logged, loss), (_, board), (_, validation) = (
-            curve_of(row, key) for key in ("mse_loss", "checkerboard", "val_psnr_y")
+        (steps, loss), (_, board), (_, validation) = (
+            curves_of(row, seeds, key) for key in ("mse_loss", "checkerboard", "val_psnr_y")
         )
-        steps, tenth = steps_logged[-1], max(len(loss) // 10, 1)
-        cells = [f"{model.build_generator(config_of(row)).count_params():,}", f"{validation[-1]:.2f}"]
-        cells += [f"{np.mean(loss[-tenth:]):.5f}", f"{board[0]:.2f}", f"{smooth(board)[tenth]:.2f}"]
-        cells += [f"{np.mean(board[-tenth:]):.2f}"]
+        tenth, fifth = (max(len(steps) // share, 1) for share in (10, 5))
+        first[row.name] = board[:, 0]
+        early[row.name], late[row.name] = loss[:, :fifth].mean(1), loss[:, -tenth:].mean(1)
+        cells = [f"{model.build_generator(config_of(row)).count_params():,}", spread(validation[:, -1], 2)]
+        cells += [spread(early[row.name], 4), spread(late[row.name], 5)]
+        cells += [spread(values, 2) for values in (board[:, 0], smooth(board)[:, tenth], board[:, -tenth:].mean(1))]
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
-        first[row.name], last[row.name] = board[0], np.mean(loss[-tenth:])
-    draw_curves(DOCS / "subpixel_curves.png")
+    draw_curves(DOCS / "subpixel_curves.png", seeds)
     photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
     start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
     utils.write_image(DOCS / "subpixel_start.png", utils.picture_grid([start]))
-    about = runs.read_about(runs.root() / reproduce.run_name(ARMS[0].name) / "config.json")
-    others = {name: last[name] for name in ("small-random", "small-resize")}
-    lower = [name for name in others if last["small-icnr"] < others[name]]
-    end = {0: "it ended above both", 1: f"it ended below {''.join(lower)} alone", 2: "so it did"}[len(lower)]
+    about = runs.read_about(runs.root() / run_name(seeded(ARMS[0], seeds[0]).name) / "config.json")
+
+    def against_both(values):
+        random, resize = (lower(values["small-icnr"], values[name]) for name in ("small-random", "small-resize"))
+        return f"{random} and {resize} seeds"
+
     text = TEXT.format(
-        start="so it does" if first["small-icnr"] < first["small-random"] / 2 else "it does not",
-        end=f"{end} ({last['small-icnr']:.5f} against {' and '.join(f'{loss:.5f}' for loss in others.values())})",
+        start=lower(first["small-icnr"], first["small-random"] / 2),
+        faster=against_both(early),
+        end=against_both(late),
         titles=", ".join(row.title for row in ARMS),
-        steps=steps,
+        seeds=len(seeds),
+        steps=steps[-1],
         blocks=about["config"].MODEL.blocks,
         width=about["config"].MODEL.width,
         images=about["data"]["images"],
         table="\n".join(lines),
-        bicubic=f"{curve_of(ARMS[0], 'val_bicubic')[1][-1]:.2f}",
+        bicubic=f"{curves_of(ARMS[0], seeds, 'val_bicubic')[1][0, -1]:.2f}",
     )
     utils.write_atomically(DOCS / "subpixel.md", lambda temporary: temporary.write_text(text))
 
@@ -157,7 +192,9 @@ def parse_arguments():
         description=__doc__.split("\n")[0], epilog="example: python subpixel.py --minutes 5 --data ~/photos"
     )
     minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
-    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each arm, on two quiet cores (default: 5)")
+    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each run, on two quiet cores (default: 5)")
+    count = utils.number(int, 1, 100, "a whole number from 1 to 100")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default: 3)")
     parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
     parser.add_argument("--report", action="store_true", help="train nothing, write docs/subpixel.md")
     return parser.parse_args()
@@ -165,11 +202,13 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    for row in () if args.report else ARMS:
+    seeds = range(args.seeds)
+    rows = [seeded(row, seed) for seed in seeds for row in ARMS]
+    for row in () if args.report else rows:
         reproduce.train_row(row, args.minutes, args.data, SMALL)
-    if missing := [row.title for row in ARMS if not reproduce.is_finished(row)]:
+    if missing := [run_name(row.name) for row in rows if not reproduce.is_finished(row)]:
         raise UserError(f"not trained yet: {', '.join(missing)}")
-    write_page()
+    write_page(seeds)
     print(f"written: {DOCS / 'subpixel.md'} and its pictures")
 
 

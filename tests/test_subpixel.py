@@ -1,11 +1,16 @@
 """The study of upsamplers: its page and pictures from four tiny runs."""
 
+import json
+
 import numpy as np
+import pytest
 
 import reproduce
+import rows
 import state
 import subpixel
 import utils
+from config import make_config
 
 
 def test_arms_differ_in_the_upsampler_alone():
@@ -24,26 +29,40 @@ def test_first_outputs_show_the_grid():
     assert max(icnr, resize) < 1 and min(random, deconv) > 5, rows
 
 
+def plant(root, row, value, steps=100):
+    """A finished run of an arm whose log is made up."""
+    config = make_config(overrides=[*subpixel.SMALL, f"TRAIN.steps={steps}"])
+    run = subpixel.runs.Run(root / rows.run_name(row.name), "srresnet", "slides", config)
+    subpixel.runs.create(run, {"data": {"images": 12}})
+    lines = [{"step": s, "mse_loss": value / s, "checkerboard": 1.0 + value} for s in range(5, steps + 5, 5)]
+    lines[-1] |= {"val_psnr_y": 24.0 + value, "val_bicubic": 28.0}
+    (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run.directory / subpixel.runs.WEIGHTS).write_bytes(b"")
+    state.save_checkpoint(run.directory, steps, {})
+    assert reproduce.is_finished(row)
+
+
 def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
-    """Planted logs: what stands in the table is theirs."""
-    import json
-
-    from config import make_config
-
+    """Planted logs of two seeds: what stands in the table is their mean and spread, and the claims count the seeds."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     monkeypatch.setattr(subpixel, "DOCS", tmp_path / "docs")
     for i, row in enumerate(subpixel.ARMS):
-        config = make_config(overrides=[*subpixel.SMALL, "TRAIN.steps=100"])
-        run = subpixel.runs.Run(tmp_path / reproduce.run_name(row.name), "srresnet", "slides", config)
-        subpixel.runs.create(run, {"data": {"images": 12}})
-        lines = [{"step": s, "mse_loss": (1 + i) / s, "checkerboard": 2.0 + i} for s in range(5, 105, 5)]
-        lines[-1] |= {"val_psnr_y": 25.0 + i, "val_bicubic": 28.0}
-        (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (run.directory / subpixel.runs.WEIGHTS).write_bytes(b"")
-        state.save_checkpoint(run.directory, 100, {})
-        assert reproduce.is_finished(row)
-    subpixel.write_page()
+        for seed in (0, 1):
+            plant(tmp_path, subpixel.seeded(row, seed), 1 + i * (2 - 3 * seed) % 5)  # 1 3 5 2, and 1 5 4 3
+    subpixel.write_page(range(2))
     page = (tmp_path / "docs" / "subpixel.md").read_text()
-    assert "| 27.00 | 0.03079 | 4.00 | 4.00 | 4.00 |" in page and "12 photographs" in page and "28.00 dB" in page
+    assert "12 photographs" in page and "28.00 dB" in page and "with 2 seeds" in page
+    share = np.mean([1 / 95, 1 / 100])  # the planted losses' last tenth: a value over its step
+    assert f"| 28.00 ± 1.41 | 0.4167 ± 0.1473 | {4 * share:.5f} ± {2**0.5 * share:.5f} | 5.00 ± 1.41 |" in page  # 3, 5
+    assert f"| {4.5 * share:.5f} ± {0.5**0.5 * share:.5f} | 5.50 ± 0.71 |" in page  # 5, 4
+    assert "lower with 2 of 2 and 2 of 2 seeds" in page.replace("\n", " ") and "kernels' with 1 of 2 seeds" in page
     assert utils.read_image(tmp_path / "docs" / "subpixel_curves.png").shape[0] > 200
     assert utils.read_image(tmp_path / "docs" / "subpixel_start.png").shape == (128, 4 * 192 + 12, 3)
+
+
+def test_runs_of_other_lengths_are_not_averaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    for seed in (0, 1):
+        plant(tmp_path, subpixel.seeded(subpixel.ARMS[0], seed), 1, steps=100 + 50 * seed)
+    with pytest.raises(utils.UserError, match="not equally long"):
+        subpixel.curves_of(subpixel.ARMS[0], (0, 1), "mse_loss")

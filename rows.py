@@ -1,0 +1,98 @@
+"""The rows of the paper's Tables 1 and 2: what each is, and the command of train.py that trains it."""
+
+from typing import NamedTuple
+
+# What every row that begins with random weights is trained by, whatever its paper says: minutes are too short for their
+# rules, and one rule for all compares the networks. Rows that begin with another's weights keep their paper's rule.
+SAME_RULE = {
+    "TRAIN.optimizer": "adam",
+    "TRAIN.learning_rate": 1e-3,
+    "TRAIN.schedule": "cosine",
+    "TRAIN.batch": 16,
+    "TRAIN.last_layer_rate": 1,
+    "TRAIN.clip_value": 0,
+    "TRAIN.weight_decay": 0,
+    "TRAIN.ema": 0.999,
+}
+# Of every row: the paper's networks to the letter. A budget this small does more in many updates on small crops than
+# in few on the paper's of 96.
+ALL = {"DATA.crop": 64, "MODEL.skip": "none", "TRAIN.shift": False}
+
+
+class Row(NamedTuple):
+    """A row of the tables: its run's name, train.py's arguments, what an update takes, and what it is."""
+
+    name: str
+    arguments: tuple
+    seconds: float  # of two quiet cores, as estimated from short trials
+    title: str
+    paper: str | None = None  # its name in tables.PAPER
+    after: str | None = None  # the row whose weights it begins with
+    sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
+    settings: dict = {}  # where it departs from what all have
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, where the SRGAN's has no figures of it
+
+
+def after_mse(preset, seconds, title, paper):
+    """A row of Table 1 that begins with SRResNet-MSE's weights."""
+    return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
+
+
+VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7251)}
+JOHNSON = {"Set5": (27.09, 0.7680)}
+JOHNSON_PIXEL = {"Set5": (28.40, 0.8205)}
+DRCN = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
+ROWS = (
+    Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN"),
+    Row("espcn", ("--model", "espcn"), 0.034, "ESPCN", "ESPCN"),
+    Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, about equal work"),
+    Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR", own=VDSR),
+    Row("drcn", ("--model", "drcn"), 24.0, "DRCN", "DRCN", sets=("Set5",), settings=DRCN),
+    Row(
+        "johnson-pixel",
+        ("--model", "johnson"),
+        0.48,
+        "Johnson et al., pixel loss",
+        own=JOHNSON_PIXEL,
+        settings={"TRAIN.loss": "mse"},
+    ),
+    Row("johnson", ("--model", "johnson"), 0.29, "Johnson et al., feature loss", own=JOHNSON, after="johnson-pixel"),
+    Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
+    after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
+    Row("random-init", ("--upsampler-init", "random"), 0.73, "SRResNet, sub-pixel convolutions not by ICNR"),
+    Row("resize", ("--upsampler", "resize"), 0.75, "SRResNet, nearest-neighbour resizing and convolutions"),
+    Row("deconv", ("--upsampler", "deconv"), 0.73, "SRResNet, transposed convolutions"),
+    after_mse("srgan-mse", 1.8, "SRGAN-MSE", "SRGAN-MSE"),
+    after_mse("srgan-vgg22", 2.3, "SRGAN-VGG22", "SRGAN-VGG22"),
+    after_mse("srgan-vgg54", 2.5, "SRGAN-VGG54", "SRGAN"),
+    after_mse("slides", 2.5, "SRGAN by the slides' loss", None)._replace(
+        arguments=("--mode", "srgan"), name="srgan-slides"
+    ),
+)
+
+
+def steps_of(row, minutes):
+    """The updates that a row gets for its time, at least one."""
+    return max(int(60 * minutes / row.seconds), 1)
+
+
+def run_name(name):
+    """The name of a row's run."""
+    return f"row-{name}"
+
+
+def rule_of(row):
+    """The settings {"SECTION.key": value} that a row is trained with, whatever its preset or network says."""
+    return ALL | (SAME_RULE if row.after is None else {}) | row.settings
+
+
+def command_of(row, minutes, data_directory=None, overrides=()):
+    """train.py's arguments for a row that has not begun, which is saved about ten times and validated twice."""
+    steps = steps_of(row, minutes)
+    settings = rule_of(row) | {"TRAIN.save_every": max(steps // 10, 1), "TRAIN.validate_every": max(steps // 2, 1)}
+    command = [*row.arguments, "--name", run_name(row.name), "--steps", str(steps)]
+    command += ("--init", run_name(row.after)) if row.after else ()
+    command += ("--data", data_directory) if data_directory else ()
+    for setting in (*(f"{key}={value}" for key, value in settings.items()), *overrides):
+        command += ("--set", setting)
+    return command
