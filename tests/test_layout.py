@@ -15,7 +15,7 @@ FLOORS = [
     {"logs", "metrics", "data", "doctor", "model", "formats", "video"},
     {"runs", "validation", "testsets"},
     {"state", "tables", "explain", "tiles", "rows"},
-    {"figures", "results"},
+    {"figures", "results", "launch"},
     {"report", "study", "curves"},
     {"demo_watch", "train", "evaluate", "upscale", "stimuli", "opinions", "mos"},
     {"benchmark", "export", "reproduce", "compare"},
