@@ -56,7 +56,15 @@ ROWS = (
         own=JOHNSON_PIXEL,
         settings={"TRAIN.loss": "mse"},
     ),
-    Row("johnson", ("--model", "johnson"), 0.29, "Johnson et al., feature loss", own=JOHNSON, after="johnson-pixel"),
+    Row(
+        "johnson",
+        ("--model", "johnson"),
+        0.29,
+        "Johnson et al., feature loss",
+        own=JOHNSON,
+        after="johnson-pixel",
+        settings={"TRAIN.schedule": "cosine"},  # its constant 1e-3 leaves the colours unsteady
+    ),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
     Row("random-init", ("--upsampler-init", "random"), 0.73, "SRResNet, sub-pixel convolutions not by ICNR"),
