@@ -89,10 +89,7 @@ def read_plan(args):
 
 def read_new(args):
     """The Plan of a new run, and of the SRResNet run before a GAN that finds no weights to begin with."""
-    args.preset = args.preset or "slides"
-    args.mode = args.mode or next(iter(PRESETS[args.preset]))
-    overrides = args.set + settings_of(args, WHAT | HOW)
-    config = make_config(args.mode, args.preset, overrides)
+    config, overrides = read_config(args)
     name = runs.new_name(runs.kind_of(args.mode, config)) if args.name is None else args.name
     jobs = [runs.Run(runs.check_name(name), args.mode, args.preset, config)]
     init = None if args.init is None else check_init(args.init, config)
@@ -148,6 +145,14 @@ def read_resumed(args):
         return None
     changed = about if args.steps is not None else None  # it shares the configuration
     return Plan([run], photographs, data_facts, None, vgg_path, resumed=True, about=changed)
+
+
+def read_config(args):
+    """(configuration, ["SECTION.key=value"] by hand) of a new run; the mode and preset of `args` are filled in."""
+    args.preset = args.preset or "slides"
+    args.mode = args.mode or next(iter(PRESETS[args.preset]))
+    overrides = args.set + settings_of(args, WHAT | HOW)
+    return make_config(args.mode, args.preset, overrides), overrides
 
 
 def settings_of(args, flags):

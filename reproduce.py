@@ -15,17 +15,18 @@ import numpy as np
 
 import data
 import download
+import launch
 import runs
 import utils
 from config import make_config
 from logs import read_metrics
 from results import page_of
-from rows import ALL, ROWS, SAME_RULE, command_of, rule_of, run_name, steps_of
+from rows import ROWS, command_of, run_name, steps_of
 from state import newest_step
 from utils import UserError
 
-RESULTS = runs.HERE / "docs" / "results.json"
-PAGE = runs.HERE / "docs" / "results.md"
+PICTURES = runs.HERE / "samples" / "reproduce"
+LENGTH = {"TRAIN.steps", "TRAIN.init_steps", "TRAIN.save_every", "TRAIN.validate_every", "TRAIN.log_every"}
 
 
 def is_finished(row):
@@ -40,7 +41,11 @@ def train_row(row, minutes, data_directory, overrides):
     """Train a row, or go on with it. Raises UserError if train.py does not come to the end."""
     name = run_name(row.name)
     if is_finished(row):
-        print(f"{name}: done before")
+        done, wanted = runs.read_about(runs.root() / name / "config.json")["config"].TRAIN.steps, steps_of(row, minutes)
+        print(
+            f"{name}: done before, {done:,} updates"
+            + f" (and not {wanted:,}: remove {runs.root() / name} to train it anew)" * (done != wanted)
+        )
         return
     command = command_of(row, minutes, data_directory, overrides)
     if (runs.root() / name / "config.json").is_file():
@@ -56,12 +61,23 @@ def train_row(row, minutes, data_directory, overrides):
         raise UserError(f"{name} has not come to its end; the same command goes on with it")
 
 
+def common_settings(row, begins_with):
+    """All settings {"SECTION.key": value} that a row would have with nothing of its own.
+
+    begins_with: the name of the run whose weights it begins with, or None.
+    """
+    plain = row._replace(after=begins_with, settings={})
+    config, _ = launch.read_config(launch.parse_arguments(command_of(plain, 1)))
+    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
+
+
 def facts_of(row):
     """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
     directory = runs.root() / run_name(row.name)
     about, lines = runs.read_about(directory / "config.json"), read_metrics(directory)
-    config = about["config"]
-    ran = {name: config[name.split(".")[0]][name.split(".")[1]] for name in rule_of(row)}
+    config, init = about["config"], about.get("init")
+    common = common_settings(row, init)
+    ran = {name: config[name.split(".")[0]][name.split(".")[1]] for name in common if name not in LENGTH}
     each = [line["seconds_per_step"] for line in lines]  # a step, since the line before
     steps = [line["step"] for line in lines]
     hours = sum(seconds * (b - a) for seconds, a, b in zip(each, [0, *steps], steps, strict=False)) / 3600
@@ -70,7 +86,8 @@ def facts_of(row):
         "minutes": round(steps[-1] * row.seconds / 60, 1),  # as estimated
         "hours": round(hours, 3),
         "seconds_per_step": round(float(np.median(each)), 4),
-        "unlike": {name: value for name, value in ran.items() if value != (ALL | SAME_RULE).get(name)},
+        "init": init,
+        "unlike": {name: value for name, value in ran.items() if value != common[name]},
         "ema": config.TRAIN.ema,
         "vgg": about.get("vgg"),
         "commit": about.get("commit"),
@@ -80,13 +97,13 @@ def facts_of(row):
     }
 
 
-def score(names, data_directory, sets, out):
+def score(names, data_directory, sets):
     """Score rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
-    path, rows = out / "results.json", [run_name(name) for name in names]
+    path, rows = PICTURES / "results.json", [run_name(name) for name in names]
     command = ["--methods", ",".join(["bicubic", *rows]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
     if rows:
         command += ["--weights", *(runs.root() / row / runs.WEIGHTS for row in rows)]
-    command += ["--out", out, "--sets", ",".join(sets)]
+    command += ["--out", PICTURES, "--sets", ",".join(sets)]
     command += ["--data", data_directory] if data_directory else []
     if subprocess.run([sys.executable, runs.HERE / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
@@ -98,17 +115,15 @@ def score(names, data_directory, sets, out):
     return scores
 
 
-def score_new(rows, facts, before, data_directory, sets, out, keep):
+def score_new(rows, facts, before, data_directory, sets, keep):
     """Score what `before` has no scores of for the same weights; keep(scores) after each call of evaluate.py.
 
-    rows: [Row]; facts: {row name: facts_of}; before: an older content of docs/results.json, or {}; keep takes all
+    rows: [Row]; facts: {row name: facts_of}; before: an older content of results.json, or {}; keep takes all
     scores that there are, as score() gives them. Raises UserError.
     """
     wanted = tuple(data.find_test_sets(data_directory, sets))
-    same = {"bicubic"}
-    for row in rows:
-        if before.get("rows", {}).get(row.name, {}).get("sha256") == facts[row.name]["sha256"]:
-            same.add(row.name)
+    known = before.get("rows", {})
+    same = {"bicubic", *(name for name in known if facts.get(name, known[name])["sha256"] == known[name]["sha256"])}
     # Under another name than those of the known sets there may be other images today.
     scores = {
         name: {one: means for one, means in known.items() if one in data.TEST_SETS}
@@ -123,7 +138,7 @@ def score_new(rows, facts, before, data_directory, sets, out, keep):
     if "bicubic" in scores:
         keep(scores)
     for on, names in new.items():
-        found = score([name for name in names if name != "bicubic"], data_directory, on, out)
+        found = score([name for name in names if name != "bicubic"], data_directory, on)
         for name in names:
             scores[name] = scores.get(name, {}) | found[name]
         keep(scores)
@@ -146,13 +161,13 @@ def parse_arguments():
         metavar="SECTION.key=value",
         help="for a trial: a setting of every new row",
     )
-    add("--report", action="store_true", help="train nothing: score what is finished, write docs/results.md")
+    add("--report", action="store_true", help="train nothing: score what is finished, write the page")
     add(
         "--out",
         type=Path,
-        default=runs.HERE / "samples" / "reproduce",
+        default=PICTURES / "page",
         metavar="DIR",
-        help="where pictures and scores go",
+        help="where results.json and results.md are kept (default: samples/reproduce/page; docs has ours)",
     )
     args = parser.parse_args()
     names = [row.name for row in ROWS]
@@ -174,20 +189,24 @@ def main():
         print(f"{len(rows)} rows, about {total:.1f} hours on two quiet cores; Ctrl-C saves, the same command goes on")
         for row in rows:
             train_row(row, args.minutes, args.data, args.set)
+    path, page = args.out / "results.json", args.out / "results.md"
+    before = runs.read_json(path) if path.is_file() else {"rows": {}, "scores": {}}
     finished = [row for row in ROWS if is_finished(row)]
-    if not finished:
+    if not finished and not before["rows"]:
         raise UserError("no row is finished, there is nothing to report")
-    facts = {row.name: facts_of(row) for row in finished}
-    before = runs.read_json(RESULTS) if RESULTS.is_file() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
+    facts = before["rows"] | {row.name: facts_of(row) for row in finished}  # those of before may have lost their runs
+    args.out.mkdir(parents=True, exist_ok=True)
 
     def keep(scores):
         results = {"rows": facts, "scores": scores}
-        runs.write_json(RESULTS, results)
-        utils.write_atomically(PAGE, lambda temporary: temporary.write_text(page_of(results)))
+        runs.write_json(path, results)
+        utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results)))
 
-    score_new(finished, facts, before, args.data, args.sets, args.out, keep)
-    print(f"written: {PAGE}, {RESULTS}")
+    if finished:
+        score_new(finished, facts, before, args.data, args.sets, keep)
+    else:
+        keep(before["scores"])
+    print(f"written: {page}, {path}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +25,18 @@ SMALL = [part for setting in TINY_SETTINGS if "batch" not in setting for part in
 def test_a_row_from_nothing_to_the_page(run, clone):
     result = run("reproduce.py", "--rows=espcn", "--minutes=0.002", "--sets=samples", *SMALL)
     assert result.returncode == 0, result.stderr
-    results = json.loads((clone / "docs" / "results.json").read_text())
+    directory = clone / "samples" / "reproduce" / "page"
+    results = json.loads((directory / "results.json").read_text())
     assert results["rows"]["espcn"]["steps"] == 3 and set(results["scores"]) == {"bicubic", "espcn"}
-    page = (clone / "docs" / "results.md").read_text()
+    page = (directory / "results.md").read_text()
     psnr = results["scores"]["espcn"]["samples"]["psnr_y"]
-    assert f"| ESPCN | 3 | 0.00 | {psnr:.2f} / " in page
-    assert "3 photographs" not in page and str(results["rows"]["espcn"]["data"]["images"]) + " photographs" in page
+    assert re.search(rf"\| ESPCN \| 3 \| [\d.]+ \| 0\.00 \| {psnr:.2f} / ", page)
+    assert f" {results['rows']['espcn']['data']['images']} photographs" in page
+    assert "`MODEL.width=8`" in page  # a trial is told of as one
+    shutil.rmtree(clone / "checkpoint" / "row-espcn")
+    (directory / "results.md").unlink()
+    assert run("reproduce.py", "--report").returncode == 0  # what was known stays known
+    assert (directory / "results.md").read_text() == page
 
 
 def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, capsys):
@@ -51,6 +59,7 @@ def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, 
     assert "row-srcnn: done before" in capsys.readouterr().out
     facts = reproduce.facts_of(row)
     assert facts["unlike"]["DATA.crop"] == 96 and "TRAIN.batch" not in facts["unlike"]  # begun by another rule
+    assert facts["unlike"]["MODEL.network"] == "srresnet" and "TRAIN.steps" not in facts["unlike"]
     assert (facts["steps"], facts["hours"], facts["seconds_per_step"], facts["curve"]) == (30, 0.5, 60.0, {30: 25.123})
 
 
@@ -98,7 +107,7 @@ def test_sigterm_lets_the_row_save(tmp_path):
         (["--rows=espnc"], "there is no row called espnc"),
         (["--minutes=0"], "above zero"),
         (["--set=TRAIN.stepz=1"], "did you mean TRAIN.steps"),
-        (["--report"], "no row is finished"),
+        (["--report", "--out=nowhere"], "no row is finished"),
     ],
 )
 def test_mistakes_are_one_sentence(run, arguments, words, monkeypatch, tmp_path):
@@ -112,15 +121,13 @@ def test_only_what_is_new_is_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.data, "find_test_sets", lambda root, sets: dict.fromkeys(sets or ("Set5", "Set14")))
     calls, kept = [], []
 
-    def score(names, root, sets, out):
+    def score(names, root, sets):
         calls.append((names, sets))
         return {name: dict.fromkeys(sets, len(calls)) for name in ("bicubic", *names)}
 
     def scores_of(rows, before, sets=None):
         calls.clear(), kept.clear()
-        reproduce.score_new(
-            rows, facts, before, None, sets, tmp_path, lambda scores: kept.append(copy.deepcopy(scores))
-        )
+        reproduce.score_new(rows, facts, before, None, sets, lambda scores: kept.append(copy.deepcopy(scores)))
         return kept[-1]
 
     monkeypatch.setattr(reproduce, "score", score)

