@@ -1,12 +1,14 @@
 """How the generator's upsampler starts and learns: four arms, trained equally long, by several seeds each.
 
-It writes docs/subpixel.md, and goes on where it was stopped.
+It writes subpixel.md, ours into docs, and goes on where it was stopped.
 
 The two notes it looks at: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
 Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -23,14 +25,13 @@ from utils import LazyModule, UserError
 keras = LazyModule("keras")
 pyplot = LazyModule("matplotlib.pyplot")
 
-DOCS = runs.HERE / "docs"
 SMALL = ("MODEL.blocks=4", "MODEL.width=32", "MODEL.skip=none")
 SMALL += ("TRAIN.log_every=5", "TRAIN.validate_every=100", "TRAIN.ema=0")
 SECONDS = 0.35  # an update of these small generators on two cores, estimated
 ARMS = (
-    Row("small-icnr", ("--upsampler-init", "icnr"), SECONDS, "sub-pixel convolution, ICNR"),
-    Row("small-random", ("--upsampler-init", "random"), SECONDS, "sub-pixel convolution, random"),
-    Row("small-resize", ("--upsampler", "resize"), SECONDS, "nearest resizing, convolution"),
+    Row("small-icnr", ("--upsampler-init", "icnr"), SECONDS, "sub-pixel convolution by ICNR"),
+    Row("small-random", ("--upsampler-init", "random"), SECONDS, "sub-pixel convolution, random kernels"),
+    Row("small-resize", ("--upsampler", "resize"), SECONDS, "nearest resizing and convolution"),
     Row("small-deconv", ("--upsampler", "deconv"), SECONDS, "transposed convolution 3×3"),
 )
 
@@ -58,16 +59,35 @@ def first_outputs(lr_u8):
     return pictures
 
 
-def curves_of(row, seeds, key):
-    """(steps, values [seeds, steps]) of a key of metrics.jsonl, a row a seed. Raises UserError if the runs differ."""
-    steps, values = set(), []
-    for seed in seeds:
-        lines = [line for line in read_metrics(runs.root() / run_name(seeded(row, seed).name)) if key in line]
-        steps.add(tuple(line["step"] for line in lines))
-        values.append([line[key] for line in lines])
-    if len(steps) > 1:
-        raise UserError(f"the runs of {row.title} are not equally long; train them anew")
-    return steps.pop(), np.array(values)
+def read_study(seeds):
+    """What the finished runs of all arms by these seeds logged, as subpixel.json keeps it. Raises UserError.
+
+    {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "arms": {name: {"parameters": number,
+    "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped has logged
+    more steps than others: those of all are kept.
+    """
+    logs = {row.name: [lines_of(seeded(row, seed)) for seed in seeds] for row in ARMS}
+    every = [log for of_seeds in logs.values() for log in of_seeds]
+    if len({max(log) for log in every}) > 1:
+        raise UserError("the runs are not equally long: remove those that are shorter, and they are trained anew")
+    steps = sorted(set.intersection(*(set(log) for log in every)))
+    arms = {}
+    for row in ARMS:
+        arms[row.name] = {"parameters": model.build_generator(config_of(row)).count_params()}
+        for key in ("mse_loss", "checkerboard"):
+            arms[row.name][key] = [[log[step][key] for step in steps] for log in logs[row.name]]
+        arms[row.name]["validation"] = [log[steps[-1]]["val_psnr_y"] for log in logs[row.name]]
+    about = runs.read_about(runs.root() / run_name(seeded(ARMS[0], seeds[0]).name) / "config.json")
+    sizes = {key: about["config"].MODEL[key] for key in ("blocks", "width")}
+    bicubic = every[0][steps[-1]]["val_bicubic"]
+    return {"steps": steps, "seeds": len(seeds), **sizes, "images": about["data"]["images"], "bicubic": bicubic} | {
+        "arms": arms
+    }
+
+
+def lines_of(row):
+    """{step: line} of a run's metrics.jsonl."""
+    return {line["step"]: line for line in read_metrics(runs.root() / run_name(row.name))}
 
 
 def smooth(values, width=9):
@@ -76,27 +96,25 @@ def smooth(values, width=9):
     return np.stack(means, -1)
 
 
-def draw_curves(path, seeds):
+def draw_curves(path, study):
     """Pixel loss and strength of the grid over the updates: an arm's mean a line, its seeds the band; as a PNG."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for row in ARMS:
         for axis, key in zip(axes, ("mse_loss", "checkerboard"), strict=True):
-            steps, values = curves_of(row, seeds, key)
-            values = smooth(values)
+            steps, values = study["steps"], smooth(np.array(study["arms"][row.name][key]))
             [line] = axis.plot(steps, values.mean(0), label=row.title, linewidth=1.2)
             axis.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     for axis, title in zip(axes, ("pixel loss", "checkerboard, grey levels of 255"), strict=True):
         axis.set(title=title, xlabel="update", yscale="log")
         axis.grid(alpha=0.3)
     axes[0].legend()
-    path.parent.mkdir(exist_ok=True)
     utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))
     pyplot.close(figure)
 
 
 TEXT = """# Sub-pixel convolution: the same as a transposed one, and its checkerboard
 
-Written by `python subpixel.py`.
+Written by `python subpixel.py` from [subpixel.json](subpixel.json).
 
 **The same.** A convolution to r²·C maps followed by a pixel shuffle is a transposed convolution of stride r, and the
 reverse. With the kernels K [k, k, C_in, r²·C] of the one and W [r·k, r·k, C, C_in] of the other
@@ -125,9 +143,9 @@ has a quarter of the weights of a sub-pixel one, and of its work.
 {table}
 
 Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
-in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic} dB. A batch holds a finite number of
-cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first update,
-where they have no grid, is that floor.
+in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB. A batch holds a finite number
+of cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first
+update, where they have no grid, is that floor.
 
 **Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
 half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
@@ -147,44 +165,45 @@ def lower(ours, theirs):
     return f"{int(np.sum(np.less(ours, theirs)))} of {len(ours)}"
 
 
-def write_page(seeds):
-    """docs/subpixel.md and its two pictures, from the finished runs of four arms by each of the seeds."""
+def page_of(study):
+    """The text of subpixel.md, all of it from what read_study gave."""
     lines, first, early, late = [], {}, {}, {}
+    tenth, fifth = (max(len(study["steps"]) // share, 1) for share in (10, 5))
     for row in ARMS:
-        (steps, loss), (_, board), (_, validation) = (
-            curves_of(row, seeds, key) for key in ("mse_loss", "checkerboard", "val_psnr_y")
-        )
-        tenth, fifth = (max(len(steps) // share, 1) for share in (10, 5))
+        arm = study["arms"][row.name]
+        loss, board = (np.array(arm[key]) for key in ("mse_loss", "checkerboard"))
         first[row.name] = board[:, 0]
         early[row.name], late[row.name] = loss[:, :fifth].mean(1), loss[:, -tenth:].mean(1)
-        cells = [f"{model.build_generator(config_of(row)).count_params():,}", spread(validation[:, -1], 2)]
+        cells = [f"{arm['parameters']:,}", spread(arm["validation"], 2)]
         cells += [spread(early[row.name], 4), spread(late[row.name], 5)]
         cells += [spread(values, 2) for values in (board[:, 0], smooth(board)[:, tenth], board[:, -tenth:].mean(1))]
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
-    draw_curves(DOCS / "subpixel_curves.png", seeds)
-    photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
-    start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
-    utils.write_image(DOCS / "subpixel_start.png", utils.picture_grid([start]))
-    about = runs.read_about(runs.root() / run_name(seeded(ARMS[0], seeds[0]).name) / "config.json")
 
     def against_both(values):
         random, resize = (lower(values["small-icnr"], values[name]) for name in ("small-random", "small-resize"))
         return f"{random} and {resize} seeds"
 
-    text = TEXT.format(
+    facts = {key: study[key] for key in ("seeds", "blocks", "width", "images", "bicubic")}
+    return TEXT.format(
+        **facts,
         start=lower(first["small-icnr"], first["small-random"] / 2),
         faster=against_both(early),
         end=against_both(late),
-        titles=", ".join(row.title for row in ARMS),
-        seeds=len(seeds),
-        steps=steps[-1],
-        blocks=about["config"].MODEL.blocks,
-        width=about["config"].MODEL.width,
-        images=about["data"]["images"],
+        titles="; ".join(row.title for row in ARMS),
+        steps=study["steps"][-1],
         table="\n".join(lines),
-        bicubic=f"{curves_of(ARMS[0], seeds, 'val_bicubic')[1][0, -1]:.2f}",
     )
-    utils.write_atomically(DOCS / "subpixel.md", lambda temporary: temporary.write_text(text))
+
+
+def write_page(study, out):
+    """subpixel.md, its figures as subpixel.json and its two pictures, into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
+    start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
+    utils.write_image(out / "subpixel_start.png", utils.picture_grid([start]))
+    draw_curves(out / "subpixel_curves.png", study)
+    for name, text in (("subpixel.json", json.dumps(study) + "\n"), ("subpixel.md", page_of(study))):
+        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text))
 
 
 def parse_arguments():
@@ -196,7 +215,14 @@ def parse_arguments():
     count = utils.number(int, 1, 100, "a whole number from 1 to 100")
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default: 3)")
     parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
-    parser.add_argument("--report", action="store_true", help="train nothing, write docs/subpixel.md")
+    parser.add_argument("--report", action="store_true", help="train nothing, write the page of finished runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=runs.HERE / "samples" / "subpixel",
+        metavar="DIR",
+        help="where the page and its pictures go (default: samples/subpixel; docs has ours)",
+    )
     return parser.parse_args()
 
 
@@ -208,8 +234,8 @@ def main():
         reproduce.train_row(row, args.minutes, args.data, SMALL)
     if missing := [run_name(row.name) for row in rows if not reproduce.is_finished(row)]:
         raise UserError(f"not trained yet: {', '.join(missing)}")
-    write_page(seeds)
-    print(f"written: {DOCS / 'subpixel.md'} and its pictures")
+    write_page(read_study(seeds), args.out)
+    print(f"written: {args.out / 'subpixel.md'}, its figures and its pictures")
 
 
 if __name__ == "__main__":

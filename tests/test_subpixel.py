@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 
 import reproduce
 import rows
@@ -45,11 +46,13 @@ def plant(root, row, value, steps=100):
 def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     """Planted logs of two seeds: what stands in the table is their mean and spread, and the claims count the seeds."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    monkeypatch.setattr(subpixel, "DOCS", tmp_path / "docs")
     for i, row in enumerate(subpixel.ARMS):
         for seed in (0, 1):
             plant(tmp_path, subpixel.seeded(row, seed), 1 + i * (2 - 3 * seed) % 5)  # 1 3 5 2, and 1 5 4 3
-    subpixel.write_page(range(2))
+    resumed = tmp_path / "row-small-random-1" / "metrics.jsonl"  # has logged where it was stopped as well
+    resumed.write_text(resumed.read_text() + '{"step": 42, "mse_loss": 9.0, "checkerboard": 9.0}\n')
+    study = subpixel.read_study((0, 1))
+    subpixel.write_page(study, tmp_path / "docs")
     page = (tmp_path / "docs" / "subpixel.md").read_text()
     assert "12 photographs" in page and "28.00 dB" in page and "with 2 seeds" in page
     share = np.mean([1 / 95, 1 / 100])  # the planted losses' last tenth: a value over its step
@@ -58,11 +61,17 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     assert "lower with 2 of 2 and 2 of 2 seeds" in page.replace("\n", " ") and "kernels' with 1 of 2 seeds" in page
     assert utils.read_image(tmp_path / "docs" / "subpixel_curves.png").shape[0] > 200
     assert utils.read_image(tmp_path / "docs" / "subpixel_start.png").shape == (128, 4 * 192 + 12, 3)
+    assert json.loads((tmp_path / "docs" / "subpixel.json").read_text()) == study
 
 
 def test_runs_of_other_lengths_are_not_averaged(tmp_path, monkeypatch):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    for seed in (0, 1):
-        plant(tmp_path, subpixel.seeded(subpixel.ARMS[0], seed), 1, steps=100 + 50 * seed)
+    for row in subpixel.ARMS:
+        plant(tmp_path, subpixel.seeded(row, 0), 1, steps=150 if row.name == "small-deconv" else 100)
     with pytest.raises(utils.UserError, match="not equally long"):
-        subpixel.curves_of(subpixel.ARMS[0], (0, 1), "mse_loss")
+        subpixel.read_study((0,))
+
+
+def test_the_committed_page_is_made_of_the_committed_figures():
+    study = json.loads((PROJECT / "docs" / "subpixel.json").read_text())
+    assert subpixel.page_of(study) == (PROJECT / "docs" / "subpixel.md").read_text()
