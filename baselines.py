@@ -8,7 +8,7 @@ that differs from the papers.
 
 import numpy as np
 
-from layers import batch_norm, bicubic, conv
+from layers import batch_norm, bicubic, conv, deconv
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -93,7 +93,7 @@ def johnson(lr_01, config, folded=False):
         x = normalised(conv(x, config.width, 3, f"block{i}_conv2"), f"block{i}_bn2")
         x = keras.layers.Add(name=f"block{i}_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
-        x = keras.layers.Conv2DTranspose(config.width, 3, strides=2, padding="same", name=f"upsample{i}_conv")(x)
-        x = relu(normalised(x, f"upsample{i}_bn"), f"upsample{i}_relu")
+        x = normalised(deconv(x, config.width, f"upsample{i}_conv"), f"upsample{i}_bn")
+        x = relu(x, f"upsample{i}_relu")
     activation = None if config.output == "linear" else config.output
     return conv(x, 3, 9, "tail_conv", activation=activation, dtype=keras.config.floatx())

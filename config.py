@@ -113,8 +113,9 @@ PRESETS["paper"] = PRESETS["srgan-vgg54"]
 VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
 
 # Sizes, loss and training rule of the other networks, from their papers where those tell. Rates that were for summed
-# squares are converted to the mean: SRCNN's 1e-4 times half of its 21×21 outputs, VDSR's 0.1 times half of 41×41.
-# VDSR's weight decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours, which is 840 times that.
+# squares are converted to the mean: SRCNN's 1e-4 times half of the 17×17 outputs that 9-5-5 has of its 33×33 crops,
+# VDSR's 0.1 times half of 41×41. VDSR's weight decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours,
+# which is 840 times that.
 NO_SKIP = {"MODEL.skip": "none"}  # the preset that they stand beside has one
 LUMA = NO_SKIP | {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
 SGD = {"TRAIN.optimizer": "sgd"}
@@ -123,7 +124,7 @@ NETWORK_SETTINGS = {
     "tensorlayer": NO_SKIP | {"MODEL.output": "tanh"},
     "srcnn": LUMA
     | SGD
-    | {"TRAIN.learning_rate": 0.022, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
+    | {"TRAIN.learning_rate": 0.0145, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
     "espcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64},
     "vdsr": LUMA
     | SGD
@@ -281,6 +282,8 @@ def check_config(config):
         raise UserError(f"MODEL.skip is of srresnet, not of {model.network}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
         raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
+    if config.TRAIN.loss == "luma" and NETWORK_SETTINGS[model.network].get("TRAIN.loss") != "luma":
+        raise UserError(f"TRAIN.loss=luma is of networks that see luma alone; {model.network} would learn no colours")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":
         raise UserError("TRAIN.last_layer_rate works with TRAIN.optimizer=sgd: Adam's updates do not depend on it")
     if 0 < config.VGG.resize < 32:

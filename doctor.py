@@ -44,6 +44,7 @@ def terms_of(values):
     return [name for name in values if f"{name}_grad" in values]
 
 
+FAINT = "tv_loss"  # the paper's weight of it, 2e-8, is this small
 SCHEDULED = "recursion_loss"  # DRCN's: it and the pixel loss beside it are weak by turns, as they are meant to be
 
 
@@ -96,7 +97,8 @@ class Doctor:
                 "TRAIN.grid=20 is a loss on it, and TRAIN.ema=0.999 evens it out",
             ),
         }
-        for term in terms_of(values) if SCHEDULED not in values else ():
+        weighed = [term for term in terms_of(values) if term != FAINT and SCHEDULED not in values]
+        for term in weighed:
             key = "VGG.layer" if term == "vgg_loss" else "TRAIN.loss"
             ailments[f"{term} dead"] = (
                 weak_term(term),

@@ -55,12 +55,19 @@ class Model:
         self.name = name
         self.weights = weights
         self.plain, self.compiled = (model.inference(generator, config, xla) for xla in (False, True))
+        self.matched = model.NETWORKS[config.network].matched
 
     def upscale(self, lrs, repeats=False):
         """A list of uint8 [h, w, 1 or 3] of one size to one of uint8 [scale·h, scale·w, 3]; gray goes in as three
         equal channels. repeats: many lists of this length and size will come, so that it is worth compiling."""
         lr_01 = np.stack([utils.u8_to_01(utils.to_rgb(lr_u8)) for lr_u8 in lrs])
-        return [utils.m11_to_u8(sr) for sr in (self.compiled if repeats else self.plain)(lr_01)]
+        srs = [utils.m11_to_u8(sr) for sr in (self.compiled if repeats else self.plain)(lr_01)]
+        if not self.matched:
+            return srs
+        from skimage.exposure import match_histograms
+
+        pairs = zip(srs, lrs, strict=True)
+        return [match_histograms(sr_u8, utils.to_rgb(lr_u8), channel_axis=-1) for sr_u8, lr_u8 in pairs]
 
 
 def load_models(models, optional):

@@ -30,7 +30,7 @@ def parse_arguments(arguments=None):
     add(
         "--preset",
         choices=PRESETS,
-        help="the losses: the slides', or a column of the paper's Table 1 (default: slides)",
+        help="the losses: the slides' (default), a column of the paper's Table 1, or the TensorLayer code as a whole",
     )
     add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
     add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")

@@ -124,9 +124,11 @@ class Network(NamedTuple):
     radius: Callable  # MODEL section → see receptive_radius
     colour: str  # what it sees of it, "RGB" or "Y"
     source: str  # where it comes from
+    matched: bool = False  # evaluation gives SR the colours' histograms of LR
 
 
-# By the name that --model and MODEL.network take. Sizes, losses and training rules are in config.NETWORK_SETTINGS.
+# By the name that --model and MODEL.network take. Their sizes, losses and training rules are in
+# config.NETWORK_SETTINGS: a command line is checked against them before TensorFlow loads, and so before this file does.
 NETWORKS = {
     "srresnet": Network(
         srresnet,
@@ -148,7 +150,7 @@ NETWORKS = {
         with_colour(baselines.espcn_hr),
         lambda config: interpolated(config, 2 + 1 + 1),
         "Y",
-        "ESPCN in HR space at equal work, for comparison",
+        "ESPCN in HR space at about equal work, for comparison",
     ),
     "vdsr": Network(
         with_colour(baselines.vdsr), lambda config: interpolated(config, config.blocks + 2), "Y", "Kim et al., 2016"
@@ -157,7 +159,11 @@ NETWORKS = {
         with_colour(baselines.drcn), lambda config: interpolated(config, config.blocks + 4), "Y", "Kim et al., 2016"
     ),
     "johnson": Network(
-        baselines.johnson, lambda config: shuffled(config, 4) + 2 * config.blocks + 4, "RGB", "Johnson et al., 2016"
+        baselines.johnson,
+        lambda config: shuffled(config, 4) + 2 * config.blocks + 4,
+        "RGB",
+        "Johnson et al., 2016",
+        matched=True,
     ),
 }
 
@@ -219,7 +225,8 @@ def build_discriminator(config, crop):
     """
     image = keras.Input((crop, crop, 3), name="image")
     x = {"paper": paper_discriminator, "tensorlayer": tensorlayer_discriminator}[config.discriminator](image, config)
-    logits = keras.layers.Dense(1, dtype=keras.config.floatx(), name="dense2")(x)
+    start = keras.initializers.RandomNormal(0.0, 0.02) if config.discriminator == "tensorlayer" else "glorot_uniform"
+    logits = keras.layers.Dense(1, kernel_initializer=start, dtype=keras.config.floatx(), name="dense2")(x)
     return keras.Model(image, logits, name="discriminator")
 
 
@@ -239,9 +246,11 @@ def paper_discriminator(x, config):
 def tensorlayer_discriminator(x, config):
     """That of the TensorLayer code of 2018: k4s2 to 2048 maps, then 1×1, then a residual block; no dense layer."""
     normal = {"kernel_initializer": keras.initializers.RandomNormal(0.0, 0.02)}
+    gamma = {"gamma_initializer": keras.initializers.RandomNormal(1.0, 0.02)}
 
     def layer(x, width, kernel, name, activate=True, **settings):
-        x = batch_norm(conv(x, width, kernel, name, use_bias=False, **normal, **settings), config, f"{name}_bn")
+        x = conv(x, width, kernel, name, use_bias=False, **normal, **settings)
+        x = batch_norm(x, config, f"{name}_bn", **gamma)
         return keras.layers.LeakyReLU(negative_slope=0.2, name=f"{name}_lrelu")(x) if activate else x
 
     x = conv(x, 64, 4, "conv0", strides=2, **normal)
@@ -280,15 +289,14 @@ def main():
     from config import make_config
 
     print(f"{'--model':12} {'colours':8} {'loss':8} {'parameters':>10} {'multiply-adds':>14}")
-    print(f"{'':12} {'':8} {'':8} {'':>10} {'a megapixel':>14}")
+    print(f"{'':12} {'':8} {'':8} {'':>10} {'a megapixel':>14}  of SR, ×4; bicubic interpolation is not counted")
     for name, network in NETWORKS.items():
         config = make_config(overrides=[f"MODEL.network={name}"])
         generator = build_generator(config.MODEL)
         side = 100
         work = multiply_adds(generator, (1, side, side, 3)) / (side * config.MODEL.scale) ** 2 * 1e6
-        row = (
-            f"{name:12} {network.colour:8} {config.TRAIN.loss:8} {generator.count_params():10,} {work / 1e9:11,.0f} e9"
-        )
+        work = f"{work / 1e9:,.0f}" if work >= 1e11 else f"{work / 1e9:.3g}"
+        row = f"{name:12} {network.colour:8} {config.TRAIN.loss:8} {generator.count_params():10,} {work:>11} e9"
         print(f"{row}  {network.source}")
 
 

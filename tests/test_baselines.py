@@ -5,12 +5,17 @@ import pytest
 from conftest import photo
 
 import devices
+import evaluate
+import features
 import model
 import train
 import utils
 from baselines import RECONSTRUCTIONS
 from config import NETWORK_SETTINGS, make_config
 from state import TrainState
+from utils import LazyModule
+
+keras = LazyModule("keras")
 
 
 def build(name, *overrides):
@@ -43,26 +48,99 @@ def test_registry():
     assert set(model.NETWORKS) == set(NETWORK_SETTINGS)
 
 
-def test_johnsons_layers():
-    """c9s1-64, four residual blocks, two of stride ½, c9s1-3; batch norm after all but the last."""
+def anatomy(network):
+    """[(kernel, maps, stride, activation, bias)] of the convolutions in order; transposed ones have stride 1/2."""
+    return [
+        (
+            layer.kernel_size[0],
+            layer.filters,
+            1 / layer.strides[0] if isinstance(layer, keras.layers.Conv2DTranspose) else layer.strides[0],
+            layer.activation.__name__,
+            layer.use_bias,
+        )
+        for layer in network.layers
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose))
+    ]
+
+
+def count(network, kind):
+    return sum(isinstance(layer, kind) for layer in network.layers)
+
+
+VDSR = [(3, 64, 1, "relu", False)] * 19 + [(3, 1, 1, "linear", False)]
+DRCN = [(3, 256, 1, "relu", True)] * 4 + [(3, 1, 1, "linear", True), (1, 1, 1, "linear", False)]
+JOHNSON = [(9, 64, 1, "linear", True)] + [(3, 64, 1, "linear", True)] * 8 + [(3, 64, 0.5, "linear", True)] * 2
+TENSORLAYER = [(3, 64, 1, "linear", True)] + [(3, 64, 1, "linear", False)] * 33 + [(3, 256, 1, "linear", True)] * 2
+TENSORLAYER_D = [(4, 64, 2, "linear", True)] + [(4, 64 * 2**i, 2, "linear", False) for i in range(1, 6)]
+TENSORLAYER_D += [(k, n, 1, "linear", False) for k, n in ((1, 1024), (1, 512), (1, 128), (3, 128), (3, 512))]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("srcnn", [(9, 64, 1, "relu", True), (5, 32, 1, "relu", True), (5, 1, 1, "linear", True)]),
+        ("espcn", [(5, 64, 1, "tanh", True), (3, 32, 1, "tanh", True), (3, 16, 1, "linear", True)]),
+        ("espcn-hr", [(5, 16, 1, "tanh", True), (3, 8, 1, "tanh", True), (3, 1, 1, "linear", True)]),
+        ("vdsr", VDSR),
+        ("drcn", DRCN),
+        ("johnson", [*JOHNSON, (9, 3, 1, "tanh", True)]),
+        ("tensorlayer", [*TENSORLAYER, (1, 3, 1, "tanh", True)]),
+    ],
+)
+def test_layers_are_the_papers(name, layers):
+    assert anatomy(build(name)[0]) == layers
+
+
+def test_johnsons_norms_and_activations():
+    """Batch norm after all convolutions but the last; ReLU after them but for the second one of a block."""
     network, _ = build("johnson")
-    kinds = [type(layer).__name__ for layer in network.layers]
-    assert kinds.count("Conv2D") == 1 + 8 + 1 and kinds.count("Conv2DTranspose") == 2
-    assert kinds.count("BatchNormalization") == 1 + 8 + 2
+    assert count(network, keras.layers.BatchNormalization) == 1 + 8 + 2
+    assert count(network, keras.layers.ReLU) == 1 + 4 + 2
 
 
-def test_tensorlayers_networks():
-    """The generator's k3 head, k1 tail with tanh and convolutions without bias; the discriminator's sizes."""
+def test_tensorlayers_networks(rng):
+    """Batch norms and activations, LR in [-1, 1], and initial weights of both networks; the discriminator's layers."""
     network, config = build("tensorlayer")
-    assert network.get_layer("head_conv").kernel.shape == (3, 3, 3, 64)
-    assert network.get_layer("tail_conv").kernel.shape == (1, 1, 64, 3)
-    assert not network.get_layer("block7_conv2").use_bias
-    assert np.abs(network(100 * np.ones((1, 4, 4, 3), np.float32))).max() <= 1
+    assert (count(network, keras.layers.BatchNormalization), count(network, keras.layers.ReLU)) == (33, 1 + 16 + 2)
+    head = keras.Model(network.input, network.get_layer("head_conv").output)
+    assert np.abs(head(np.full((1, 4, 4, 3), 0.5, np.float32))).max() == 0  # the middle of LR's range is its zero
     config.discriminator = "tensorlayer"
     judge = model.build_discriminator(config, 64)
-    widths = [judge.get_layer(f"conv{i}").filters for i in range(8)]
-    assert widths == [64, 128, 256, 512, 1024, 2048, 1024, 512]
+    assert anatomy(judge) == TENSORLAYER_D
+    assert count(judge, keras.layers.BatchNormalization) == 10 and count(judge, keras.layers.LeakyReLU) == 10
     assert judge.get_layer("flatten").output.shape[1:] == (512,)  # six halvings: 384 would leave 6×6
+    for gamma in (network.get_layer("body_bn").gamma, judge.get_layer("conv3_bn").gamma):
+        assert 0.01 < np.std(gamma) < 0.03 and abs(np.mean(gamma) - 1) < 0.02
+    for kernel in (
+        network.get_layer("body_conv").kernel,
+        judge.get_layer("conv6").kernel,
+        judge.get_layer("dense2").kernel,
+    ):
+        assert 0.018 < np.std(kernel) < 0.022
+
+
+def test_the_tensorlayer_preset_trains_a_gan(rng):
+    """One update by its networks and loss, and VGG's input resized."""
+    small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=64", "TRAIN.batch=2", "VGG.resize=32", "VGG.layer=conv2_2"]
+    config = make_config("srgan", "tensorlayer", small)
+    state = TrainState(config, "srgan", vgg=features.build_vgg((1, 1), "conv2_1", config.VGG.resize))
+    batch = np.stack([photo(rng, 80, 80) for _ in range(2)]), np.zeros((2, 3), bool)
+    values = {name: float(value) for name, value in train.make_step(config, state, xla=False)(*batch).items()}
+    assert {"mse_loss", "vgg_loss", "g_gan_loss", "d_loss"} <= set(values) and np.isfinite(list(values.values())).all()
+    assert values["vgg_loss_grad"] > 0
+
+
+def test_johnsons_colours_are_matched_to_lr(rng):
+    """Whatever its weights make of the colours, an evaluation sees LR's: means and spreads, channel by channel."""
+    network, config = build("johnson", "MODEL.width=8", "MODEL.blocks=1")
+    tail = network.get_layer("tail_conv")
+    tail.set_weights([10 * weights for weights in tail.get_weights()])  # so that it has many grey levels
+    lr = photo(rng, 24, 20)
+    [sr] = evaluate.Model("j", network, config).upscale([lr])
+    off = np.abs(utils.m11_to_u8(np.asarray(network(utils.u8_to_01(lr)[None]))[0]).mean((0, 1)) - lr.mean((0, 1)))
+    assert sr.dtype == np.uint8 and off.max() > 10
+    np.testing.assert_allclose(sr.mean((0, 1)), lr.mean((0, 1)), atol=3)
+    np.testing.assert_allclose(sr.std((0, 1)), lr.std((0, 1)), atol=3)
 
 
 @pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])
@@ -101,6 +179,18 @@ def test_as_much_work_in_hr_space(rng):
     assert model.multiply_adds(high, (1, 10, 10, 3)) == 1600 * weights_of(high)
 
 
+@pytest.mark.parametrize(("name", "a_pixel"), [("srresnet", 138_636), ("johnson", 46_476)])
+def test_work_of_an_sr_pixel(name, a_pixel):
+    """By hand: weights over 16 in LR space, over 4 and 1 above; a transposed convolution's count at its input."""
+    inner = 9 * 64 * 64
+    by_hand = {
+        "srresnet": (243 * 64 + 33 * inner + 4 * inner) / 16 + 4 * inner / 4 + 243 * 64,
+        "johnson": (243 * 64 + 8 * inner + inner) / 16 + inner / 4 + 243 * 64,
+    }
+    assert by_hand[name] == a_pixel
+    assert model.multiply_adds(build(name)[0], (1, 6, 5, 3)) == 6 * 5 * 16 * a_pixel
+
+
 def test_work_of_a_layer_used_many_times():
     network, config = build("drcn", "MODEL.width=8", "MODEL.blocks=3")
     a_pixel = 9 * 8 + 9 * 64 + 3 * (9 * 64 + 9 * 64 + 9 * 8) + 3
@@ -113,8 +203,6 @@ def test_each_learns(name, rng):
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
     small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam", "TRAIN.last_layer_rate=1"]
     config = make_config(overrides=[f"MODEL.network={name}", *small])
-    import features
-
     vgg = features.build_vgg((1, 1), "conv2_1") if config.TRAIN.loss == "feature" else None
     state = TrainState(config, "srresnet", vgg=vgg)
     step = train.make_step(config, state, xla=False)
@@ -190,8 +278,6 @@ def test_receptive_radius(name, rng):
 @pytest.mark.parametrize("name", ["espcn", "drcn", "johnson"])
 def test_last_layers_compute_in_float32(name, rng):
     """Under mixed precision an update goes through, and SR has more levels than bfloat16's eight bits tell apart."""
-    import features
-
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "VGG.layer=conv2_2"]
     config = make_config(overrides=[f"MODEL.network={name}", *small, "TRAIN.precision=mixed_bfloat16"])
     before = devices.choose_precision("float32")

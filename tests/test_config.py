@@ -41,6 +41,7 @@ def test_a_network_brings_its_own_settings():
         ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has settings of its own"),
         ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is of --mode=srgan"),
         ("srresnet", "slides", "TRAIN.shift=true", "this run has neither"),
+        ("srgan", "slides", "TRAIN.loss=luma", "srresnet would learn no colours"),
         ("srresnet", "slides", "MODEL.network=unet", "not 'unet'"),
         ("srresnet", "slides", "TRAIN.last_layer_rate=0.5", "works with TRAIN.optimizer=sgd"),
     ):
@@ -54,9 +55,12 @@ def test_a_network_brings_its_own_settings():
 
 
 def test_rates_of_the_papers_are_those_of_the_mean():
-    """SRCNN's and VDSR's were for half the sum over an output of 21×21 and 41×41; VDSR's decay comes with its rate."""
+    """SRCNN's and VDSR's were for half the sum over an output; VDSR's decay comes with its rate."""
     srcnn, vdsr = (make_config(overrides=[f"MODEL.network={name}"]).TRAIN for name in ("srcnn", "vdsr"))
-    assert srcnn.learning_rate == pytest.approx(1e-4 * 21**2 / 2, rel=0.01) and srcnn.last_layer_rate == 0.1
+    assert (
+        srcnn.learning_rate == pytest.approx(1e-4 * (33 - 8 - 4 - 4) ** 2 / 2, rel=0.01)
+        and srcnn.last_layer_rate == 0.1
+    )
     assert vdsr.learning_rate == pytest.approx(0.1 * 41**2 / 2, rel=0.01) and vdsr.batch == 64
     assert vdsr.learning_rate * vdsr.weight_decay == pytest.approx(0.1 * 1e-4, rel=0.01)
     assert (srcnn.optimizer, vdsr.optimizer, vdsr.beta1, vdsr.clip_value) == ("sgd", "sgd", 0.9, 1e-4)

@@ -229,7 +229,7 @@ def test_the_list_of_networks(run):
         "Y",
         "luma",
         f"{weights + 64 + 32 + 1:,}",
-        f"{weights / 1e3:.0f}",
+        f"{weights / 1e3:.3g}",
         "e9",
     ]
     assert "RGB      mse       1,554,883" in rows["srresnet"]

@@ -373,6 +373,7 @@ def test_help_and_mistakes_answer_at_once(run):
         (["--init="], "no weights"),
         (["--set=train.steps=3"], "did you mean TRAIN.steps"),
         (["--set=DATA.crop=4096"], "too small"),
+        (["--mode=srresnet", "--preset=srgan-mse"], "is one of --mode=srgan, not of srresnet"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
