@@ -46,10 +46,10 @@ DRCN = {"Set5": (31.53, 0.8854), "Set14": (28.02, 0.7670), "BSD100": (27.23, 0.7
 HEAVY = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
 ROWS = (
     Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN", own=SRCNN),
-    Row("espcn", ("--model", "espcn"), 0.034, "ESPCN", "ESPCN"),
+    Row("espcn", ("--model", "espcn"), 0.019, "ESPCN", "ESPCN"),
     Row("espcn-hr", ("--model", "espcn-hr"), 0.037, "ESPCN's layers in HR space, about equal work"),
     Row("vdsr", ("--model", "vdsr"), 2.7, "VDSR", own=VDSR),
-    Row("drcn", ("--model", "drcn"), 24.0, "DRCN", "DRCN", sets=("Set5",), settings=HEAVY, own=DRCN),
+    Row("drcn", ("--model", "drcn"), 17.5, "DRCN", "DRCN", sets=("Set5",), settings=HEAVY, own=DRCN),
     Row(
         "johnson-pixel",
         ("--model", "johnson"),
