@@ -8,7 +8,7 @@ that differs from the papers.
 
 import numpy as np
 
-from layers import batch_norm, bicubic, conv, deconv
+from layers import batch_norm, bicubic, conv, deconv, relu, residual_block
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -80,20 +80,11 @@ def johnson(lr_01, config, folded=False):
     RGB: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1].
     """
 
-    def normalised(x, name):
-        return x if folded else batch_norm(x, config, name)
-
-    def relu(x, name):
-        return keras.layers.ReLU(name=name)(x)
-
-    x = relu(normalised(conv(lr_01, config.width, 9, "head_conv"), "head_bn"), "head_relu")
+    x = relu(batch_norm(conv(lr_01, config.width, 9, "head_conv"), config, "head_bn", folded), "head_relu")
     for i in range(1, config.blocks + 1):
-        skip = x
-        x = relu(normalised(conv(x, config.width, 3, f"block{i}_conv1"), f"block{i}_bn1"), f"block{i}_relu")
-        x = normalised(conv(x, config.width, 3, f"block{i}_conv2"), f"block{i}_bn2")
-        x = keras.layers.Add(name=f"block{i}_add")([x, skip])
+        x = residual_block(x, config, f"block{i}", relu, folded)
     for i in range(1, int(np.log2(config.scale)) + 1):
-        x = normalised(deconv(x, config.width, f"upsample{i}_conv"), f"upsample{i}_bn")
+        x = batch_norm(deconv(x, config.width, f"upsample{i}_conv"), config, f"upsample{i}_bn", folded)
         x = relu(x, f"upsample{i}_relu")
     activation = None if config.output == "linear" else config.output
     return conv(x, 3, 9, "tail_conv", activation=activation, dtype=keras.config.floatx())

@@ -29,12 +29,33 @@ def prelu(x, name):
     return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
 
 
-def batch_norm(x, config, name, **settings):
-    """Batch normalisation with the momentum and epsilon of `config`, the MODEL section; settings: Keras's."""
-    norm = keras.layers.BatchNormalization(
-        momentum=config.bn_momentum, epsilon=config.bn_epsilon, name=name, **settings
-    )
-    return norm(x)
+def relu(x, name):
+    """max(x, 0)."""
+    return keras.layers.ReLU(name=name)(x)
+
+
+def batch_norm(x, config, name, folded=False, gamma="ones"):
+    """Batch normalisation with the momentum and epsilon of `config`, the MODEL section; nothing if it is folded.
+
+    gamma: the initial scale, an initializer of Keras's.
+    """
+    if folded:
+        return x
+    numbers = {"momentum": config.bn_momentum, "epsilon": config.bn_epsilon}
+    return keras.layers.BatchNormalization(gamma_initializer=gamma, name=name, **numbers)(x)
+
+
+def residual_block(x, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
+    """k3, batch norm, activation, k3, batch norm, + input, all of config.width maps. Paper: Figure 4.
+
+    activation: prelu or relu; folded: without batch norms (see model.fold_batch_norm); gammas: the two batch norms'
+    initial scales; settings: keras.layers.Conv2D's.
+    """
+    skip = x
+    x = batch_norm(conv(x, config.width, 3, f"{name}_conv1", **settings), config, f"{name}_bn1", folded, gammas[0])
+    x = activation(x, f"{name}_{activation.__name__}")
+    x = batch_norm(conv(x, config.width, 3, f"{name}_conv2", **settings), config, f"{name}_bn2", folded, gammas[1])
+    return keras.layers.Add(name=f"{name}_add")([x, skip])
 
 
 def row_convolution():
@@ -78,8 +99,11 @@ def icnr(scale, initializer="glorot_uniform"):
 
 
 def subpixel(x, width, name, init="icnr"):
-    """Sub-pixel convolution (Shi et al., 2016): k3 to 4·width maps, then a pixel shuffle."""
-    kernel = icnr(2) if init == "icnr" else "glorot_uniform"
+    """Sub-pixel convolution (Shi et al., 2016): k3 to 4·width maps, then a pixel shuffle.
+
+    init: "icnr", "random" (Glorot's), or an initializer of Keras's.
+    """
+    kernel = {"icnr": icnr(2), "random": "glorot_uniform"}.get(init, init)
     return keras.ops.depth_to_space(conv(x, 4 * width, 3, name, kernel_initializer=kernel), 2)
 
 

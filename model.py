@@ -12,7 +12,19 @@ import numpy as np
 
 import baselines
 import utils
-from layers import UPSAMPLERS, batch_norm, bicubic, conv, prelu, rgb_to_ycbcr, row_convolution, ycbcr_to_rgb
+from layers import (
+    UPSAMPLERS,
+    batch_norm,
+    bicubic,
+    conv,
+    prelu,
+    relu,
+    residual_block,
+    rgb_to_ycbcr,
+    row_convolution,
+    subpixel,
+    ycbcr_to_rgb,
+)
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -24,28 +36,16 @@ tf = LazyModule("tensorflow")
 # config: the MODEL section of config.py; folded: without the batch norms (see `fold_batch_norm`).
 
 
-def residual_block(x, config, name, folded=False):
-    """k3n64s1, BN, PReLU, k3n64s1, BN, + input. The last BN's scale starts at zero, so the block starts as identity."""
-    skip = x
-    x = conv(x, config.width, 3, f"{name}_conv1")
-    if not folded:
-        x = batch_norm(x, config, f"{name}_bn1")
-    x = prelu(x, f"{name}_prelu")
-    x = conv(x, config.width, 3, f"{name}_conv2")
-    if not folded:
-        x = batch_norm(x, config, f"{name}_bn2", gamma_initializer="zeros")
-    return keras.layers.Add(name=f"{name}_add")([x, skip])
-
-
 def srresnet(lr_01, config, folded=False):
-    """SRResNet, the generator of the SRGAN. Paper: Figure 4, top."""
+    """SRResNet, the generator of the SRGAN. Paper: Figure 4, top.
+
+    The last batch norm's scale of each residual block starts at zero, and so the block as identity.
+    """
     x = conv(lr_01, config.width, 9, "head_conv")
     x = skip = prelu(x, "head_prelu")
     for i in range(1, config.blocks + 1):
-        x = residual_block(x, config, f"block{i}", folded)
-    x = conv(x, config.width, 3, "body_conv")
-    if not folded:
-        x = batch_norm(x, config, "body_bn", gamma_initializer="zeros")
+        x = residual_block(x, config, f"block{i}", prelu, folded, gammas=("ones", "zeros"))
+    x = batch_norm(conv(x, config.width, 3, "body_conv"), config, "body_bn", folded, gamma="zeros")
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
         x = UPSAMPLERS[config.upsampler](x, config.width, f"upsample{i}_conv", config.upsampler_init)
@@ -66,26 +66,16 @@ def srresnet(lr_01, config, folded=False):
 def tensorlayer(lr_01, config, folded=False):
     """The generator of the TensorLayer code of 2018: k3 and ReLU, LR in [-1, 1], its initial weights, k1 and tanh."""
 
-    def normalised(x, name):
-        gamma = keras.initializers.RandomNormal(1.0, 0.02)
-        return x if folded else batch_norm(x, config, name, gamma_initializer=gamma)
-
-    def relu(x, name):
-        return keras.layers.ReLU(name=name)(x)
-
-    normal = {"kernel_initializer": keras.initializers.RandomNormal(0.0, 0.02)}
+    weights, gamma = keras.initializers.RandomNormal(0.0, 0.02), keras.initializers.RandomNormal(1.0, 0.02)
+    normal = {"kernel_initializer": weights}
     inner = normal | {"use_bias": folded}  # the batch norm that follows has one
     x = skip = relu(conv(2 * lr_01 - 1, config.width, 3, "head_conv", **normal), "head_relu")
     for i in range(1, config.blocks + 1):
-        block = f"block{i}"
-        y = normalised(conv(x, config.width, 3, f"{block}_conv1", **inner), f"{block}_bn1")
-        y = conv(relu(y, f"{block}_relu"), config.width, 3, f"{block}_conv2", **inner)
-        x = keras.layers.Add(name=f"{block}_add")([x, normalised(y, f"{block}_bn2")])
-    x = normalised(conv(x, config.width, 3, "body_conv", **inner), "body_bn")
+        x = residual_block(x, config, f"block{i}", relu, folded, gammas=(gamma, gamma), **inner)
+    x = batch_norm(conv(x, config.width, 3, "body_conv", **inner), config, "body_bn", folded, gamma)
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
-        x = keras.ops.depth_to_space(conv(x, 4 * config.width, 3, f"upsample{i}_conv", **normal), 2)
-        x = relu(x, f"upsample{i}_relu")
+        x = relu(subpixel(x, config.width, f"upsample{i}_conv", weights), f"upsample{i}_relu")
     activation = None if config.output == "linear" else config.output
     return conv(x, 3, 1, "tail_conv", activation=activation, dtype=keras.config.floatx(), **normal)
 
@@ -246,11 +236,11 @@ def paper_discriminator(x, config):
 def tensorlayer_discriminator(x, config):
     """That of the TensorLayer code of 2018: k4s2 to 2048 maps, then 1×1, then a residual block; no dense layer."""
     normal = {"kernel_initializer": keras.initializers.RandomNormal(0.0, 0.02)}
-    gamma = {"gamma_initializer": keras.initializers.RandomNormal(1.0, 0.02)}
+    gamma = keras.initializers.RandomNormal(1.0, 0.02)
 
     def layer(x, width, kernel, name, activate=True, **settings):
         x = conv(x, width, kernel, name, use_bias=False, **normal, **settings)
-        x = batch_norm(x, config, f"{name}_bn", **gamma)
+        x = batch_norm(x, config, f"{name}_bn", gamma=gamma)
         return keras.layers.LeakyReLU(negative_slope=0.2, name=f"{name}_lrelu")(x) if activate else x
 
     x = conv(x, 64, 4, "conv0", strides=2, **normal)

