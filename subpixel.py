@@ -7,6 +7,7 @@ Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -143,8 +144,8 @@ has a quarter of the weights of a sub-pixel one, and of its work.
 {table}
 
 Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
-in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB. A batch holds a finite number
-of cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first
+in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. A batch holds a finite
+number of cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first
 update, where they have no grid, is that floor.
 
 **Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
@@ -158,6 +159,15 @@ def spread(values, digits):
     """The mean of one value a seed and their standard deviation, in words."""
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def moved(study):
+    """How much the difference of two arms in validation moves with the seed, in words; nothing of a single seed."""
+    if study["seeds"] == 1:
+        return ""
+    validation = [np.array(study["arms"][row.name]["validation"]) for row in ARMS]
+    variances = [np.var(one - other, ddof=1) for one, other in itertools.combinations(validation, 2)]
+    return f"; the difference of two arms moves by {np.mean(variances) ** 0.5:.2f} dB with the seed"
 
 
 def lower(ours, theirs):
@@ -186,6 +196,7 @@ def page_of(study):
     facts = {key: study[key] for key in ("seeds", "blocks", "width", "images", "bicubic")}
     return TEXT.format(
         **facts,
+        moved=moved(study),
         start=lower(first["small-icnr"], first["small-random"] / 2),
         faster=against_both(early),
         end=against_both(late),
