@@ -188,6 +188,8 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
     check_config(config)
     if config.TRAIN.loss == "slides" and mode != "srgan":
         raise UserError("TRAIN.loss=slides is of --mode=srgan: it has an adversarial term")
+    if config.TRAIN.loss == "luma" and NETWORK_SETTINGS[network].get("TRAIN.loss") != "luma":
+        raise UserError(f"TRAIN.loss=luma is of networks that see luma alone; {network} would learn no colours")
     if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
         raise UserError("TRAIN.shift moves what the discriminator and VGG see, and this run has neither")
     return config
@@ -282,8 +284,6 @@ def check_config(config):
         raise UserError(f"MODEL.skip is of srresnet, not of {model.network}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
         raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
-    if config.TRAIN.loss == "luma" and NETWORK_SETTINGS[model.network].get("TRAIN.loss") != "luma":
-        raise UserError(f"TRAIN.loss=luma is of networks that see luma alone; {model.network} would learn no colours")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":
         raise UserError("TRAIN.last_layer_rate works with TRAIN.optimizer=sgd: Adam's updates do not depend on it")
     if 0 < config.VGG.resize < 32:

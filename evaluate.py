@@ -26,6 +26,7 @@ import utils
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
+exposure = LazyModule("skimage.exposure")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
@@ -35,6 +36,8 @@ BATCH = 4  # images at most, of one size: filling them up to one size would chan
 
 class Interpolation:
     """A row that needs no weights: MATLAB's imresize upwards."""
+
+    matched = False  # see model.Network
 
     def __init__(self, name, scale):
         self.name = name
@@ -61,13 +64,13 @@ class Model:
         """A list of uint8 [h, w, 1 or 3] of one size to one of uint8 [scale·h, scale·w, 3]; gray goes in as three
         equal channels. repeats: many lists of this length and size will come, so that it is worth compiling."""
         lr_01 = np.stack([utils.u8_to_01(utils.to_rgb(lr_u8)) for lr_u8 in lrs])
-        srs = [utils.m11_to_u8(sr) for sr in (self.compiled if repeats else self.plain)(lr_01)]
-        if not self.matched:
-            return srs
-        from skimage.exposure import match_histograms
+        return [utils.m11_to_u8(sr) for sr in (self.compiled if repeats else self.plain)(lr_01)]
 
-        pairs = zip(srs, lrs, strict=True)
-        return [match_histograms(sr_u8, utils.to_rgb(lr_u8), channel_axis=-1) for sr_u8, lr_u8 in pairs]
+
+def match_colours(sr_u8, lr_u8):
+    """SR uint8 [h, w, 3] with the histogram of LR in each channel, as Johnson et al. match theirs to LR."""
+    lr = utils.to_rgb(lr_u8).astype(np.float64)
+    return utils.round_u8(exposure.match_histograms(sr_u8.astype(np.float64), lr, channel_axis=-1))
 
 
 def load_models(models, optional):
@@ -138,6 +141,8 @@ def evaluate(methods, sets, names, scale, out, pool):
         answers = []
         repeats = shapes[len(images), images[0].lr.shape] >= REPEATS
         for image, sr in zip(images, method.upscale([image.lr for image in images], repeats), strict=True):
+            if method.matched:
+                sr = match_colours(sr, image.lr)
             figures.write_method(out / set_name, image, method.name, sr)
             answers.append(metrics.measure(names, sr, image.hr, image.lr, scale))
         return answers

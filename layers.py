@@ -101,9 +101,9 @@ def icnr(scale, initializer="glorot_uniform"):
 def subpixel(x, width, name, init="icnr"):
     """Sub-pixel convolution (Shi et al., 2016): k3 to 4·width maps, then a pixel shuffle.
 
-    init: "icnr", "random" (Glorot's), or an initializer of Keras's.
+    init: "icnr", "random" (Glorot's), or what else Keras takes for an initializer.
     """
-    kernel = {"icnr": icnr(2), "random": "glorot_uniform"}.get(init, init)
+    kernel = icnr(2) if init == "icnr" else "glorot_uniform" if init == "random" else init
     return keras.ops.depth_to_space(conv(x, 4 * width, 3, name, kernel_initializer=kernel), 2)
 
 

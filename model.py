@@ -63,11 +63,19 @@ def srresnet(lr_01, config, folded=False):
     return keras.layers.Add(name="skip_add", **floats)([x, coarse])
 
 
+def normal_around(mean):
+    """The TensorLayer code's initial weights: normal, of deviation 0.02.
+
+    As a description, of which each layer makes an initializer of its own: one object draws the same for all.
+    """
+    return {"class_name": "RandomNormal", "config": {"mean": mean, "stddev": 0.02}}
+
+
 def tensorlayer(lr_01, config, folded=False):
     """The generator of the TensorLayer code of 2018: k3 and ReLU, LR in [-1, 1], its initial weights, k1 and tanh."""
 
-    weights, gamma = keras.initializers.RandomNormal(0.0, 0.02), keras.initializers.RandomNormal(1.0, 0.02)
-    normal = {"kernel_initializer": weights}
+    normal = {"kernel_initializer": normal_around(0.0)}
+    gamma = normal_around(1.0)
     inner = normal | {"use_bias": folded}  # the batch norm that follows has one
     x = skip = relu(conv(2 * lr_01 - 1, config.width, 3, "head_conv", **normal), "head_relu")
     for i in range(1, config.blocks + 1):
@@ -75,7 +83,7 @@ def tensorlayer(lr_01, config, folded=False):
     x = batch_norm(conv(x, config.width, 3, "body_conv", **inner), config, "body_bn", folded, gamma)
     x = keras.layers.Add(name="body_add")([x, skip])
     for i in range(1, int(np.log2(config.scale)) + 1):
-        x = relu(subpixel(x, config.width, f"upsample{i}_conv", weights), f"upsample{i}_relu")
+        x = relu(subpixel(x, config.width, f"upsample{i}_conv", normal_around(0.0)), f"upsample{i}_relu")
     activation = None if config.output == "linear" else config.output
     return conv(x, 3, 1, "tail_conv", activation=activation, dtype=keras.config.floatx(), **normal)
 
@@ -114,11 +122,11 @@ class Network(NamedTuple):
     radius: Callable  # MODEL section → see receptive_radius
     colour: str  # what it sees of it, "RGB" or "Y"
     source: str  # where it comes from
-    matched: bool = False  # evaluation gives SR the colours' histograms of LR
+    matched: bool = False  # evaluate.py gives SR the histograms of LR
 
 
-# By the name that --model and MODEL.network take. Their sizes, losses and training rules are in
-# config.NETWORK_SETTINGS: a command line is checked against them before TensorFlow loads, and so before this file does.
+# By the name that --model and MODEL.network take. Sizes, losses and training rules are in config.NETWORK_SETTINGS, on a
+# floor below: a configuration is read and checked without the networks.
 NETWORKS = {
     "srresnet": Network(
         srresnet,
@@ -215,7 +223,7 @@ def build_discriminator(config, crop):
     """
     image = keras.Input((crop, crop, 3), name="image")
     x = {"paper": paper_discriminator, "tensorlayer": tensorlayer_discriminator}[config.discriminator](image, config)
-    start = keras.initializers.RandomNormal(0.0, 0.02) if config.discriminator == "tensorlayer" else "glorot_uniform"
+    start = normal_around(0.0) if config.discriminator == "tensorlayer" else "glorot_uniform"
     logits = keras.layers.Dense(1, kernel_initializer=start, dtype=keras.config.floatx(), name="dense2")(x)
     return keras.Model(image, logits, name="discriminator")
 
@@ -235,12 +243,11 @@ def paper_discriminator(x, config):
 
 def tensorlayer_discriminator(x, config):
     """That of the TensorLayer code of 2018: k4s2 to 2048 maps, then 1×1, then a residual block; no dense layer."""
-    normal = {"kernel_initializer": keras.initializers.RandomNormal(0.0, 0.02)}
-    gamma = keras.initializers.RandomNormal(1.0, 0.02)
+    normal = {"kernel_initializer": normal_around(0.0)}
 
     def layer(x, width, kernel, name, activate=True, **settings):
         x = conv(x, width, kernel, name, use_bias=False, **normal, **settings)
-        x = batch_norm(x, config, f"{name}_bn", gamma=gamma)
+        x = batch_norm(x, config, f"{name}_bn", gamma=normal_around(1.0))
         return keras.layers.LeakyReLU(negative_slope=0.2, name=f"{name}_lrelu")(x) if activate else x
 
     x = conv(x, 64, 4, "conv0", strides=2, **normal)

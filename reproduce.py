@@ -1,4 +1,4 @@
-"""Train the rows of the paper's Tables 1 and 2 for an equal time each, score them, and write docs/results.md.
+"""Train the rows of the paper's Tables 1 and 2 for an equal time each, score them, and write a page of the results.
 
 It goes on where it was stopped: finished rows are left alone, an unfinished one is resumed. `--report` trains nothing.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import data
 import download
 import launch
+import model
 import runs
 import utils
 from config import make_config
@@ -90,6 +91,7 @@ def facts_of(row):
         "unlike": {name: value for name, value in ran.items() if value != common[name]},
         "ema": config.TRAIN.ema,
         "vgg": about.get("vgg"),
+        "matched": model.NETWORKS[config.MODEL.network].matched,
         "commit": about.get("commit"),
         "data": about["data"],
         "sha256": download.file_digest(directory / runs.WEIGHTS, "sha256"),
@@ -123,11 +125,12 @@ def score_new(rows, facts, before, data_directory, sets, keep):
     """
     wanted = tuple(data.find_test_sets(data_directory, sets))
     known = before.get("rows", {})
-    same = {"bicubic", *(name for name in known if facts.get(name, known[name])["sha256"] == known[name]["sha256"])}
-    # Under another name than those of the known sets there may be other images today.
+    same = {"bicubic", *(name for name in known if facts[name]["sha256"] == known[name]["sha256"])}
+    # Under another name than those of the known sets there may be other images today. What has lost its run keeps all.
+    again = {"bicubic", *(row.name for row in rows)}
     scores = {
-        name: {one: means for one, means in known.items() if one in data.TEST_SETS}
-        for name, known in before.get("scores", {}).items()
+        name: {one: means for one, means in its.items() if one in data.TEST_SETS or name not in again}
+        for name, its in before.get("scores", {}).items()
         if name in same
     }
     new = {}  # {sets: names that are to be scored on them}
@@ -135,7 +138,7 @@ def score_new(rows, facts, before, data_directory, sets, keep):
         on = tuple(one for one in wanted if its is None or one in its)
         if missing := tuple(one for one in on if one not in scores.get(name, {})):
             new.setdefault(missing, []).append(name)
-    if "bicubic" in scores:
+    if scores.get("bicubic"):
         keep(scores)
     for on, names in new.items():
         found = score([name for name in names if name != "bicubic"], data_directory, on)

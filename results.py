@@ -1,12 +1,14 @@
 """docs/results.md, from what reproduce.py knows of the trained rows: ours beside the paper's, claims as found."""
 
+import data
 import tables
 from rows import ALL, ROWS, SAME_RULE, run_name
 
 
 def table(results):
     """docs/results.md's table of the rows: ours beside the paper's, Markdown lines."""
-    sets = list(results["scores"]["bicubic"])
+    scored = results["scores"]["bicubic"]
+    sets = [one for one in data.TEST_SETS if one in scored] + [one for one in scored if one not in data.TEST_SETS]
     lines = ["| | updates | s each | hours | " + " | ".join(sets) + " |", "|---|---|---|---|" + "---|" * len(sets)]
 
     def line(title, cells, steps="", seconds="", hours=""):
@@ -29,12 +31,13 @@ def table(results):
     for row in ROWS:
         if row.name in results["rows"]:
             facts = results["rows"][row.name]
-            took = f"{facts['steps']:,}", f"{facts['seconds_per_step']:.2g}", f"{facts['hours']:.2f}"
+            seconds = facts["seconds_per_step"]
+            took = f"{facts['steps']:,}", f"{seconds:.{2 if seconds < 10 else 3}g}", f"{facts['hours']:.2f}"
             lines.append(line(row.title, ours(row.name), *took))
             if row.paper:
                 lines.append(line("*the paper's*", papers(row.paper)))
             if row.own:
-                lines.append(line("*its own paper's*", own(row.own)))
+                lines.append(line("*other papers'*", own(row.own)))
     return lines
 
 
@@ -43,7 +46,7 @@ CLAIMS = (
     ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
     ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
     ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (no claim of the notes)"),
-    ("espcn-hr", "espcn", "layers in LR space beat those in HR space at about equal work (theirs is 5 % more)"),
+    ("espcn-hr", "espcn", "layers in LR space beat those in HR space, whose work an update is 5 % more, in equal time"),
 )
 # dB. With one seed a row, less is no finding: twice what the difference of two small networks moves with the seed.
 NOISE = 0.1
@@ -91,6 +94,8 @@ def remarks(results):
     yield from (f"- With the weights of {source} begin: {', '.join(those)}." for source, those in begin.items())
     if averaged := [title for title, facts in trained if facts["init"] and facts["ema"]]:
         yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
+    if matched := [title for title, facts in trained if facts["matched"]]:
+        yield f"- {', '.join(matched)}: SR is scored with the histograms of LR, as these authors match theirs."
     yield from (f"- Features of {vgg}: {', '.join(those)}." for vgg, those in on_vgg.items())
     if any("hed" in vgg for vgg in on_vgg):
         yield (
@@ -116,7 +121,7 @@ PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
 ## Claims, as found
 
 One seed a row: a difference below {noise} dB is too little to tell, being within twice what that of two small networks
-moves with the seed ([subpixel.md](subpixel.md)).
+moves with the seed (docs/subpixel.md).
 
 {claims}
 
@@ -130,10 +135,11 @@ def between(numbers):
     return " to ".join(dict.fromkeys(words))
 
 
-def commits_of(results):
-    """The commits of this repository that the rows were trained at, in words."""
-    known = dict.fromkeys(f"`{(facts['commit'] or 'unknown')[:7]}`" for facts in results["rows"].values())
-    return f"commit{'s' * (len(known) > 1)} {', '.join(known)}"
+def in_words(commits):
+    """Commits as runs.git_commit gives them, each once and short."""
+    full = dict.fromkeys(commit or "unknown" for commit in commits)
+    short = [f"`{commit.replace(commit[7:40], '')}`" for commit in full]  # leaves "-dirty"
+    return f"commit{'s' * (len(short) > 1)} {', '.join(short)}"
 
 
 def page_of(results):
@@ -147,5 +153,5 @@ def page_of(results):
         table="\n".join(table(results)),
         claims="\n".join(claims(results)),
         noise=NOISE,
-        commits=commits_of(results),
+        commits=in_words(facts["commit"] for facts in results["rows"].values()),
     )

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     after: str | None = None  # the row whose weights it begins with
     sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
     settings: dict = {}  # where it departs from what all have
-    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} as its own authors had it, where that is known
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} as other papers than the SRGAN's have it, where that is known
 
 
 def after_mse(preset, seconds, title, paper):
@@ -65,7 +65,7 @@ ROWS = (
         "Johnson et al., feature loss",
         own=JOHNSON,
         after="johnson-pixel",
-        settings={"TRAIN.schedule": "cosine"},  # its constant 1e-3 leaves the colours unsteady
+        settings={"TRAIN.schedule": "cosine"},  # by its constant 1e-3 the loss swung and did not fall in 400 updates
     ),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),

@@ -1,6 +1,6 @@
 """How the generator's upsampler starts and learns: four arms, trained equally long, by several seeds each.
 
-It writes subpixel.md, ours into docs, and goes on where it was stopped.
+It writes subpixel.md (ours is docs/subpixel.md), and goes on where it was stopped.
 
 The two notes it looks at: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
 Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
@@ -16,6 +16,7 @@ import numpy as np
 import data
 import model
 import reproduce
+import results
 import runs
 import utils
 from config import make_config
@@ -63,14 +64,19 @@ def first_outputs(lr_u8):
 def read_study(seeds):
     """What the finished runs of all arms by these seeds logged, as subpixel.json keeps it. Raises UserError.
 
-    {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "arms": {name: {"parameters": number,
-    "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped has logged
-    more steps than others: those of all are kept.
+    {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "commits", "arms": {name: {"parameters":
+    number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped
+    has logged more steps than others: those of all are kept.
     """
     logs = {row.name: [lines_of(seeded(row, seed)) for seed in seeds] for row in ARMS}
     every = [log for of_seeds in logs.values() for log in of_seeds]
     if len({max(log) for log in every}) > 1:
-        raise UserError("the runs are not equally long: remove those that are shorter, and they are trained anew")
+        lengths = {run_name(seeded(r, s).name): max(logs[r.name][i]) for r in ARMS for i, s in enumerate(seeds)}
+        words = ", ".join(f"{name} {steps:,}" for name, steps in lengths.items())
+        raise UserError(f"the runs have other numbers of updates, remove those that are to be trained anew: {words}")
+    abouts = [runs.read_about(runs.root() / run_name(seeded(r, s).name) / "config.json") for r in ARMS for s in seeds]
+    if len({about["data"]["fingerprint"] for about in abouts}) > 1:
+        raise UserError("the runs were trained on different photographs: remove them, and they are trained anew")
     steps = sorted(set.intersection(*(set(log) for log in every)))
     arms = {}
     for row in ARMS:
@@ -78,12 +84,10 @@ def read_study(seeds):
         for key in ("mse_loss", "checkerboard"):
             arms[row.name][key] = [[log[step][key] for step in steps] for log in logs[row.name]]
         arms[row.name]["validation"] = [log[steps[-1]]["val_psnr_y"] for log in logs[row.name]]
-    about = runs.read_about(runs.root() / run_name(seeded(ARMS[0], seeds[0]).name) / "config.json")
-    sizes = {key: about["config"].MODEL[key] for key in ("blocks", "width")}
-    bicubic = every[0][steps[-1]]["val_bicubic"]
-    return {"steps": steps, "seeds": len(seeds), **sizes, "images": about["data"]["images"], "bicubic": bicubic} | {
-        "arms": arms
-    }
+    facts = {key: abouts[0]["config"].MODEL[key] for key in ("blocks", "width")}
+    facts |= {"images": abouts[0]["data"]["images"], "bicubic": every[0][steps[-1]]["val_bicubic"]}
+    commits = list(dict.fromkeys(about.get("commit") for about in abouts))
+    return {"steps": steps, "seeds": len(seeds), **facts, "commits": commits, "arms": arms}
 
 
 def lines_of(row):
@@ -133,7 +137,7 @@ of the same LR image before any training, each stretched to the same contrast:
 *From left to right: {titles}.*
 
 **Trained.** Each for {steps:,} updates on {images:,} photographs: {blocks} residual blocks of {width} maps, batch 16,
-crops of 64, Adam, cosine from 1e-3; with {seeds} seeds, each of which has the same batches for all four. Lines are
+crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; each has the same batches for all four. Lines are
 means over the seeds and nine logged updates, bands go from the lowest seed to the highest. The transposed convolution
 has a quarter of the weights of a sub-pixel one, and of its work.
 
@@ -152,6 +156,8 @@ update, where they have no grid, is that floor.
 half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
 its loss over the first fifth is lower than theirs with {faster}. And that it ends with the lowest loss: over
 the last tenth it is lower with {end}.
+
+Trained at {commits}.
 """
 
 
@@ -186,17 +192,20 @@ def page_of(study):
         early[row.name], late[row.name] = loss[:, :fifth].mean(1), loss[:, -tenth:].mean(1)
         cells = [f"{arm['parameters']:,}", spread(arm["validation"], 2)]
         cells += [spread(early[row.name], 4), spread(late[row.name], 5)]
-        cells += [spread(values, 2) for values in (board[:, 0], smooth(board)[:, tenth], board[:, -tenth:].mean(1))]
+        grids = (board[:, 0], smooth(board)[:, min(tenth, board.shape[1] - 1)], board[:, -tenth:].mean(1))
+        cells += [spread(values, 2) for values in grids]
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
 
     def against_both(values):
         random, resize = (lower(values["small-icnr"], values[name]) for name in ("small-random", "small-resize"))
         return f"{random} and {resize} seeds"
 
-    facts = {key: study[key] for key in ("seeds", "blocks", "width", "images", "bicubic")}
+    facts = {key: study[key] for key in ("blocks", "width", "images", "bicubic")}
     return TEXT.format(
         **facts,
+        seeds=", ".join(map(str, range(study["seeds"]))),
         moved=moved(study),
+        commits=results.in_words(study["commits"]),
         start=lower(first["small-icnr"], first["small-random"] / 2),
         faster=against_both(early),
         end=against_both(late),

@@ -98,7 +98,7 @@ def test_johnsons_norms_and_activations():
     assert count(network, keras.layers.ReLU) == 1 + 4 + 2
 
 
-def test_tensorlayers_networks(rng):
+def test_tensorlayers_networks():
     """Batch norms and activations, LR in [-1, 1], and initial weights of both networks; the discriminator's layers."""
     keras.utils.set_random_seed(0)
     network, config = build("tensorlayer")
@@ -112,12 +112,13 @@ def test_tensorlayers_networks(rng):
     assert judge.get_layer("flatten").output.shape[1:] == (512,)  # six halvings: 384 would leave 6×6
     for gamma in (network.get_layer("body_bn").gamma, judge.get_layer("conv3_bn").gamma):
         assert 0.01 < np.std(gamma) < 0.03 and abs(np.mean(gamma) - 1) < 0.02
-    for kernel in (
-        network.get_layer("body_conv").kernel,
-        judge.get_layer("conv6").kernel,
-        judge.get_layer("dense2").kernel,
-    ):
-        assert 0.018 < np.std(kernel) < 0.022
+    pairs = ((network, "block1_conv1", "block2_conv1"), (judge, "conv6", "conv7"), (judge, "residual1", "residual2"))
+    for of, one, other in pairs:  # each has numbers of its own
+        first, second = (np.ravel(of.get_layer(name).kernel)[:1000] for name in (one, other))
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.2
+    assert np.abs(network.get_layer("block1_bn1").gamma - network.get_layer("block2_bn1").gamma).max() > 0.01
+    for layer in (network.get_layer("body_conv"), judge.get_layer("conv6"), judge.get_layer("dense2")):
+        assert 0.018 < np.std(layer.kernel) < 0.022
 
 
 def test_the_tensorlayer_preset_trains_a_gan(rng):
@@ -138,11 +139,15 @@ def test_johnsons_colours_are_matched_to_lr(rng):
     tail = network.get_layer("tail_conv")
     tail.set_weights([10 * weights for weights in tail.get_weights()])  # so that it has many grey levels
     lr = photo(rng, 24, 20)
-    [sr] = evaluate.Model("j", network, config).upscale([lr])
-    off = np.abs(utils.m11_to_u8(np.asarray(network(utils.u8_to_01(lr)[None]))[0]).mean((0, 1)) - lr.mean((0, 1)))
-    assert sr.dtype == np.uint8 and off.max() > 10
-    np.testing.assert_allclose(sr.mean((0, 1)), lr.mean((0, 1)), atol=5)
-    np.testing.assert_allclose(sr.std((0, 1)), lr.std((0, 1)), atol=5)
+    own = evaluate.Model("j", network, config)
+    [sr] = own.upscale([lr])
+    assert own.matched and np.abs(sr.mean((0, 1)) - lr.mean((0, 1))).max() > 10
+    matched = evaluate.match_colours(sr, lr)
+    assert matched.dtype == np.uint8 and matched.shape == sr.shape
+    np.testing.assert_allclose(matched.mean((0, 1)), lr.mean((0, 1)), atol=5)
+    np.testing.assert_allclose(matched.std((0, 1)), lr.std((0, 1)), atol=5)
+    smooth = utils.imresize(lr, 4)  # of many levels, so that nothing but rounding is left
+    np.testing.assert_allclose(evaluate.match_colours(smooth, lr).mean((0, 1)), lr.mean((0, 1)), atol=0.2)
 
 
 @pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])

@@ -27,6 +27,7 @@ def test_the_healthy_are_left_in_peace():
     srresnet = {name: WELL[name] for name in ("mse_loss", "mse_loss_grad", "g_loss", "colour_drift", "checkerboard")}
     examiner = doctor.Doctor("srresnet")
     assert [examiner.examine(srresnet) for _ in range(60)] == [[]] * 60
+    assert remarks(tv_loss=1e-5, tv_loss_grad=1e-12) == []  # is meant to be faint
     examiner = doctor.Doctor("srresnet")  # DRCN's terms are weak by turns
     drcn = srresnet | {"mse_loss_grad": 1e-9, "recursion_loss": 0.01, "recursion_loss_grad": 1e-3}
     assert [examiner.examine(drcn) for _ in range(60)] == [[]] * 60

@@ -23,7 +23,7 @@ SMALL = [part for setting in TINY_SETTINGS if "batch" not in setting for part in
 
 
 def test_a_row_from_nothing_to_the_page(run, clone):
-    result = run("reproduce.py", "--rows=espcn", "--minutes=0.002", "--sets=samples", *SMALL)
+    result = run("reproduce.py", "--rows=espcn", "--minutes=0.001", "--sets=samples", *SMALL)
     assert result.returncode == 0, result.stderr
     directory = clone / "samples" / "reproduce" / "page"
     results = json.loads((directory / "results.json").read_text())
@@ -142,5 +142,8 @@ def test_only_what_is_new_is_scored(tmp_path, monkeypatch):
     assert scores_of([espcn], before, ["Set5"]) == first and calls == []
     facts["espcn"] = {"sha256": "trained on"}
     assert scores_of([espcn], before, ["Set5"]) == {"bicubic": first["bicubic"], "espcn": {"Set5": 1}}
+    before["rows"]["srcnn"] = facts["srcnn"]  # whose run is lost
+    before["scores"] = {"bicubic": first["bicubic"], "srcnn": {"Set5": 7, "samples": 8}}
+    assert scores_of([espcn], before, ["Set5"])["srcnn"] == before["scores"]["srcnn"]
     before["scores"] = {"bicubic": {"samples": 0}}  # other images may be called so today
     assert scores_of([], before, ["samples"]) == {"bicubic": {"samples": 1}}

