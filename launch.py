@@ -22,7 +22,6 @@ HOW |= {name: f"TRAIN.{name}" for name in ("xla", "accumulate", "replicas", "on_
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="train.py",
         description="Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan); the losses stand first in train.py.",
     )
     add = parser.add_argument

@@ -73,7 +73,6 @@ def normal_around(mean):
 
 def tensorlayer(lr_01, config, folded=False):
     """The generator of the TensorLayer code of 2018: k3 and ReLU, LR in [-1, 1], its initial weights, k1 and tanh."""
-
     normal = {"kernel_initializer": normal_around(0.0)}
     gamma = normal_around(1.0)
     inner = normal | {"use_bias": folded}  # the batch norm that follows has one

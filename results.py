@@ -1,4 +1,4 @@
-"""docs/results.md, from what reproduce.py knows of the trained rows: ours beside the paper's, claims as found."""
+"""The page of reproduce.py's results: the trained rows beside the paper's, claims as found. Ours is docs/results.md."""
 
 import data
 import tables
@@ -6,7 +6,7 @@ from rows import ALL, ROWS, SAME_RULE, run_name
 
 
 def table(results):
-    """docs/results.md's table of the rows: ours beside the paper's, Markdown lines."""
+    """The page's table of the rows: ours beside the paper's, Markdown lines."""
     scored = results["scores"]["bicubic"]
     sets = [one for one in data.TEST_SETS if one in scored] + [one for one in scored if one not in data.TEST_SETS]
     lines = ["| | updates | s each | hours | " + " | ".join(sets) + " |", "|---|---|---|---|" + "---|" * len(sets)]
@@ -143,7 +143,7 @@ def in_words(commits):
 
 
 def page_of(results):
-    """The text of docs/results.md, all of it from `results` as docs/results.json holds them."""
+    """The text of results.md, all of it from `results` as results.json holds them."""
     return TEXT.format(
         minutes=between([facts["minutes"] for facts in results["rows"].values()]),
         images=between([facts["data"]["images"] for facts in results["rows"].values()]),

@@ -68,31 +68,26 @@ def read_study(seeds):
     number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped
     has logged more steps than others: those of all are kept.
     """
-    logs = {row.name: [lines_of(seeded(row, seed)) for seed in seeds] for row in ARMS}
-    every = [log for of_seeds in logs.values() for log in of_seeds]
-    if len({max(log) for log in every}) > 1:
-        lengths = {run_name(seeded(r, s).name): max(logs[r.name][i]) for r in ARMS for i, s in enumerate(seeds)}
-        words = ", ".join(f"{name} {steps:,}" for name, steps in lengths.items())
+    names = {row.name: [run_name(seeded(row, seed).name) for seed in seeds] for row in ARMS}
+    places = {name: runs.root() / name for of_arm in names.values() for name in of_arm}
+    logs = {name: {line["step"]: line for line in read_metrics(place)} for name, place in places.items()}
+    abouts = [runs.read_about(place / "config.json") for place in places.values()]
+    if len({max(log) for log in logs.values()}) > 1:
+        words = ", ".join(f"{name} {max(log):,}" for name, log in logs.items())
         raise UserError(f"the runs have other numbers of updates, remove those that are to be trained anew: {words}")
-    abouts = [runs.read_about(runs.root() / run_name(seeded(r, s).name) / "config.json") for r in ARMS for s in seeds]
     if len({about["data"]["fingerprint"] for about in abouts}) > 1:
         raise UserError("the runs were trained on different photographs: remove them, and they are trained anew")
-    steps = sorted(set.intersection(*(set(log) for log in every)))
+    steps = sorted(set.intersection(*map(set, logs.values())))
     arms = {}
     for row in ARMS:
         arms[row.name] = {"parameters": model.build_generator(config_of(row)).count_params()}
         for key in ("mse_loss", "checkerboard"):
-            arms[row.name][key] = [[log[step][key] for step in steps] for log in logs[row.name]]
-        arms[row.name]["validation"] = [log[steps[-1]]["val_psnr_y"] for log in logs[row.name]]
+            arms[row.name][key] = [[logs[name][step][key] for step in steps] for name in names[row.name]]
+        arms[row.name]["validation"] = [logs[name][steps[-1]]["val_psnr_y"] for name in names[row.name]]
     facts = {key: abouts[0]["config"].MODEL[key] for key in ("blocks", "width")}
-    facts |= {"images": abouts[0]["data"]["images"], "bicubic": every[0][steps[-1]]["val_bicubic"]}
+    facts |= {"images": abouts[0]["data"]["images"], "bicubic": next(iter(logs.values()))[steps[-1]]["val_bicubic"]}
     commits = list(dict.fromkeys(about.get("commit") for about in abouts))
     return {"steps": steps, "seeds": len(seeds), **facts, "commits": commits, "arms": arms}
-
-
-def lines_of(row):
-    """{step: line} of a run's metrics.jsonl."""
-    return {line["step"]: line for line in read_metrics(runs.root() / run_name(row.name))}
 
 
 def smooth(values, width=9):
