@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 import data
-import features
 import model
-import runs
 import train
-import utils
+from cli import terminal
 from config import make_config
-from state import TrainState
+from networks import features
+from runs import store
+from training.state import TrainState
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -314,7 +314,7 @@ def print_row(what, result):
 
 
 def parse_arguments():
-    count = utils.number(int, 1, 2**31, "a whole number above zero")
+    count = terminal.number(int, 1, 2**31, "a whole number above zero")
     parser = argparse.ArgumentParser(
         description="Measure training, inference and input on this machine: speed, seconds a step, seconds of the "
         "first step (it compiles), peak memory, share of a matrix product's speed. Megapixels are of the output.",
@@ -324,7 +324,7 @@ def parse_arguments():
     add = parser.add_argument
     add(
         "--only",
-        type=utils.names,
+        type=terminal.names,
         metavar="A,B",
         default=",".join(NAMES),
         help=f"which measurements (default: {','.join(NAMES)})",
@@ -351,7 +351,7 @@ def main():
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise UserError(f"--json takes a file in a folder that is there, not {args.json}")
     data.data_root(args.data)  # a wrong one is told before anything is built
-    facts = runs.machine("tensorflow", "keras", "torch")
+    facts = store.machine("tensorflow", "keras", "torch")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")
     results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}
@@ -359,8 +359,8 @@ def main():
         results[NAMES[what]] = measure(what, args)
         print_row(what, results[NAMES[what]])
     if args.json:
-        runs.write_json(args.json, results)
+        store.write_json(args.json, results)
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from download import (
+from cli import terminal
+from images.download import (
     VGG19_FILES,
     fetch_div2k,
     fetch_test_set,
@@ -22,13 +23,12 @@ from download import (
     known_images,
     read_manifest,
 )
-from photographs import Photographs
-from utils import LazyModule, UserError
+from images.photographs import Photographs
+from utils import PROJECT, LazyModule, UserError
 
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
-HERE = Path(__file__).resolve().parent
 TEST_SETS = ("Set5", "Set14", "BSD100")
 SAMPLES = "samples"  # the name of the photographs inside the dependencies, as a set
 
@@ -61,7 +61,7 @@ def data_root(argument=None):
     """The data root: the argument, else $SRGAN_DATA, else data/ beside this file. Raises UserError if it is missing."""
     source, path = ("--data", argument) if argument is not None else ("$SRGAN_DATA", os.environ.get("SRGAN_DATA"))
     if not is_named(argument):
-        return HERE / "data"
+        return PROJECT / "data"
     if not path or not Path(path).is_dir():
         raise UserError(f"{source} names '{path}', which is not a folder")
     return Path(path)
@@ -310,4 +310,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

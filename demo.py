@@ -4,27 +4,22 @@ import argparse
 import contextlib
 from pathlib import Path
 
-import demo_upscale
-import demo_watch
-import mos
-import opinions
-import runs
-import serving
-import stimuli
-import study
-import utils
+from cli import terminal
+from runs import store
 from utils import UserError
+from web import serving, upscaling, watching
+from web.study import opinions, plans, server, stimuli
 
-EVALUATION = runs.HERE / "samples" / "evaluate"  # where evaluate.py writes if it is not told
+EVALUATION = store.PROJECT / "samples" / "evaluate"  # where evaluate.py writes if it is not told
 MEGAPIXELS = 2.0  # of uploads
 MAKING = ("pictures", "sets", "methods", "images", "repeats", "seed")  # settings of a new study
 
 
 def raters_of(text):
     """A list of the numbers in N,N."""
-    if not all(name.isdecimal() for name in utils.names(text)):
+    if not all(name.isdecimal() for name in terminal.names(text)):
         raise argparse.ArgumentTypeError(f"takes numbers of raters, not '{text}'")
-    return list(map(int, utils.names(text)))
+    return list(map(int, terminal.names(text)))
 
 
 def parse_arguments():
@@ -38,12 +33,12 @@ def parse_arguments():
     add("--port", type=int, default=7860, help="default: %(default)s; 0: any that is free")
     upscaling = parser.add_argument_group("the page that upscales")
     upscaling.add_argument(
-        "--weights", metavar="A,B", type=utils.names, help="what to offer (default: upscale.py's own, and all runs)"
+        "--weights", metavar="A,B", type=terminal.names, help="what to offer (default: upscale.py's own, and all runs)"
     )
     upscaling.add_argument(
         "--max-megapixels",
         metavar="N",
-        type=utils.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
+        type=terminal.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
         help=f"refuse larger uploads (default: {MEGAPIXELS})",
     )
     watching = parser.add_argument_group("the page that watches")
@@ -56,9 +51,9 @@ def parse_arguments():
     add("--raters", metavar="N", type=int, help="raters there are to be, a link each (default: 1, or those there are)")
     new = parser.add_argument_group("of a new study")
     new.add_argument("--pictures", metavar="DIR", type=Path, help="what evaluate.py wrote (default: samples/evaluate)")
-    new.add_argument("--sets", metavar="A,B", type=utils.names, help="default: all")
+    new.add_argument("--sets", metavar="A,B", type=terminal.names, help="default: all")
     new.add_argument(
-        "--methods", metavar="A,B", type=utils.names, help="rows of the evaluation, `original` (default: all)"
+        "--methods", metavar="A,B", type=terminal.names, help="rows of the evaluation, `original` (default: all)"
     )
     new.add_argument("--images", metavar="N", type=int, help="so many of each set, drawn by the seed (default: all)")
     new.add_argument(
@@ -88,10 +83,10 @@ def parse_arguments():
 
 
 def open_study(args):
-    """The study.Study that the arguments name, made first if there is none. Raises UserError."""
+    """The plans.Study that the arguments name, made first if there is none. Raises UserError."""
     given = {name: getattr(args, name) for name in MAKING if getattr(args, name) is not None}
     if (args.mos / "study.json").is_file():
-        there = study.Study(args.mos)
+        there = plans.Study(args.mos)
         was = there.settings
         for name, value in given.items():
             if (str(value) if name == "pictures" else list(value) if isinstance(value, tuple) else value) != was[name]:
@@ -100,7 +95,7 @@ def open_study(args):
     if args.report:
         raise UserError(f"there is no study in {args.mos}")
     stimuli.make(args.mos, given.pop("pictures", EVALUATION), **given)
-    return study.Study(args.mos)
+    return plans.Study(args.mos)
 
 
 def main():
@@ -108,18 +103,18 @@ def main():
     if not args.mos:
         serving.check_packages(serving.GRADIO)
         if args.run:
-            demo_watch.serve(args.run, args.host, args.port)
+            watching.serve(args.run, args.host, args.port)
         else:
-            demo_upscale.serve(args.weights, args.max_megapixels or MEGAPIXELS, args.host, args.port)
+            upscaling.serve(args.weights, args.max_megapixels or MEGAPIXELS, args.host, args.port)
         return
     if not args.report:
-        serving.check_packages(mos.PACKAGES)
+        serving.check_packages(server.PACKAGES)
     with contextlib.closing(open_study(args)) as opened:
         if args.report:
             opinions.write(opened, args.without or ())
         else:
-            mos.serve(opened, args.host, args.port, args.raters or 1)
+            server.serve(opened, args.host, args.port, args.raters or 1)
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

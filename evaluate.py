@@ -14,15 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-import explain
-import figures
-import metrics
 import model
-import report
-import runs
-import tables
-import testsets
 import utils
+from cli import terminal
+from runs import store
+from scoring import explain, figures, metrics, report, tables, testsets
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -78,7 +74,7 @@ def load_models(models, optional):
     loaded = []
     for name, path in models.items():
         try:
-            generator, about = runs.load_generator(path)
+            generator, about = store.load_generator(path)
             loaded.append(Model(name, generator, about["config"].MODEL, path))
         except UserError as error:
             if not optional:
@@ -89,14 +85,14 @@ def load_models(models, optional):
 
 def check_blend(first, second, scale):
     """Raise UserError unless two runs are of one network, of this scale, so that their weights can be mixed."""
-    file, about = runs.check_blend(first, second)
+    file, about = store.check_blend(first, second)
     if (theirs := about["config"].MODEL.scale) != scale:
         raise UserError(f"{file} is a ×{theirs} model: blend it with --scale {theirs}")
 
 
 def blend(first, second, shares):
     """[Model] with the weights (1 - t)·first + t·second for each t of `shares`, as ESRGAN (Wang et al., 2018) does."""
-    blends = zip(shares, runs.blends(first, second, shares), strict=True)
+    blends = zip(shares, store.blends(first, second, shares), strict=True)
     return [Model(f"blend_{t:g}", generator, about["config"].MODEL) for t, (generator, about) in blends]
 
 
@@ -106,9 +102,9 @@ def choose_models(weights, methods, scale):
     weights: paths or run names from --weights, or None; methods: row names from --methods, or None. Raises UserError.
     """
     chosen = {}
-    given = [runs.describe_weights(path) for path in weights or ()]
-    for file, about in given or runs.find_runs().values():
-        name = file.parent.name if file.name == runs.WEIGHTS else file.name.removesuffix(".weights.h5")
+    given = [store.describe_weights(path) for path in weights or ()]
+    for file, about in given or store.find_runs().values():
+        name = file.parent.name if file.name == store.WEIGHTS else file.name.removesuffix(".weights.h5")
         theirs = about["config"].MODEL.scale
         if theirs != scale:
             if weights:
@@ -118,10 +114,10 @@ def choose_models(weights, methods, scale):
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
             chosen[name] = file
-            print(f"found: {name} ({runs.kind_of(about['mode'], about['config'])}, {file})")
+            print(f"found: {name} ({store.kind_of(about['mode'], about['config'])}, {file})")
     for name in methods or ():
         if name not in chosen and name not in INTERPOLATIONS:
-            known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else runs.find_runs())))
+            known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else store.find_runs())))
             raise UserError(f"there is no method or ×{scale} run called '{name}'; there are {known}")
     if not chosen and not methods:
         print("no trained models were found: train one with train.py, or name weights with --weights")
@@ -176,7 +172,7 @@ def record(models, results, scale):
     tables show; more means that something between these weights and the figure has changed.
     """
     for row in models:
-        recorded = runs.read_scores(row.weights)
+        recorded = store.read_scores(row.weights)
         scores = {key: dict(means) for key, means in recorded.items()}
         for set_name, rows in results.items():
             if (set_name, scale) not in testsets.KNOWN or "not_comparable" in rows[row.name]:
@@ -186,10 +182,10 @@ def record(models, results, scale):
                 digits = metrics.COLUMNS[name].digits
                 if abs(theirs.setdefault(name, value) - value) > 10**-digits:
                     words = f"{metrics.COLUMNS[name].title} {value:.{digits}f} and not {theirs[name]:.{digits}f}"
-                    print(f"{row.name} reads {words} on {set_name}, as {runs.SCORES} beside its weights has it")
+                    print(f"{row.name} reads {words} on {set_name}, as {store.SCORES} beside its weights has it")
         if scores != recorded:
             try:
-                runs.write_scores(row.weights, scores)
+                store.write_scores(row.weights, scores)
             except UserError as error:  # the weights may lie where nobody may write
                 print(f"the scores of {row.name} are not recorded beside its weights: {error}")
 
@@ -211,18 +207,21 @@ def parse_arguments():
     add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
     add(
         "--sets",
-        type=utils.names,
+        type=terminal.names,
         metavar="A,B",
         help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)",
     )
     add(
         "--methods",
-        type=utils.names,
+        type=terminal.names,
         metavar="A,B",
         help=f"which rows, in their order: {', '.join(INTERPOLATIONS)}, names of runs (default: all)",
     )
     add(
-        "--metrics", type=utils.names, metavar="A,B", help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)"
+        "--metrics",
+        type=terminal.names,
+        metavar="A,B",
+        help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)",
     )
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
     add(
@@ -239,7 +238,7 @@ def parse_arguments():
         "--out",
         metavar="DIR",
         type=Path,
-        default=runs.HERE / "samples" / "evaluate",
+        default=store.PROJECT / "samples" / "evaluate",
         help="where index.html, its pictures, table.md, results.json and results.csv go (default: samples/evaluate)",
     )
     add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
@@ -309,4 +308,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

@@ -14,16 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-import download
 import evaluate
-import metrics
 import model
-import runs
-import tables
-import testsets
 import utils
-from formats import FORMATS, Source, choose_formats
-from photographs import Photographs
+from cli import terminal
+from images import hashes
+from images.photographs import Photographs
+from inference.formats import FORMATS, Source, choose_formats
+from runs import store
+from scoring import metrics, tables, testsets
 from utils import UserError
 
 CROP = 64  # side in pixels of the LR crops that int8 is calibrated on
@@ -136,8 +135,8 @@ def describe(weights, about):
         "scale": str(scale),
         "lr": "uint8 [batch, height, width, 3], RGB in grey levels",
         "sr": f"uint8 [batch, {scale}*height, {scale}*width, 3], RGB in grey levels",
-        "weights_sha256": download.file_digest(weights, "sha256"),
-        "code_commit": str(runs.git_commit()),
+        "weights_sha256": hashes.file_digest(weights, "sha256"),
+        "code_commit": str(store.git_commit()),
         "licence": "code: MIT; weights: what the licences of their training data allow",
     }
 
@@ -165,7 +164,7 @@ def table(results):
 
 
 def parse_arguments():
-    count = utils.number(int, 1, 2**31, "a whole number above zero")
+    count = terminal.number(int, 1, 2**31, "a whole number above zero")
     parser = argparse.ArgumentParser(
         description="Write a trained generator as SavedModel, ONNX and TFLite (float32, float16, int8), load each file "
         "again and compare it with the source on photographs: a file that differs too much is not kept.",
@@ -180,7 +179,7 @@ def parse_arguments():
     )
     add(
         "--to",
-        type=utils.names,
+        type=terminal.names,
         metavar="A,B",
         help=f"{', '.join(FORMATS)} (default: all whose packages are installed)",
     )
@@ -189,7 +188,7 @@ def parse_arguments():
     add("--calibration", type=count, default=32, metavar="N", help="LR crops to calibrate on (default: %(default)s)")
     add(
         "--sets",
-        type=utils.names,
+        type=terminal.names,
         metavar="A,B",
         default=data.SAMPLES,
         help="to compare on, as of evaluate.py (default: %(default)s)",
@@ -210,19 +209,19 @@ def main():
         if name not in FORMATS:
             raise UserError(f"there is no format called '{name}'; there are {', '.join(FORMATS)}")
     names = choose_formats(args.to)
-    weights, about = runs.describe_weights(args.run or runs.default_weights())
+    weights, about = store.describe_weights(args.run or store.default_weights())
     config, run = about["config"].MODEL, weights.resolve().parent.name
-    if weights.name != runs.WEIGHTS:
+    if weights.name != store.WEIGHTS:
         run += f"_{weights.name.removesuffix('.weights.h5')}"
     sets = data.find_test_sets(args.data, args.sets)
     crops = calibration_crops(args.data, args.calibration, config.scale) if "tflite-int8" in names else []
     with ThreadPoolExecutor(evaluate.THREADS) as pool:
         sets = testsets.read_sets(sets, config.scale, pool)
     images = [image for members in sets.values() for image in members.images]
-    out = args.out or runs.HERE / "exports" / run
+    out = args.out or store.PROJECT / "exports" / run
     out.mkdir(parents=True, exist_ok=True)
 
-    generator, _ = runs.load_generator(weights)
+    generator, _ = store.load_generator(weights)
     reference = evaluate.Model(run, generator, config)
     source = Source(model.fold_batch_norm(generator, config), describe(weights, about), crops)
 
@@ -255,13 +254,13 @@ def main():
     ]
     print("", *lines, sep="\n")
     utils.write_atomically(out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
-    facts = {"about": source.about, "machine": runs.machine(*MACHINE), "photographs": [image.name for image in images]}
+    facts = {"about": source.about, "machine": store.machine(*MACHINE), "photographs": [image.name for image in images]}
     facts |= {"calibration_crops": len(crops), "timed_lr": args.size, "formats": tables.finite(results)}
-    runs.write_json(out / "export.json", facts)
+    store.write_json(out / "export.json", facts)
     print(f"\nfiles, table.md and export.json: {out}")
     if failed:
         raise UserError(f"not all formats could be made: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

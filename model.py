@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-import baselines
-import utils
-from layers import (
+from cli import terminal
+from layers.blocks import (
     UPSAMPLERS,
     batch_norm,
     bicubic,
@@ -25,6 +24,7 @@ from layers import (
     subpixel,
     ycbcr_to_rgb,
 )
+from networks import baselines
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -297,4 +297,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

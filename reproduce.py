@@ -14,45 +14,49 @@ from pathlib import Path
 import numpy as np
 
 import data
-import download
-import launch
 import model
-import runs
 import utils
+from cli import terminal
 from config import make_config
-from logs import read_metrics
-from results import page_of
-from rows import ROWS, command_of, run_name, steps_of
-from state import newest_step
+from images import hashes
+from papers.results import page_of
+from papers.rows import ROWS, command_of, run_name, steps_of
+from runs import store
+from runs.logs import read_metrics
+from training import plan
+from training.state import newest_step
 from utils import UserError
 
-PICTURES = runs.HERE / "samples" / "reproduce"
+PICTURES = store.PROJECT / "samples" / "reproduce"
 LENGTH = {"TRAIN.steps", "TRAIN.init_steps", "TRAIN.save_every", "TRAIN.validate_every", "TRAIN.log_every"}
 
 
 def is_finished(row):
     """Whether a row's run has saved the updates that its own config.json asks for."""
-    directory = runs.root() / run_name(row.name)
-    if not all((directory / name).is_file() for name in ("config.json", runs.WEIGHTS)):
+    directory = store.root() / run_name(row.name)
+    if not all((directory / name).is_file() for name in ("config.json", store.WEIGHTS)):
         return False
-    return newest_step(directory) >= runs.read_about(directory / "config.json")["config"].TRAIN.steps
+    return newest_step(directory) >= store.read_about(directory / "config.json")["config"].TRAIN.steps
 
 
 def train_row(row, minutes, data_directory, overrides):
     """Train a row, or go on with it. Raises UserError if train.py does not come to the end."""
     name = run_name(row.name)
     if is_finished(row):
-        done, wanted = runs.read_about(runs.root() / name / "config.json")["config"].TRAIN.steps, steps_of(row, minutes)
+        done, wanted = (
+            store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps,
+            steps_of(row, minutes),
+        )
         print(
             f"{name}: done before, {done:,} updates"
-            + f" (and not {wanted:,}: remove {runs.root() / name} to train it anew)" * (done != wanted)
+            + f" (and not {wanted:,}: remove {store.root() / name} to train it anew)" * (done != wanted)
         )
         return
     command = command_of(row, minutes, data_directory, overrides)
-    if (runs.root() / name / "config.json").is_file():
+    if (store.root() / name / "config.json").is_file():
         command = ["--resume", name, *(("--data", data_directory) if data_directory else ())]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
-    with subprocess.Popen([sys.executable, runs.HERE / "train.py", *command]) as process:
+    with subprocess.Popen([sys.executable, store.PROJECT / "train.py", *command]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and ends
         while process.poll() is None:
             with contextlib.suppress(KeyboardInterrupt):  # train.py has had it too
@@ -68,14 +72,14 @@ def common_settings(row, begins_with):
     begins_with: the name of the run whose weights it begins with, or None.
     """
     plain = row._replace(after=begins_with, settings={})
-    config, _ = launch.read_config(launch.parse_arguments(command_of(plain, 1)))
+    config, _ = plan.read_config(plan.parse_arguments(command_of(plain, 1)))
     return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
 
 
 def facts_of(row):
     """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
-    directory = runs.root() / run_name(row.name)
-    about, lines = runs.read_about(directory / "config.json"), read_metrics(directory)
+    directory = store.root() / run_name(row.name)
+    about, lines = store.read_about(directory / "config.json"), read_metrics(directory)
     config, init = about["config"], about.get("init")
     common = common_settings(row, init)
     ran = {name: config[name.split(".")[0]][name.split(".")[1]] for name in common if name not in LENGTH}
@@ -94,7 +98,7 @@ def facts_of(row):
         "matched": model.NETWORKS[config.MODEL.network].matched,
         "commit": about.get("commit"),
         "data": about["data"],
-        "sha256": download.file_digest(directory / runs.WEIGHTS, "sha256"),
+        "sha256": hashes.file_digest(directory / store.WEIGHTS, "sha256"),
         "curve": {line["step"]: round(line["val_psnr_y"], 3) for line in lines if "val_psnr_y" in line},
     }
 
@@ -104,10 +108,10 @@ def score(names, data_directory, sets):
     path, rows = PICTURES / "results.json", [run_name(name) for name in names]
     command = ["--methods", ",".join(["bicubic", *rows]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
     if rows:
-        command += ["--weights", *(runs.root() / row / runs.WEIGHTS for row in rows)]
+        command += ["--weights", *(store.root() / row / store.WEIGHTS for row in rows)]
     command += ["--out", PICTURES, "--sets", ",".join(sets)]
     command += ["--data", data_directory] if data_directory else []
-    if subprocess.run([sys.executable, runs.HERE / "evaluate.py", *command], check=False).returncode:
+    if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
     scores = {}
     for set_name, methods in json.loads(path.read_text()).items():
@@ -152,11 +156,16 @@ def parse_arguments():
         description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/srgan-data"
     )
     add = parser.add_argument
-    minutes = utils.number(float, 1e-3, 1e6, "a number of minutes above zero")
+    minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
     add("--minutes", type=minutes, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
-    add("--rows", type=utils.names, metavar="A,B", help=f"which: {', '.join(row.name for row in ROWS)} (default: all)")
+    add(
+        "--rows",
+        type=terminal.names,
+        metavar="A,B",
+        help=f"which: {', '.join(row.name for row in ROWS)} (default: all)",
+    )
     add("--data", metavar="DIR", help="a data root with train/ and the test sets in it")
-    add("--sets", type=utils.names, metavar="A,B", help="the sets to score on, as for evaluate.py")
+    add("--sets", type=terminal.names, metavar="A,B", help="the sets to score on, as for evaluate.py")
     add(
         "--set",
         action="append",
@@ -193,7 +202,7 @@ def main():
         for row in rows:
             train_row(row, args.minutes, args.data, args.set)
     path, page = args.out / "results.json", args.out / "results.md"
-    before = runs.read_json(path) if path.is_file() else {"rows": {}, "scores": {}}
+    before = store.read_json(path) if path.is_file() else {"rows": {}, "scores": {}}
     finished = [row for row in ROWS if is_finished(row)]
     if not finished and not before["rows"]:
         raise UserError("no row is finished, there is nothing to report")
@@ -202,7 +211,7 @@ def main():
 
     def keep(scores):
         results = {"rows": facts, "scores": scores}
-        runs.write_json(path, results)
+        store.write_json(path, results)
         utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results)))
 
     if finished:
@@ -213,4 +222,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

@@ -6,19 +6,16 @@ One step, from uint8 crops to updated weights, is one function compiled by XLA. 
 import numpy as np
 
 import data
-import devices
-import doctor
-import features
-import launch
-import logs
-import losses
-import runs
-import utils
-from baselines import RECONSTRUCTIONS
+from cli import terminal
 from config import VGG_LOSSES
-from state import TrainState, load_checkpoint, save_checkpoint
+from networks import features, losses
+from networks.baselines import RECONSTRUCTIONS
+from runs import devices, logs, store
+from training import doctor
+from training.plan import parse_arguments, read_plan
+from training.state import TrainState, load_checkpoint, save_checkpoint
+from training.validation import Validation
 from utils import LazyModule, UserError
-from validation import Validation
 
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
@@ -208,10 +205,10 @@ SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
 def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None, resume=False):
     """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
-    run: runs.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or None;
-    vgg_path: for a loss that looks at features, from features.find_vgg; strategy: from devices.choose_strategy; resume:
-    go on from the newest checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last checkpoint
-    and weights are kept.
+    run: store.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or
+    None; vgg_path: for a loss that looks at features, from features.find_vgg; strategy: from devices.choose_strategy;
+    resume: go on from the newest checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last
+    checkpoint and weights are kept.
     """
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
     precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
@@ -235,11 +232,11 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     if resume:
         load_checkpoint(run.directory, state.parts())
     else:
-        runs.create(run, facts)
+        store.create(run, facts)
     with logs.Log(run, int(state.step.numpy())) as log:
         if resume:
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
-        kind = runs.kind_of(run.mode, config)
+        kind = store.kind_of(run.mode, config)
         print(f"run {run.name}: {config.TRAIN.steps:,} updates of {kind}, batch {config.TRAIN.batch}")
         print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
         if not resume:  # from here on there is something to go back to
@@ -253,8 +250,8 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
             step = state.step.numpy()
             print(f"stopped at step {step}, all is saved; go on with the same --data and --resume {run.name}")
             return None
-        print(f"done: {run.directory / runs.WEIGHTS}; samples are in {run.samples}")
-    return run.directory / runs.WEIGHTS
+        print(f"done: {run.directory / store.WEIGHTS}; samples are in {run.samples}")
+    return run.directory / store.WEIGHTS
 
 
 def loop(run, state, step_function, batches, validation, strategy, log):
@@ -296,7 +293,7 @@ def loop(run, state, step_function, batches, validation, strategy, log):
                 log.progress.write(f"step {step}: validation {score}")
                 if line["val_psnr_y"] > float(state.best.numpy()):
                     state.best.assign(line["val_psnr_y"])
-                    runs.save_weights(state.result, run.directory / runs.BEST)
+                    store.save_weights(state.result, run.directory / store.BEST)
             log.metrics(step, line)
             if save or stop:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
                 state.save(run)
@@ -335,14 +332,14 @@ def roll_back(run, state, error):
 
 
 def main():
-    plan = launch.read_plan(launch.parse_arguments())
+    plan = read_plan(parse_arguments())
     if plan is None:
         return  # a dry run
     asked = plan.jobs[-1]
     strategy = devices.choose_strategy(asked.config.TRAIN.replicas)
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():
-        runs.write_json(asked.directory / "config.json", plan.about)
+        store.write_json(asked.directory / "config.json", plan.about)
     devices.estimate(plan.jobs)
     init = plan.init
     for run in plan.jobs:
@@ -354,4 +351,4 @@ def main():
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

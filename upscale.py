@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-import pictures
 import utils
-import video
-from tiles import LEAST_TILE, TILE, Upscaler, choose_weights
+from cli import terminal
+from images import pictures, video
+from inference.tiles import LEAST_TILE, TILE, Upscaler, choose_weights
 from utils import UserError
 
 
@@ -183,7 +183,7 @@ def parse_arguments():
     add(
         "--blend",
         metavar="T",
-        type=utils.number(float, 0, 1, "a number from 0 to 1"),
+        type=terminal.number(float, 0, 1, "a number from 0 to 1"),
         help="from 0, the smooth SRResNet, to 1, the SRGAN: their weights are mixed",
     )
     add(
@@ -196,7 +196,7 @@ def parse_arguments():
     add(
         "--tile",
         metavar="N",
-        type=utils.number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
+        type=terminal.number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
         help=f"side of a tile without its surroundings, in LR pixels (default: by free memory, {TILE} at most); "
         "the result does not depend on it",
     )
@@ -206,7 +206,7 @@ def parse_arguments():
     add(
         "--max-megapixels",
         metavar="N",
-        type=utils.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
+        type=terminal.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
         default=200,
         help="refuse inputs with more pixels (default: %(default)s), against files made to fill the memory",
     )
@@ -269,4 +269,4 @@ def upscale_all(jobs, upscaler, args, failures):
 
 
 if __name__ == "__main__":
-    utils.run_command(main)
+    terminal.run_command(main)

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import figures
-import tables
-import testsets
 import utils
-from photographs import Photographs
+from images.photographs import Photographs
+from scoring import figures, tables, testsets
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # as upscale.py has it: whichever test loads TensorFlow first
@@ -26,6 +24,7 @@ os.environ.pop("SRGAN_RUNS", None)
 os.environ.pop("SRGAN_CACHE", None)
 
 PROJECT = Path(__file__).resolve().parent.parent
+ROOMS = sorted({path.relative_to(PROJECT).parts[0] for path in PROJECT.glob("*/*.py")} - {"tests"})
 SHARED = PROJECT.parent / "shared" / "data"
 
 # A network and batch that train in a second or two; without the skip no weight is zero and no output just bicubic.
@@ -128,8 +127,10 @@ def read_photographs(folder, **settings):
 def clone(tmp_path_factory):
     """A copy of the project as a fresh clone has it; what a script writes there goes with it."""
     folder = tmp_path_factory.mktemp("clone")
-    for path in (*PROJECT.glob("*.py"), *PROJECT.glob("*.json"), *PROJECT.glob("*.html")):
+    for path in PROJECT.glob("*.py"):
         shutil.copy(path, folder)
+    for room in ROOMS:
+        shutil.copytree(PROJECT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("vgg19", "checkpoint", "samples"):
         (folder / name).mkdir()
     return folder
@@ -154,8 +155,8 @@ def tiny_run(tmp_path_factory):
     import keras
 
     import model
-    import runs
     from config import make_config
+    from runs import store
 
     config = make_config("srgan", overrides=TINY_SETTINGS)
     keras.utils.set_random_seed(0)
@@ -163,9 +164,9 @@ def tiny_run(tmp_path_factory):
     for layer in generator.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.full_like(weights, 0.5) for weights in layer.get_weights()])
-    run = runs.Run(tmp_path_factory.mktemp("runs") / "tiny", "srgan", "slides", config)
-    runs.create(run, {})
-    runs.save_weights(generator, run.directory / runs.WEIGHTS)
+    run = store.Run(tmp_path_factory.mktemp("runs") / "tiny", "srgan", "slides", config)
+    store.create(run, {})
+    store.save_weights(generator, run.directory / store.WEIGHTS)
     return run.directory
 
 
@@ -175,31 +176,31 @@ def place(tiny_run, tmp_path_factory):
     import keras
 
     import model
-    import runs
     from config import make_config
+    from runs import store
 
     folder = tmp_path_factory.mktemp("place")
-    about = runs.describe_weights(tiny_run)[1]
+    about = store.describe_weights(tiny_run)[1]
     other = make_config("srresnet", overrides=["MODEL.blocks=1", "MODEL.width=8", "MODEL.scale=2"])
     for name, mode, config in (
         ("srgan_x4", "srgan", about["config"]),
         ("srresnet_x4", "srresnet", about["config"]),
         ("half", "srresnet", other),
     ):
-        runs.create(run := runs.Run(folder / name, mode, "slides", config), {})
+        store.create(run := store.Run(folder / name, mode, "slides", config), {})
         keras.utils.set_random_seed(len(name))
-        runs.save_weights(model.build_generator(config.MODEL), run.directory / runs.WEIGHTS)
+        store.save_weights(model.build_generator(config.MODEL), run.directory / store.WEIGHTS)
     return folder
 
 
 @pytest.fixture
 def runs_there(place, monkeypatch):
     """`place` as the only runs there are."""
-    import compare
-    import runs
+    from runs import store
+    from web import compare
 
     monkeypatch.setenv("SRGAN_RUNS", str(place))
-    monkeypatch.setattr(runs, "HERE", place)
+    monkeypatch.setattr(store, "PROJECT", place)
     compare.upscaler_of.cache_clear()
 
 

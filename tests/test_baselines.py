@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from conftest import photo
 
-import devices
 import evaluate
-import features
 import model
 import train
 import utils
-from baselines import RECONSTRUCTIONS
 from config import NETWORK_SETTINGS, make_config
-from state import TrainState
+from networks import features
+from networks.baselines import RECONSTRUCTIONS
+from runs import devices
+from training.state import TrainState
 from utils import LazyModule
 
 keras = LazyModule("keras")

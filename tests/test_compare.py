@@ -11,13 +11,13 @@ import pytest
 from conftest import content_of, photo
 from PIL import Image
 
-import compare
-import runs
 import upscale
 import utils
-from compare import Making, Sessions, read_upload
-from tiles import Upscaler
+from inference.tiles import Upscaler
+from runs import store
 from utils import UserError
+from web import compare
+from web.compare import Making, Sessions, read_upload
 
 
 def make(upload, methods, folder, share=1, stopped=None, report=lambda share, name: None):
@@ -61,8 +61,8 @@ def test_weights_that_are_written_anew_are_loaded_anew(place, runs_there, tmp_pa
     upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
     mine = str(tmp_path / "mine")
     before = make(upload, [mine], tmp_path).views[mine]
-    shutil.copy(place / "srresnet_x4" / runs.WEIGHTS, tmp_path / "mine")
-    os.utime(tmp_path / "mine" / runs.WEIGHTS)
+    shutil.copy(place / "srresnet_x4" / store.WEIGHTS, tmp_path / "mine")
+    os.utime(tmp_path / "mine" / store.WEIGHTS)
     after = make(upload, [mine], tmp_path).views[mine]
     assert np.array_equal(after, Upscaler("srresnet_x4").upscale(upload.lr)) and not np.array_equal(before, after)
 

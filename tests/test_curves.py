@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import assert_refused
 
-import curves
-import runs
 import utils
 from config import make_config
+from runs import store
+from training import curves
 
 
 def line_of(step, **values):
@@ -41,12 +41,12 @@ def two_runs(tmp_path, monkeypatch):
         ("sharp", [line_of(10), line_of(20, val_psnr_y=26.0, val_bicubic=25.0)]),
         ("nothing", []),
     ):
-        runs.create(run := runs.Run(tmp_path / name, "srresnet", "slides", make_config()), {})
+        store.create(run := store.Run(tmp_path / name, "srresnet", "slides", make_config()), {})
         (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_picture_has_a_row_a_run(two_runs, run, tmp_path):
-    result = run("curves.py", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
+    result = run("-m", "training.curves", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
     assert result.returncode == 0, result.stderr
     drawn = utils.read_image(tmp_path / "out" / "curves.png")
     quarters = [part for half in np.array_split(drawn, 2) for part in np.array_split(half, 4, axis=1)]
@@ -62,4 +62,4 @@ def test_a_picture_has_a_row_a_run(two_runs, run, tmp_path):
     ],
 )
 def test_mistakes_are_one_sentence(two_runs, run, arguments, words):
-    assert_refused(run("curves.py", *arguments), words)
+    assert_refused(run("-m", "training.curves", *arguments), words)

@@ -145,7 +145,7 @@ def test_files_that_are_no_images_are_named(folder, capsys):
 
 def test_samples_are_photographs_of_the_wheels(monkeypatch):
     """They are there without a download, usable, and the test ones are not trained on."""
-    monkeypatch.setattr(data, "HERE", data.HERE / "no such folder")
+    monkeypatch.setattr(data, "PROJECT", data.PROJECT / "no such folder")
     name, paths = data.find_training()
     assert name == data.SAMPLES and len(paths) == len(data.SAMPLE_TRAIN)
     test = data.find_test_sets()[data.SAMPLES]

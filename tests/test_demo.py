@@ -16,9 +16,10 @@ import requests
 from conftest import PROJECT, content_of, open_page, photo, requested
 
 import demo
-import serving
 import utils
-from tiles import Upscaler
+from cli import terminal
+from inference.tiles import Upscaler
+from web import serving
 
 needs_packages = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, serving.GRADIO)), reason=f"needs {', '.join(serving.GRADIO)}"
@@ -43,7 +44,7 @@ def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, argum
     monkeypatch.setattr(serving, "check_packages", lambda packages: None)
     monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
     with pytest.raises(SystemExit) as exit_status:
-        utils.run_command(demo.main)
+        terminal.run_command(demo.main)
     assert exit_status.value.code == 2 and words in capsys.readouterr().err
 
 

@@ -8,11 +8,10 @@ import pytest
 from conftest import open_page, requested
 from test_demo import Server, find, sizes, text_of, wait_until
 
-import demo_watch
-import runs
-import serving
 import utils
 from config import make_config
+from runs import store
+from web import serving, watching
 
 needs_packages = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, serving.GRADIO)), reason=f"needs {', '.join(serving.GRADIO)}"
@@ -27,9 +26,9 @@ def line_of(step, **values):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run at step 30 of 100 with two sample grids, of which the doctor has said something."""
-    monkeypatch.setattr(runs, "HERE", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     config = make_config("srgan", overrides=["TRAIN.steps=100"])
-    runs.create(run := runs.Run(tmp_path / "checkpoint" / "mine", "srgan", "slides", config), {})
+    store.create(run := store.Run(tmp_path / "checkpoint" / "mine", "srgan", "slides", config), {})
     lines = [line_of(10, val_psnr_y=27.0, val_bicubic=28.0), line_of(20), line_of(30, val_psnr_y=27.5)]
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run.directory / "log.txt").write_text(
@@ -42,24 +41,24 @@ def run(tmp_path, monkeypatch):
 
 def test_state_in_words(run):
     lines = [line_of(10), line_of(40)]
-    assert demo_watch.state(run, [], 0).startswith("nothing is logged yet")
-    assert demo_watch.state(run, lines, 1) == (
+    assert watching.state(run, [], 0).startswith("nothing is logged yet")
+    assert watching.state(run, lines, 1) == (
         "srgan, step 40 of 100, 2.00 s a step, 0 h 02 min to go if it goes on like that"
     )
-    stopped = demo_watch.state(run, lines, 1200)
+    stopped = watching.state(run, lines, 1200)
     assert stopped.endswith("nothing new for 20 minutes: stopped? `python train.py --resume mine` goes on")
-    assert demo_watch.state(run, [{"step": 40}], 1) == "srgan, step 40 of 100"
-    assert demo_watch.state(run, [line_of(100)], 9999) == "srgan, step 100 of 100: finished"
+    assert watching.state(run, [{"step": 40}], 1) == "srgan, step 40 of 100"
+    assert watching.state(run, [line_of(100)], 9999) == "srgan, step 100 of 100: finished"
 
 
 def test_grids_and_remarks(run):
-    assert [(step, path.name) for step, path in demo_watch.grids(run).items()] == [
+    assert [(step, path.name) for step, path in watching.grids(run).items()] == [
         ("20", "step_0000020.png"),
         ("9", "step_0000009.png"),
     ]
-    assert demo_watch.remarks(run) == "2026-01-01 00:00:00  step 20: the doctor says: a grid <b>appears</b>"
+    assert watching.remarks(run) == "2026-01-01 00:00:00  step 20: the doctor says: a grid <b>appears</b>"
     (run.directory / "log.txt").unlink()
-    assert demo_watch.remarks(run) == "nothing so far"
+    assert watching.remarks(run) == "nothing so far"
 
 
 @needs_packages

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import TINY, TINY_SETTINGS, assert_refused, photo
 
-import devices
-import features
-import layers
 import model
 import train
 from config import make_config
-from state import TrainState
+from layers import blocks
+from networks import features
+from runs import devices
+from training.state import TrainState
 from utils import UserError
 
 CLUSTER = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}
@@ -78,7 +78,7 @@ def test_auto_is_mixed_where_all_gpus_have_tensor_cores(monkeypatch, capabilitie
 def test_what_a_user_can_mend_is_explained(monkeypatch):
     import tensorflow as tf
 
-    run = train.runs.Run(Path("somewhere/a"), "srgan", "slides", make_config("srgan"))
+    run = train.store.Run(Path("somewhere/a"), "srgan", "slides", make_config("srgan"))
     full = devices.explained(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), run)
     assert isinstance(full, UserError) and "--resume a --accumulate 2" in str(full) and "OOM" in str(full)
     no_room = devices.explained(tf.errors.ResourceExhaustedError(None, None, "x; No space left on device"), run)
@@ -151,7 +151,7 @@ def test_float16_leaves_an_overflowing_update_out(rng):
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
 def test_parts_of_a_batch_add_up_to_the_whole(rng, monkeypatch, mode):
     """--accumulate: the same losses, gradient norms and weights after two updates; batch norm is taken out for it."""
-    for module in (layers, model):
+    for module in (blocks, model):
         monkeypatch.setattr(module, "batch_norm", lambda x, *_, **__: x)
     batch = batch_of_four(rng)
     results = []

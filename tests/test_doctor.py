@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import doctor
+from training import doctor
 
 WELL = {
     "mse_loss": 0.01, "mse_loss_grad": 1e-3, "vgg_loss": 0.01, "vgg_loss_grad": 2e-3, "g_gan_loss": 0.003,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import photo
 
-import download
 import utils
+from images import download, hashes
 from utils import UserError
 
 
@@ -142,7 +142,7 @@ def test_set(tmp_path, rng, monkeypatch):
     a, b = photo(rng, 40, 40), photo(rng, 42, 45)
     manifest = {
         "Set5": {
-            name: {"sha256": {str(n): download.pixel_hash(utils.mod_crop(image, n)) for n in (1, 4)}}
+            name: {"sha256": {str(n): hashes.pixel_hash(utils.mod_crop(image, n)) for n in (1, 4)}}
             for name, image in (("a", a), ("b", b))
         }
     }
@@ -215,21 +215,21 @@ def test_mirrors_are_tried_in_turn(test_set, tmp_path, server, monkeypatch):
 
 
 def test_manifest_knows_119_images():
-    manifest = download.read_manifest()
+    manifest = hashes.read_manifest()
     assert {name: len(images) for name, images in manifest.items()} == {"Set5": 5, "Set14": 14, "BSD100": 100}
-    assert len({image for image, *_ in (v for v in download.load_manifest().values())}) == 3
+    assert len({image for image, *_ in (v for v in hashes.load_manifest().values())}) == 3
     assert manifest["Set14"]["bridge"]["channels"] == 1
 
 
 def test_manifest_knows_the_real_sets(shared):
-    manifest = download.load_manifest()
+    manifest = hashes.load_manifest()
     for name in ("Set5", "Set14"):
         for path in utils.list_images(shared / name):
-            assert manifest[download.pixel_hash(utils.read_image(path))][:2] == (name, path.stem)
+            assert manifest[hashes.pixel_hash(utils.read_image(path))][:2] == (name, path.stem)
 
 
 def test_vgg19_is_fetched_and_checked(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "HERE", tmp_path)
+    monkeypatch.setattr(download, "PROJECT", tmp_path)
     monkeypatch.setattr(download, "VGG19_FILES", (tmp_path / "vgg19" / download.VGG19_FILE,))
     monkeypatch.setattr(download, "VGG19_URL", server.url("vgg"))
     monkeypatch.setattr(download, "VGG19_DIGEST", "md5:" + hashlib.md5(CONTENT).hexdigest())

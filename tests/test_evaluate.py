@@ -9,9 +9,8 @@ from conftest import TINY, assert_refused, photo
 
 import data
 import evaluate
-import metrics
-import testsets
 import utils
+from scoring import metrics, testsets
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def test_broken_test_images_are_named_and_left_out(run, clone, rng):
 
 def test_rows_of_mixed_weights(trained, run, clone):
     """The ends of a sweep are the two runs, and its middle is the network with the mean of their weights."""
-    import runs
+    from runs import store
 
     arguments = ["--sets=samples", "--metrics=psnr_y", "--methods=tiny", "--json=blend.json", "--out=blend"]
     result = run("evaluate.py", *arguments, "--blend-sweep", "tiny", "./other", "0:1:0.5")
@@ -128,7 +127,7 @@ def test_rows_of_mixed_weights(trained, run, clone):
     assert scores["blend_0"]["psnr_y"] == pytest.approx(scores["tiny"]["psnr_y"], abs=1e-9)
     assert scores["blend_1"]["psnr_y"] != pytest.approx(scores["tiny"]["psnr_y"], abs=1e-3)
 
-    (generator, _), (other, _) = (runs.load_generator(clone / name) for name in ("checkpoint/tiny", "other"))
+    (generator, _), (other, _) = (store.load_generator(clone / name) for name in ("checkpoint/tiny", "other"))
     for mine, theirs in zip(generator.weights, other.weights, strict=True):
         mine.assign((mine + theirs) / 2)
     path = data.package_files(data.SAMPLE_TEST)[0]
@@ -140,14 +139,14 @@ def test_rows_of_mixed_weights(trained, run, clone):
 
 def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
     """Every image once, at most BATCH of one size together, each upscaled as it would be alone."""
-    import runs
+    from runs import store
 
     sizes = [(5, 7), (6, 7), (5, 7), (5, 7), (5, 7), (5, 7), (6, 7)]
     images = [testsets.Image(str(i), None, photo(rng, *size)) for i, size in enumerate(sizes)]
     together = [[image.name for image in batch] for batch in evaluate.batches(images)]
     assert together == [["0", "2", "3", "4"], ["5"], ["1", "6"]]
 
-    generator, about = runs.load_generator(clone / "checkpoint" / "tiny")
+    generator, about = store.load_generator(clone / "checkpoint" / "tiny")
     row = evaluate.Model("tiny", generator, about["config"].MODEL)
     lrs = [images[i].lr for i in (0, 2, 3, 4)]
     for together, alone in zip(row.upscale(lrs), (row.upscale([lr])[0] for lr in lrs), strict=True):
@@ -156,9 +155,9 @@ def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
 
 def test_scores_are_recorded_and_compared(tmp_path, capsys):
     """Only those on proven sets; what is recorded stays, and other figures for the same weights are pointed out."""
-    import runs
+    from runs import store
 
-    weights = tmp_path / runs.WEIGHTS
+    weights = tmp_path / store.WEIGHTS
     weights.write_bytes(b"x")
     rows = [SimpleNamespace(name="mine", weights=weights)]
 
@@ -166,13 +165,13 @@ def test_scores_are_recorded_and_compared(tmp_path, capsys):
         return {name: {"mine": {"psnr_y": psnr, "niqe_own": np.nan, "images": {}, **more}} for name in ("Set5", "own")}
 
     evaluate.record(rows, results(30.0, not_comparable="other pixels"), 4)
-    assert not (tmp_path / runs.SCORES).exists()
+    assert not (tmp_path / store.SCORES).exists()
     evaluate.record(rows, results(30.0), 4)
     evaluate.record(rows, results(30.001), 4)
-    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
+    assert store.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
     assert capsys.readouterr().out == ""
     evaluate.record(rows, results(30.1, ssim_y=0.9), 4)
-    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0, "ssim_y": 0.9}}
+    assert store.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0, "ssim_y": 0.9}}
     assert "mine reads PSNR-Y 30.10 and not 30.00 on Set5" in capsys.readouterr().out
 
 

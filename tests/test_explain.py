@@ -10,9 +10,8 @@ from conftest import assert_refused, photo
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-import explain
-import metrics
 import utils
+from scoring import explain, metrics
 
 
 def test_the_protocol_is_that_of_the_metrics(rng):
@@ -82,7 +81,7 @@ def test_table_of_set5(shared, capsys):
 
 def test_all_combinations_are_written(run, clone, rng):
     utils.write_image(clone / "x.png", photo(rng, 30, 26))
-    result = run("explain.py", "x.png", "--scale=2", "--csv", "all.csv", "--json", "all.json")
+    result = run("-m", "scoring.explain", "x.png", "--scale=2", "--csv", "all.csv", "--json", "all.json")
     assert result.returncode == 0, result.stderr
     assert "bicubic ×2 on x.png (1 image)" in result.stdout
     with open(clone / "all.csv") as file:
@@ -95,7 +94,7 @@ def test_all_combinations_are_written(run, clone, rng):
 
 
 def test_the_flag_of_evaluate_shows_the_same(run):
-    results = [run("explain.py"), run("evaluate.py", "--explain", "samples")]
+    results = [run("-m", "scoring.explain"), run("evaluate.py", "--explain", "samples")]
     assert results[0].returncode == 0, results[0].stderr
     assert results[0].stdout == results[1].stdout and "bicubic ×4 on samples (3 images)" in results[0].stdout
 
@@ -105,4 +104,4 @@ def test_the_flag_of_evaluate_shows_the_same(run):
     [(["Set6"], "holds no images"), (["explain.py"], "none of the 1 images"), (["--scale=5"], "--scale")],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
-    assert_refused(run("explain.py", *arguments), words)
+    assert_refused(run("-m", "scoring.explain", *arguments), words)

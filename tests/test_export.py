@@ -12,12 +12,12 @@ from conftest import PROJECT, assert_refused, photo
 import data
 import evaluate
 import export
-import formats
 import model
-import runs
 import utils
 from config import make_config
-from formats import FORMATS
+from inference import formats
+from inference.formats import FORMATS
+from runs import store
 from utils import UserError
 
 TINY_MODEL = ("MODEL.blocks=1", "MODEL.width=8")
@@ -50,8 +50,8 @@ def generator():
 def exported(generator, clone, run):
     """(what the command said, its folder) for a run that lies in the clone's checkpoint/."""
     folder = clone / "checkpoint" / "tiny"
-    runs.create(runs.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
-    runs.save_weights(generator[0], folder / runs.WEIGHTS)
+    store.create(store.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
+    store.save_weights(generator[0], folder / store.WEIGHTS)
     random = np.random.default_rng(1)
     for i in range(3):
         picture = photo(random, 256, 256)

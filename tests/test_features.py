@@ -2,8 +2,8 @@ import h5py
 import numpy as np
 import pytest
 
-import features
 from config import make_config
+from networks import features
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-import logs
 from config import make_config
-from runs import Run
+from runs import logs
+from runs.store import Run
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr("runs.HERE", tmp_path)
+    monkeypatch.setattr("runs.store.PROJECT", tmp_path)
     (tmp_path / "a").mkdir()
     return Run(tmp_path / "a", "srresnet", "slides", make_config(overrides=["TRAIN.steps=10"]))
 
@@ -78,7 +78,7 @@ def test_tensorboard_gets_scalars_and_pictures(run, rng):
 
 
 def test_a_second_worker_writes_nothing(run, monkeypatch):
-    monkeypatch.setattr("devices.is_chief", lambda: False)
+    monkeypatch.setattr("runs.devices.is_chief", lambda: False)
     with logs.Log(run, 0) as log:
         print("hello")
         log.metrics(1, {"mse_loss": 0.5})

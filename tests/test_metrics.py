@@ -6,9 +6,8 @@ from conftest import photo
 from scipy.ndimage import correlate
 from skimage.metrics import peak_signal_noise_ratio
 
-import metrics
-import niqe
 import utils
+from scoring import metrics, niqe
 
 
 def naive_ssim(a, b):

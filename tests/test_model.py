@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-import features
-import layers
 import model
 import utils
 from config import make_config
+from layers import blocks
+from networks import features
 
 
 def generator(*overrides):
@@ -118,7 +118,7 @@ def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
-    kernel = np.asarray(layers.icnr(2)((3, 3, 5, 12)))
+    kernel = np.asarray(blocks.icnr(2)((3, 3, 5, 12)))
     image = rng.random((1, 6, 6, 5), np.float32)
     wide = tf.nn.conv2d(image, kernel, 1, "SAME").numpy()
     shuffled = wide.reshape(6, 6, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(12, 12, 3)
@@ -133,7 +133,7 @@ def test_row_convolution_is_a_convolution(rng):
     """Output and gradients, at sizes down to below the kernel's."""
     import tensorflow as tf
 
-    layer = layers.row_convolution()(3, 9, padding="same")
+    layer = blocks.row_convolution()(3, 9, padding="same")
     layer.build((None, None, None, 8))
     layer.bias.assign([0.5, -1, 2])
     for height, width in ((20, 13), (3, 5), (1, 1)):

@@ -18,16 +18,15 @@ import requests
 from conftest import PROJECT, open_page, requested, write_evaluation
 
 import demo
-import mos
-import serving
-import stimuli
-import study
 import utils
-from study import Study
+from cli import terminal
 from utils import UserError
+from web import serving
+from web.study import plans, server, stimuli
+from web.study.plans import Study
 
 needs_packages = pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, mos.PACKAGES)), reason=f"needs {', '.join(mos.PACKAGES)}"
+    not all(map(importlib.util.find_spec, server.PACKAGES)), reason=f"needs {', '.join(server.PACKAGES)}"
 )
 # Names of a set, images and a method that would like to be HTML, an address, a query or the end of the script.
 HOSTILE = "<script>alert(1)<|script>"
@@ -84,7 +83,7 @@ def lasting(evaluation, tmp_path_factory):
     stimuli.make(folder, evaluation)
     opened, tokens = Study(folder), iter(("first-of-the-two-links", "second-of-both-links--"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.secrets, "token_urlsafe", lambda size: next(tokens))
+        patch.setattr(plans.secrets, "token_urlsafe", lambda size: next(tokens))
         opened.add_raters(2)
     opened.close()
     served = Server(folder, "--raters", 2)
@@ -134,7 +133,7 @@ def test_the_policy_allows_only_the_page_itself(lasting):
     policy = requests.get(lasting.links[0], timeout=20).headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; img-src 'self'; connect-src 'self'; frame-ancestors 'none'; script")
     assert "script-src 'sha256-" in policy and "unsafe" not in policy and "http" not in policy
-    page = mos.PAGE.read_text(encoding="utf-8")
+    page = server.PAGE.read_text(encoding="utf-8")
     assert not re.search(r"\son\w+=|https?://|style=", page)
 
 
@@ -211,14 +210,14 @@ def test_only_this_machine_can_connect(lasting):
 @needs_packages
 def test_one_server_a_study_and_one_port_a_server(lasting):
     with pytest.raises(UserError, match="another server has .* open"):
-        mos.serve(lasting.opened, "127.0.0.1", 0, 1)
+        server.serve(lasting.opened, "127.0.0.1", 0, 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         other = SimpleNamespace(folder=lasting.opened.folder / "pictures")
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be had .*: choose another --port"):
-            mos.serve(other, "127.0.0.1", port, 1)
+            server.serve(other, "127.0.0.1", port, 1)
     with pytest.raises(UserError, match="cannot be had"):
-        mos.serve(other, "no such host", 0, 1)
+        server.serve(other, "no such host", 0, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -260,7 +259,7 @@ def run_demo(monkeypatch, capsys, *arguments):
     """(exit status, what was printed) of demo.py, in this process."""
     monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_status:
-        utils.run_command(demo.main)
+        terminal.run_command(demo.main)
     printed = capsys.readouterr()
     return exit_status.value.code, printed.out + printed.err
 
@@ -286,7 +285,7 @@ def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, argumen
 
 def test_a_study_keeps_its_settings(evaluation, tmp_path, monkeypatch, capsys):
     stimuli.make(tmp_path / "study", evaluation, images=1, seed=3)
-    monkeypatch.setattr(mos, "serve", lambda *arguments: print(arguments[1:]))
+    monkeypatch.setattr(server, "serve", lambda *arguments: print(arguments[1:]))
     monkeypatch.setattr(serving, "check_packages", lambda packages: None)
     same = ["--mos", tmp_path / "study", "--pictures", evaluation, "--images", 1, "--seed", 3]
     assert run_demo(monkeypatch, capsys, *same, "--raters", 4, "--port", 0) == (None, "('127.0.0.1', 0, 4)\n")

@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import gennorm
 
 import data
-import niqe
 import utils
+from scoring import niqe
 
 
 def test_mscn_against_a_loop(rng):
@@ -103,12 +103,12 @@ def test_fit_and_score(run, clone, rng):
     for i in range(3):
         utils.write_image(folder / f"{i}.png", rng.integers(0, 256, (480, 480, 3), dtype=np.uint8))
     (folder / "bad.png").write_bytes(b"no image")
-    results = [run("niqe.py", "fit", "--data", folder, "--out", f"model{i}.json") for i in range(2)]
+    results = [run("-m", "scoring.niqe", "fit", "--data", folder, "--out", f"model{i}.json") for i in range(2)]
     assert results[0].returncode == 0, results[0].stderr
     assert "bad.png is not a readable image" in results[0].stdout and "patches of 3 images" in results[0].stdout
     assert (clone / "model0.json").read_bytes() == (clone / "model1.json").read_bytes()
     assert niqe.load_model(clone / "model0.json")[0].shape == (36,)
-    result = run("niqe.py", "score", folder / "0.png", folder / "1.png")
+    result = run("-m", "scoring.niqe", "score", folder / "0.png", folder / "1.png")
     assert result.returncode == 0, result.stderr
     expected = [niqe.niqe(utils.read_image(folder / f"{i}.png")) for i in range(2)]
     printed = [float(line.split()[0]) for line in result.stdout.splitlines()]
@@ -130,15 +130,15 @@ def test_images_of_the_test_sets_are_not_fitted_to(shared):
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
-    assert_refused(run("niqe.py", *arguments), words)
+    assert_refused(run("-m", "scoring.niqe", *arguments), words)
 
 
 def test_too_few_patches_are_refused(run, clone, rng):
     utils.write_image(clone / "few" / "one.png", photo(rng, 200, 200))
-    assert_refused(run("niqe.py", "fit", "--data", "few", "--out", "x.json"), "too few for a model")
+    assert_refused(run("-m", "scoring.niqe", "fit", "--data", "few", "--out", "x.json"), "too few for a model")
 
 
 def test_a_damaged_model_is_refused(tmp_path):
     (tmp_path / "model.json").write_text('{"mean": [1], "covariance": [[1]]}')
-    with pytest.raises(utils.UserError, match="is not a model of niqe.py"):
+    with pytest.raises(utils.UserError, match="is not a model of scoring.niqe"):
         niqe.load_model(tmp_path / "model.json")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import opinions
-import stimuli
-import tables
-from study import Picture, Rating, Study
+from scoring import tables
 from utils import UserError
+from web.study import opinions, stimuli
+from web.study.plans import Picture, Rating, Study
 
 NAN = math.nan
 # Krippendorff, Computing Krippendorff's alpha-reliability (2011), section C: four observers, twelve units.

@@ -16,9 +16,8 @@ from filelock import FileLock
 from PIL import Image
 
 import data
-import download
-import photographs
 import utils
+from images import hashes, photographs
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("packs")
@@ -53,7 +52,7 @@ def test_unusable_images_are_named_and_skipped(folder, rng, monkeypatch, cache):
     utils.write_image(folder / "small.png", photo(rng, 31, 64))
     test_image = photo(rng, 64, 64)
     utils.write_image(folder / "leak.png", test_image)
-    manifest = {download.pixel_hash(test_image): ("Set5", "baby", 1)}
+    manifest = {hashes.pixel_hash(test_image): ("Set5", "baby", 1)}
     for known, minimum, count in [(manifest, 32, 7), ({}, 31, 9)]:
         monkeypatch.setattr(photographs, "load_manifest", lambda known=known: known)
         photos = read_photographs(folder, minimum=minimum, cache=cache)

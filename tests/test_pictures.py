@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-import pictures
-import sixteen_bits
 import utils
+from images import pictures, sixteen_bits
 
 LIMIT = 200  # megapixels
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -11,12 +11,8 @@ import numpy as np
 import pytest
 from conftest import open_page, photo, requested
 
-import figures
-import metrics
-import report
-import tables
-import testsets
 import utils
+from scoring import figures, metrics, report, tables, testsets
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 ODD = "50% #1 'quoted' <b>é</b>?".replace("/", "|")

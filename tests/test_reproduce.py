@@ -14,10 +14,10 @@ import pytest
 from conftest import PROJECT, TINY_SETTINGS, assert_refused
 
 import reproduce
-import runs
 from config import make_config
-from rows import ROWS, run_name
-from state import save_checkpoint
+from papers.rows import ROWS, run_name
+from runs import store
+from training.state import save_checkpoint
 
 SMALL = [part for setting in TINY_SETTINGS if "batch" not in setting for part in ("--set", setting)]
 
@@ -44,13 +44,13 @@ def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, 
     row = ROWS[0]
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     config = make_config(overrides=["TRAIN.steps=30"])
-    run = runs.Run(tmp_path / run_name(row.name), "srresnet", "slides", config)
-    runs.create(run, {"data": {"images": 5}})
+    run = store.Run(tmp_path / run_name(row.name), "srresnet", "slides", config)
+    store.create(run, {"data": {"images": 5}})
     assert not reproduce.is_finished(row)
     lines = [{"step": s, "seconds_per_step": 60.0} for s in (1, 2, 3, 10, 11, 20, 30)]
     lines[-1]["val_psnr_y"] = 25.1234
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run.directory / runs.WEIGHTS).write_bytes(b"")
+    (run.directory / store.WEIGHTS).write_bytes(b"")
     save_checkpoint(run.directory, 20, {})
     assert not reproduce.is_finished(row)  # all is logged, not all is saved
     save_checkpoint(run.directory, 30, {})
@@ -73,8 +73,8 @@ def stop_while_training(tmp_path, stop):
         "pathlib.Path('started').write_text('x')\ntime.sleep(60)\n"
     )
     code = (
-        "import pathlib, sys; import reproduce, runs; runs.HERE = pathlib.Path('.').resolve()\n"
-        "reproduce.utils.run_command(lambda: reproduce.train_row(reproduce.ROWS[0], 1, None, ()))"
+        "import pathlib, sys; import reproduce; from runs import store; store.PROJECT = pathlib.Path('.').resolve()\n"
+        "reproduce.terminal.run_command(lambda: reproduce.train_row(reproduce.ROWS[0], 1, None, ()))"
     )
     process = subprocess.Popen(
         [sys.executable, "-B", "-c", code],

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from conftest import PROJECT
 
-import results
+from papers import results
 
 
 def test_the_page_sets_ours_beside_the_papers():

@@ -2,17 +2,17 @@
 
 import pytest
 
-import launch
-import tables
 from config import make_config
-from rows import ROWS, command_of
+from papers.rows import ROWS, command_of
+from scoring import tables
+from training import plan
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_is_a_command_of_train_py(row):
     """Its settings as train.py takes them: the paper's network, one crop, one rule, and for a GAN a start."""
-    args = launch.parse_arguments(command_of(row, 10, "photos", ["TRAIN.seed=7"]))
-    config, _ = launch.read_config(args)
+    args = plan.parse_arguments(command_of(row, 10, "photos", ["TRAIN.seed=7"]))
+    config, _ = plan.read_config(args)
     assert (config.MODEL.skip, config.DATA.crop, config.TRAIN.seed) == ("none", 64, 7)
     assert (
         config.TRAIN.steps == max(int(600 / row.seconds), 1) >= 10 and config.TRAIN.save_every <= config.TRAIN.steps / 9
@@ -20,7 +20,7 @@ def test_every_row_is_a_command_of_train_py(row):
     assert args.mode != "srgan" or row.after
     if row.after:
         assert args.init == f"row-{row.after}"
-        papers = make_config(args.mode, args.preset, launch.settings_of(args, launch.WHAT))
+        papers = make_config(args.mode, args.preset, plan.settings_of(args, plan.WHAT))
         ours = {key for key, value in config.TRAIN.items() if value != papers.TRAIN[key]}
         own = {name.split(".")[1] for name in row.settings}
         assert ours <= {"steps", "seed", "shift", "save_every", "validate_every"} | own

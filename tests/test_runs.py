@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-import runs
 import utils
 from config import make_config
+from images import hashes
+from runs import store
 from utils import UserError
 
 TINY_MODEL = ["MODEL.blocks=1", "MODEL.width=8"]
@@ -13,35 +14,35 @@ TINY_MODEL = ["MODEL.blocks=1", "MODEL.width=8"]
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(runs, "HERE", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     return tmp_path / "runs"
 
 
 def make_run(name, mode="srresnet", score=None, steps=10, overrides=(), facts=()):
     """A run directory as train.py leaves it, with its last logged step."""
     config = make_config(mode, overrides=[*TINY_MODEL, "TRAIN.steps=10", *overrides])
-    directory = runs.check_name(name)
-    runs.create(runs.Run(directory, mode, "slides", config), dict(facts))
+    directory = store.check_name(name)
+    store.create(store.Run(directory, mode, "slides", config), dict(facts))
     line = {"step": steps} | ({} if score is None else {"val_psnr_y": score})
     (directory / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    (directory / runs.WEIGHTS).write_bytes(b"x")
+    (directory / store.WEIGHTS).write_bytes(b"x")
     return directory
 
 
 def test_names(root):
     make_run("taken")
     with pytest.raises(UserError, match="there is a run called 'taken' already"):
-        runs.check_name("taken")
+        store.check_name("taken")
     for name in ("", "../up", "a/b", ".hidden", "-flag"):
         with pytest.raises(UserError, match="plain file name"):
-            runs.check_name(name)
+            store.check_name(name)
 
 
 def test_writing_is_whole_or_absent(root):
     directory = make_run("a")
     before = (directory / "config.json").read_text()
     with pytest.raises(TypeError):
-        runs.write_json(directory / "config.json", {"a": object()})
+        store.write_json(directory / "config.json", {"a": object()})
 
     def fail(path):
         path.write_text("half")
@@ -55,11 +56,11 @@ def test_writing_is_whole_or_absent(root):
 def test_a_network_that_takes_something_else_is_refused(root):
     directory = make_run("foreign")
     about = json.loads((directory / "config.json").read_text())
-    assert about["network"] == runs.NETWORK
+    assert about["network"] == store.NETWORK
     about["network"]["kernel"] = "a Gaussian blur"
-    runs.write_json(directory / "config.json", about)
+    store.write_json(directory / "config.json", about)
     with pytest.raises(UserError, match="the network's kernel is 'a Gaussian blur'"):
-        runs.describe_weights("foreign")
+        store.describe_weights("foreign")
 
 
 def test_runs_of_before_there_were_other_networks_can_be_used(root):
@@ -70,40 +71,40 @@ def test_runs_of_before_there_were_other_networks_can_be_used(root):
         del about["config"]["MODEL"][key]
     about["config"]["TRAIN"]["loss"] = "slides"
     del about["network"]
-    runs.write_json(directory / "config.json", about)
-    config = runs.describe_weights("old")[1]["config"]
+    store.write_json(directory / "config.json", about)
+    config = store.describe_weights("old")[1]["config"]
     assert (config.MODEL.network, config.MODEL.upsampler, config.TRAIN.loss) == ("srresnet", "subpixel", "mse")
     assert config.MODEL.skip == "none"
     del about["config"]["MODEL"]["width"]
-    runs.write_json(directory / "config.json", about)
+    store.write_json(directory / "config.json", about)
     with pytest.raises(UserError, match="'width'"):
-        runs.describe_weights("old")
+        store.describe_weights("old")
 
 
 def test_scores_belong_to_the_bytes_of_their_weights(root):
-    weights = make_run("scored") / runs.WEIGHTS
-    assert runs.read_scores(weights) == {}
-    runs.write_scores(weights, {"Set5 ×4": {"psnr_y": 30.0}})
-    best = weights.with_name(runs.BEST)
+    weights = make_run("scored") / store.WEIGHTS
+    assert store.read_scores(weights) == {}
+    store.write_scores(weights, {"Set5 ×4": {"psnr_y": 30.0}})
+    best = weights.with_name(store.BEST)
     best.write_bytes(b"other")
-    runs.write_scores(best, {"Set5 ×4": {"psnr_y": 31.0}})
-    assert runs.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
-    assert runs.read_scores(best) == {"Set5 ×4": {"psnr_y": 31.0}}
+    store.write_scores(best, {"Set5 ×4": {"psnr_y": 31.0}})
+    assert store.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0}}
+    assert store.read_scores(best) == {"Set5 ×4": {"psnr_y": 31.0}}
     weights.write_bytes(b"trained on")
-    assert runs.read_scores(weights) == {}
-    for damaged in ("[]", json.dumps({weights.name: {"sha256": runs.download.file_digest(weights, "sha256")}})):
-        (weights.parent / runs.SCORES).write_text(damaged)
+    assert store.read_scores(weights) == {}
+    for damaged in ("[]", json.dumps({weights.name: {"sha256": hashes.file_digest(weights, "sha256")}})):
+        (weights.parent / store.SCORES).write_text(damaged)
         with pytest.raises(UserError, match="delete it"):
-            runs.read_scores(weights)
+            store.read_scores(weights)
 
 
 def find_init(least_steps=10):
-    return runs.find_init(make_config(overrides=TINY_MODEL).MODEL, "this data", least_steps)
+    return store.find_init(make_config(overrides=TINY_MODEL).MODEL, "this data", least_steps)
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="it is not a file"):
-        runs.write_json(tmp_path, {})
+        store.write_json(tmp_path, {})
     assert tmp_path.is_dir()
 
 
@@ -123,7 +124,7 @@ def test_init_is_the_finished_run_with_the_best_validation(root):
 
 def test_shipped_weights_come_first(root, monkeypatch):
     make_run("better", score=28.0)
-    monkeypatch.setenv("SRGAN_RUNS", str(runs.HERE / "checkpoint"))
+    monkeypatch.setenv("SRGAN_RUNS", str(store.PROJECT / "checkpoint"))
     make_run("srresnet_x4", score=20.0)
     path, why = find_init()
     assert path.parent.name == "srresnet_x4" and "come with the project" in why
@@ -143,7 +144,7 @@ def test_a_broken_run_does_not_stand_in_the_way(root, capsys):
     with open(root / "good" / "metrics.jsonl", "ab") as file:
         file.write(b"5\n\xff\xfe\n")
     assert find_init()[0].parent.name == "good"
-    assert list(runs.find_runs()) == ["good"]
+    assert list(store.find_runs()) == ["good"]
     said = capsys.readouterr().out
     assert all(f"left out: {root / name}" in said for name in "xyzw")
 
@@ -153,25 +154,25 @@ def test_runs_are_found_in_both_places(root, monkeypatch):
     with monkeypatch.context() as context:
         context.delenv("SRGAN_RUNS")
         make_run("here")
-    assert list(runs.find_runs()) == ["here", "elsewhere"]
-    assert runs.describe_weights("elsewhere")[1]["mode"] == "srresnet"
+    assert list(store.find_runs()) == ["here", "elsewhere"]
+    assert store.describe_weights("elsewhere")[1]["mode"] == "srresnet"
 
 
 def test_weights_explain_themselves_or_are_refused(root):
     directory = make_run("a")
-    for path in ("a", directory, directory / runs.WEIGHTS):
-        assert runs.describe_weights(path)[0] == directory / runs.WEIGHTS
+    for path in ("a", directory, directory / store.WEIGHTS):
+        assert store.describe_weights(path)[0] == directory / store.WEIGHTS
     with pytest.raises(UserError, match="there are no weights at 'nowhere'"):
-        runs.describe_weights("nowhere")
+        store.describe_weights("nowhere")
     (directory / "config.json").write_text('{"mode"')
     with pytest.raises(UserError, match="cannot be read"):
-        runs.describe_weights("a")
+        store.describe_weights("a")
     (directory / "config.json").write_text(json.dumps({"mode": "srresnet"}))
     with pytest.raises(UserError, match="does not describe a run"):
-        runs.describe_weights("a")
+        store.describe_weights("a")
     (directory / "config.json").unlink()
     with pytest.raises(UserError, match="no config.json beside"):
-        runs.describe_weights(directory / runs.WEIGHTS)
+        store.describe_weights(directory / store.WEIGHTS)
 
 
 def test_weights_come_back_and_damage_is_named(root):
@@ -181,23 +182,23 @@ def test_weights_come_back_and_damage_is_named(root):
 
     directory = make_run("a")
     generator = build_generator(make_config(overrides=TINY_MODEL).MODEL)
-    runs.save_weights(generator, directory / runs.WEIGHTS)
-    assert sorted(path.name for path in directory.iterdir()) == ["config.json", runs.WEIGHTS, "metrics.jsonl"]
-    again, about = runs.load_generator("a")
+    store.save_weights(generator, directory / store.WEIGHTS)
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", store.WEIGHTS, "metrics.jsonl"]
+    again, about = store.load_generator("a")
     for ours, theirs in zip(generator.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
-    content = (directory / runs.WEIGHTS).read_bytes()
-    (directory / runs.WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (directory / store.WEIGHTS).read_bytes()
+    (directory / store.WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="cannot be loaded into the generator"):
-        runs.load_generator("a")
-    (directory / runs.WEIGHTS).write_bytes(content)
+        store.load_generator("a")
+    (directory / store.WEIGHTS).write_bytes(content)
     about["config"].MODEL.width = 16
-    runs.write_json(directory / "config.json", about)
+    store.write_json(directory / "config.json", about)
     with pytest.raises(UserError, match="cannot be loaded into the generator"):
-        runs.load_generator("a")
+        store.load_generator("a")
 
 
 def test_machine_names_what_is_installed():
-    facts = runs.machine("numpy", "no-such-package")
+    facts = store.machine("numpy", "no-such-package")
     assert facts["cores"] > 0 and facts["numpy"][0].isdigit() and "no-such-package" not in facts

@@ -8,9 +8,9 @@ import socket
 import pytest
 from conftest import PROJECT
 
-import mos
-import serving
 from utils import UserError
+from web import serving
+from web.study import server
 
 
 def test_addresses():
@@ -81,12 +81,12 @@ def test_who_is_answered_and_what_is_never_fetched(listens, asked, path, status)
 def test_missing_packages_are_a_hint(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)
     with pytest.raises(UserError, match="this page needs uvicorn: pip install -r requirements-demo.txt"):
-        serving.check_packages(mos.PACKAGES)
+        serving.check_packages(server.PACKAGES)
 
 
 def test_the_extra_packages_are_listed():
     """FastAPI comes with Gradio."""
     listed = (PROJECT / "requirements-demo.txt").read_text()
-    for package in {*mos.PACKAGES, *serving.GRADIO} - {"fastapi"}:
+    for package in {*server.PACKAGES, *serving.GRADIO} - {"fastapi"}:
         assert re.search(rf"^{package}>=", listed, re.MULTILINE), package
     assert "-r requirements-demo.txt" in (PROJECT / "requirements-dev.txt").read_text()

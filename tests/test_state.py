@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-import state
 from config import make_config
-from logs import read_metrics
+from runs.logs import read_metrics
+from training import state
 from utils import UserError
 
 

@@ -13,11 +13,10 @@ import pytest
 from conftest import write_evaluation
 
 import data
-import stimuli
-import study
 import utils
-from study import Picture, Refused, Study
 from utils import UserError
+from web.study import plans, stimuli
+from web.study.plans import Picture, Refused, Study
 
 SETS = {"Set5": ("baby", "bird", "head"), "own": ("one", "two")}
 METHODS = ("nearest", "bicubic", "mine")
@@ -59,8 +58,8 @@ def pictures_of(images, methods):
 def test_a_plan_shows_everything_once_and_repeats_late(images, methods, repeats):
     pictures, examples = pictures_of(images, methods), pictures_of(10, 2)
     for seed in range(20):
-        plan = study.make_plan(examples, pictures, repeats, random.Random(seed))
-        assert plan == study.make_plan(examples, pictures, repeats, random.Random(seed))
+        plan = plans.make_plan(examples, pictures, repeats, random.Random(seed))
+        assert plan == plans.make_plan(examples, pictures, repeats, random.Random(seed))
         assert sorted(plan[:20]) == [("example", i) for i in range(20)]
         shown = [examples[i] for _, i in plan[:20]], [pictures[i] for _, i in plan[20:]]
         kinds = Counter(kind for kind, _ in plan)
@@ -73,21 +72,21 @@ def test_a_plan_shows_everything_once_and_repeats_late(images, methods, repeats)
         if images > 2:
             for part in shown:
                 assert all(a.image != b.image for a, b in zip(part, part[1:], strict=False))
-    assert plan != study.make_plan(examples, pictures, repeats, random.Random(99))
+    assert plan != plans.make_plan(examples, pictures, repeats, random.Random(99))
 
 
 def test_spreading_as_far_as_possible():
     for seed in range(20):
-        assert "".join(study.spread("aaab", str, random.Random(seed))) in ("abaa", "aaba")
-        assert "".join(study.spread("aabab", str, random.Random(seed))) == "ababa"
-        assert study.spread("aaa", str, random.Random(seed)) == ["a"] * 3
+        assert "".join(plans.spread("aaab", str, random.Random(seed))) in ("abaa", "aaba")
+        assert "".join(plans.spread("aabab", str, random.Random(seed))) == "ababa"
+        assert plans.spread("aaa", str, random.Random(seed)) == ["a"] * 3
 
 
 def test_no_method_comes_early_more_often():
     pictures = pictures_of(6, 3)
     places = np.zeros(3)
     for seed in range(400):
-        plan = study.make_plan([], pictures, 0, random.Random(seed))
+        plan = plans.make_plan([], pictures, 0, random.Random(seed))
         for place, (_, i) in enumerate(plan):
             places[i % 3] += place / (400 * 6)
     np.testing.assert_allclose(places, 8.5, atol=0.35)  # standard deviation of a mean: 0.1
@@ -215,7 +214,7 @@ def test_plans_are_stored_and_follow_from_the_token(opened):
     (_, first, *_), (_, second, *_) = opened.raters()
     assert len(first) >= 22 and first != second
     draw = random.Random(f"rater 0 {first}")
-    plan = study.make_plan(opened.examples, opened.pictures, 3, draw)
+    plan = plans.make_plan(opened.examples, opened.pictures, 3, draw)
     assert plan == opened.query("SELECT kind, picture FROM showings WHERE rater = 1 ORDER BY position")
     assert plan != opened.query("SELECT kind, picture FROM showings WHERE rater = 2 ORDER BY position")
     opened.add_raters(2)  # there are as many: the links stay
@@ -242,7 +241,7 @@ def test_what_is_refused(opened):
     for position in (-1, 43, 2**62):
         with pytest.raises(Refused, match="no such picture"):
             opened.rate(1, position, 3, 1000, "a")
-    for milliseconds in (-1, 1.5, "7", None, study.LONGEST + 1, 2**70, True):
+    for milliseconds in (-1, 1.5, "7", None, plans.LONGEST + 1, 2**70, True):
         with pytest.raises(Refused, match="milliseconds"):
             opened.rate(1, 0, worth[0], milliseconds, "a")
     for answer in ("", "x" * 65, 7, None):

@@ -7,11 +7,10 @@ import pytest
 from conftest import PROJECT
 
 import reproduce
-import rows
-import state
-import subpixel
 import utils
 from config import make_config
+from papers import rows, subpixel
+from training import state
 
 
 def test_arms_differ_in_the_upsampler_alone():
@@ -33,12 +32,12 @@ def test_first_outputs_show_the_grid():
 def plant(root, row, value, steps=100, photographs="a"):
     """A finished run of an arm whose log is made up."""
     config = make_config(overrides=[*subpixel.SMALL, f"TRAIN.steps={steps}"])
-    run = subpixel.runs.Run(root / rows.run_name(row.name), "srresnet", "slides", config)
-    subpixel.runs.create(run, {"data": {"images": 12, "fingerprint": photographs}})
+    run = subpixel.store.Run(root / rows.run_name(row.name), "srresnet", "slides", config)
+    subpixel.store.create(run, {"data": {"images": 12, "fingerprint": photographs}})
     lines = [{"step": s, "mse_loss": value / s, "checkerboard": 1.0 + value} for s in range(5, steps + 5, 5)]
     lines[-1] |= {"val_psnr_y": 24.0 + value, "val_bicubic": 28.0}
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run.directory / subpixel.runs.WEIGHTS).write_bytes(b"")
+    (run.directory / subpixel.store.WEIGHTS).write_bytes(b"")
     state.save_checkpoint(run.directory, steps, {})
     assert reproduce.is_finished(row)
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-import metrics
-import tables
+from scoring import metrics, tables
 
 
 def enumerated_p(differences):

@@ -10,9 +10,9 @@ import pytest
 from conftest import assert_refused, photo
 from PIL import Image
 
-import download
-import testsets
 import utils
+from images import download, hashes
+from scoring import testsets
 from utils import UserError
 
 
@@ -186,7 +186,7 @@ def test_sets_that_are_nobodys_need_no_proof(tmp_path, pool, rng, capsys):
 def test_a_gray_original_kept_as_rgb_is_still_gray(monkeypatch, tmp_path, pool, rng):
     """A mirror that stores Set14's one-channel image with three equal channels must give the same score."""
     gray = photo(rng, 40, 40)[..., :1]
-    manifest = {"Set14": {"bridge": {"channels": 1, "sha256": {"1": download.pixel_hash(gray)}}}}
+    manifest = {"Set14": {"bridge": {"channels": 1, "sha256": {"1": hashes.pixel_hash(gray)}}}}
     monkeypatch.setattr(download, "read_manifest", lambda: manifest)
     for name, image in (("gray", gray), ("rgb", utils.to_rgb(gray))):
         as_png(tmp_path / name / "x", image)

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from conftest import TINY, assert_refused, photo
 
-import devices
-import features
-import losses
 import model
 import train
 import utils
 from config import make_config
-from state import TrainState, make_optimizer
+from networks import features, losses
+from runs import devices
+from training.state import TrainState, make_optimizer
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
@@ -143,7 +142,7 @@ def test_shifts_are_drawn_for_each_step_alike_for_all_images(rng):
 
 def test_losses_read_as_on_the_slides():
     """The slides' three lines stand in train.py to the letter, but for the quotes of a name."""
-    source = (train.runs.HERE / "train.py").read_text().replace('"', "'")
+    source = (train.store.PROJECT / "train.py").read_text().replace('"', "'")
     for line in (
         "g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name='g')",
         "mse_loss = tl.cost.mean_squared_error(fake, real, is_mean=True)",
@@ -526,10 +525,10 @@ def loop_with_planted_nan(root, monkeypatch, on_nan, bad_steps, ends_well_below)
     import tensorflow as tf
 
     monkeypatch.setenv("SRGAN_RUNS", str(root / "runs"))
-    monkeypatch.setattr(train.runs, "HERE", root)
+    monkeypatch.setattr(train.runs, "PROJECT", root)
     _, state, config = build_step("srresnet", steps=8, on_nan=on_nan, log_every=4, ema=0)
-    run = train.runs.Run(train.runs.check_name("a"), "srresnet", "slides", config)
-    train.runs.create(run, {})
+    run = train.store.Run(train.store.check_name("a"), "srresnet", "slides", config)
+    train.store.create(run, {})
 
     def step(crops, turns):
         bad = int(state.step.numpy()) + 1 in bad_steps and float(state.g_optimizer.learning_rate) > ends_well_below
@@ -583,8 +582,8 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
 def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
     short = make_config("srresnet", overrides=["TRAIN.steps=100"])
     jobs = [
-        train.runs.Run(None, "srresnet", "slides", short),
-        train.runs.Run(None, "srgan", "slides", make_config("srgan")),
+        train.store.Run(None, "srresnet", "slides", short),
+        train.store.Run(None, "srgan", "slides", make_config("srgan")),
     ]
     monkeypatch.setattr(devices.os, "cpu_count", lambda: 2)
     devices.estimate(jobs)

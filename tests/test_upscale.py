@@ -10,13 +10,14 @@ from conftest import PROJECT, TINY_SETTINGS, assert_refused, photo
 from PIL import Image
 
 import model
-import pictures
-import runs
-import tiles
 import upscale
 import utils
+from cli import terminal
 from config import make_config
-from tiles import windows
+from images import pictures
+from inference import tiles
+from inference.tiles import windows
+from runs import store
 from upscale import Upscaler
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,8 +101,8 @@ def test_tiles_with_the_bicubic_skip(rng, tmp_path):
     config = make_config(overrides=[*TINY_SETTINGS, "MODEL.skip=bicubic"])
     generator = model.build_generator(config.MODEL)
     generator.set_weights([w + rng.uniform(0, 0.05, w.shape) for w in generator.get_weights()])
-    runs.create(run := runs.Run(tmp_path / "skip", "srresnet", "slides", config), {})
-    runs.save_weights(generator, run.directory / runs.WEIGHTS)
+    store.create(run := store.Run(tmp_path / "skip", "srresnet", "slides", config), {})
+    store.save_weights(generator, run.directory / store.WEIGHTS)
     upscaler = Upscaler(run.directory, tile=24)
     lr = photo(rng, 120, 96)
     whole = utils.m11_to_u8(upscaler.infer(utils.u8_to_01(lr)[None])[0])
@@ -164,14 +165,14 @@ def test_scale_shrinks_by_bicubic(tiny_run, tiny, rng):
 
 
 def test_blend_mixes_the_weights(tiny_run, tiny, rng, tmp_path, monkeypatch):
-    about = runs.describe_weights(tiny_run)[1]
+    about = store.describe_weights(tiny_run)[1]
     other = model.build_generator(about["config"].MODEL)
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    monkeypatch.setattr(runs, "HERE", tmp_path)
+    monkeypatch.setattr(store, "PROJECT", tmp_path)
     with pytest.raises(utils.UserError, match="there are no weights at 'srresnet_x4'"):
         Upscaler(tiny_run, blend=0.5)
-    runs.create(run := runs.Run(tmp_path / "srresnet_x4", "srresnet", "slides", about["config"]), {})
-    runs.save_weights(other, run.directory / runs.WEIGHTS)
+    store.create(run := store.Run(tmp_path / "srresnet_x4", "srresnet", "slides", about["config"]), {})
+    store.save_weights(other, run.directory / store.WEIGHTS)
     lr = photo(rng, 20, 20)
     smooth = Upscaler("srresnet_x4").upscale(lr)
     assert np.array_equal(Upscaler(blend=None).upscale(lr), smooth)  # the default where there is no srgan_x4
@@ -206,7 +207,7 @@ def test_short_memory_halves_the_tiles(tiny_run, rng, monkeypatch, capsys):
 
 
 def test_tile_follows_free_memory(tiny_run, monkeypatch):
-    config = runs.describe_weights(tiny_run)[1]["config"].MODEL
+    config = store.describe_weights(tiny_run)[1]["config"].MODEL
     upscaler = Upscaler(tiny_run)
     assert upscaler.tile == tiles.TILE or tiles.free_memory() < 2**30
     monkeypatch.setattr(tiles, "free_memory", lambda: 0)
@@ -228,7 +229,7 @@ def command(tiny_run, monkeypatch, capsys):
     def run_command(*arguments):
         monkeypatch.setattr(sys, "argv", ["upscale.py", "--weights", str(tiny_run), *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            utils.run_command(upscale.main)
+            terminal.run_command(upscale.main)
         return end.value.code or 0, *capsys.readouterr()
 
     return run_command
@@ -389,7 +390,7 @@ def test_an_animation_goes_through_the_network(command, tmp_path, rng):
 def test_a_video_and_a_single_pixel_go_through_the_network(command, tiny, tmp_path):
     import imageio_ffmpeg
 
-    import video
+    from images import video
 
     Image.new("RGB", (1, 1), "red").save(tmp_path / "a.png")
     writer = imageio_ffmpeg.write_frames(tmp_path / "film.mp4", (32, 24), fps=10, macro_block_size=1)

@@ -9,7 +9,7 @@ from conftest import photo
 from PIL import Image, ImageSequence
 
 import utils
-import video
+from images import video
 
 COUNT = 6
 # imageio-ffmpeg leaves the pipes to ffmpeg to the garbage collector.

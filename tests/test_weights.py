@@ -8,11 +8,11 @@ from conftest import PROJECT
 from scipy import ndimage
 
 import data
-import doctor
-import metrics
-import runs
 import utils
 from config import make_config
+from runs import store
+from scoring import metrics
+from training import doctor
 
 SHIPPED = {
     "srresnet_x4": "0134a84b4f4e0df3a6c3d67548700ccb56353c3d7e465c846014857c18425416",
@@ -27,7 +27,7 @@ GOLDEN = PROJECT / "tests" / "golden"
 
 
 def test_what_is_shipped_is_listed():
-    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4/" + runs.WEIGHTS)} == set(SHIPPED)
+    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4/" + store.WEIGHTS)} == set(SHIPPED)
     card = (PROJECT / "checkpoint" / "MODEL_CARD.md").read_text()
     assert all(name in card and sha256 in card for name, sha256 in SHIPPED.items())
 
@@ -35,7 +35,7 @@ def test_what_is_shipped_is_listed():
 @pytest.fixture(scope="module", params=SHIPPED)
 def shipped(request):
     """(name, generator) of each."""
-    return request.param, runs.load_generator(request.param)[0]
+    return request.param, store.load_generator(request.param)[0]
 
 
 def pairs():
@@ -47,9 +47,9 @@ def pairs():
 
 def test_bytes_and_scores(shipped):
     """Their bytes are the committed ones, and scores.json is of them."""
-    weights, _ = runs.find_runs()[shipped[0]]
+    weights, _ = store.find_runs()[shipped[0]]
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == SHIPPED[shipped[0]]
-    scores = runs.read_scores(weights)
+    scores = store.read_scores(weights)
     assert set(scores) == {f"{name} ×4" for name in data.TEST_SETS}
     assert all(scores[f"{name} ×4"]["psnr_y"] >= least for name, least in LEAST[shipped[0]].items())
 
@@ -68,7 +68,7 @@ def upscaled():
     """{name: [SR]} of pairs(), beside "bicubic" and "original"."""
     results = {"bicubic": [utils.imresize(lr, 4) for lr, _ in pairs()], "original": [hr for _, hr in pairs()]}
     for name in SHIPPED:
-        generator = runs.load_generator(name)[0]
+        generator = store.load_generator(name)[0]
         calls = (generator(utils.u8_to_01(lr)[None], training=False)[0] for lr, _ in pairs())
         results[name] = [utils.m11_to_u8(sr) for sr in calls]
     return results
@@ -99,7 +99,7 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
     assert strengths["bicubic"] < strengths["srresnet_x4"] < 0.9 * strengths["srgan_x4"], strengths
     for sr, hr, (lr, _) in zip(upscaled["srgan_x4"], upscaled["original"], pairs(), strict=True):
         assert metrics.consistency(sr, lr) > 35 and grid(sr, hr, lr) < 0.7
-    before, after = (runs.read_scores(runs.find_runs()[name][0]) for name in SHIPPED)
+    before, after = (store.read_scores(store.find_runs()[name][0]) for name in SHIPPED)
     for name in after:
         assert after[name]["niqe_own"] < before[name]["niqe_own"] and after[name]["consistency"] > 35
 
@@ -107,7 +107,7 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
 def test_no_line_stands_out_of_the_srgans_spectrum(shared):
     """At periods of 8, 4 and 2 pixels the baboon has hardly more than about them: 2.6 times, where a weave had 6.6."""
     lr = utils.imresize(utils.read_image(shared / "Set14" / "baboon.bmp")[:480, :480], 1 / 4)
-    sr = runs.load_generator("srgan_x4")[0](utils.u8_to_01(lr)[None], training=False)[0]
+    sr = store.load_generator("srgan_x4")[0](utils.u8_to_01(lr)[None], training=False)[0]
     patches = np.lib.stride_tricks.sliding_window_view(utils.rgb_to_y(utils.m11_to_u8(sr)).astype(float), (64, 64))
     patches = patches[::32, ::32] - patches[::32, ::32].mean(axis=(2, 3), keepdims=True)
     spectra = np.fft.fft2(patches * np.hanning(64) * np.hanning(64)[:, None])
@@ -120,9 +120,9 @@ def test_no_line_stands_out_of_the_srgans_spectrum(shared):
 
 def test_a_gan_starts_from_the_shipped_srresnet():
     """That of `train.py --mode=srgan`, without --init; another architecture does not."""
-    path, why = runs.find_init(make_config("srgan").MODEL, "any data", 5000)
+    path, why = store.find_init(make_config("srgan").MODEL, "any data", 5000)
     assert path.parent == PROJECT / "checkpoint" / "srresnet_x4" and "come with the project" in why
-    other = runs.find_init(make_config("srgan", "paper").MODEL, "any data", 5000)[0]
+    other = store.find_init(make_config("srgan", "paper").MODEL, "any data", 5000)[0]
     assert other is None or other.parent.parent != PROJECT / "checkpoint"
 
 

@@ -1,0 +1,49 @@
+"""What all commands share: types for argparse, and how a command ends."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from utils import UserError
+
+
+def number(kind, least, most, words):
+    """A `type` for argparse: int or float within [least, most]; words: what it takes, for the sentence if it is not."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"takes {words}, not '{text}'")
+        return value
+
+    return convert
+
+
+def names(text):
+    """A `type` for argparse: the names in "A,B", each once."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise argparse.ArgumentTypeError("names nothing")
+    return found
+
+
+def run_command(main):
+    """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+        sys.exit(141)
+    except (UserError, OSError, MemoryError) as error:
+        if isinstance(error, MemoryError):
+            error = "there is not enough memory"
+        elif isinstance(error, OSError) and error.filename:
+            error = f"{error.filename}: {error.strerror}"
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,235 @@
+"""Fetching image sets and weights, and knowing them for what they are: by hash, from whatever place they come.
+
+`python data.py NAME` is the command. A test image is known by its decoded pixels; hashes.py has more on that.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+import utils
+from images.hashes import file_digest, load_manifest, pixel_hash, read_manifest
+from utils import PROJECT, UserError
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Downloads that survive a cut connection
+
+ATTEMPTS = 5  # in a row without a single new byte, before a download is given up
+
+
+def reachable(url, seconds):
+    """Whether `url` answers within so many seconds, name look-up included. A hanging look-up is left behind."""
+    answers = []
+
+    def ask():
+        try:
+            answers.append(requests.head(url, timeout=seconds, allow_redirects=True).ok)
+        except requests.RequestException:
+            pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return any(answers)
+
+
+def download(url, path, digest=None, timeout=20):
+    """Fetch `url`, an address or a local file, to `path` with a progress bar; return `path`.
+
+    What an earlier attempt left in `path`.part is gone on from, and a file at `path` with the right digest is kept.
+    digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be had, if the connection is
+    cut again and again without progress, or if the bytes are not the right ones (they are deleted then).
+    """
+    if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    failures = 0
+    local = not str(url).startswith(("http://", "https://"))
+    if local and not Path(url).is_file():
+        raise UserError(f"{url} is neither an address (http:// or https://) nor a file")
+    if local:
+        shutil.copy(url, part)
+    while not local:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            fetch_rest(url, part, timeout)
+            break
+        except requests.HTTPError as error:
+            raise UserError(f"{url} answers {error.response.status_code} {error.response.reason}") from None
+        except requests.RequestException as error:
+            after = part.stat().st_size if part.exists() else 0
+            failures = 0 if after > before else failures + 1
+            if failures == ATTEMPTS or (after == 0 and isinstance(error, requests.ConnectionError)):
+                kept = f"; the {after:,} bytes so far are kept, run it again to go on" if after else ""
+                raise UserError(f"{url} cannot be downloaded ({type(error).__name__}){kept}") from None
+    if digest:
+        algorithm, _, expected = digest.partition(":")
+        found = file_digest(part, algorithm)
+        if found != expected:
+            part.unlink()
+            raise UserError(f"{url} is a wrong file ({algorithm} {found}, expected {expected}) and was not kept")
+    part.replace(path)
+    return path
+
+
+def fetch_rest(url, part, timeout):
+    """Append to `part` what is missing of `url`; start over where the server does not do ranges."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
+        if answer.status_code == 416:  # nothing is missing, or the file behind the address is another one now
+            if answer.headers.get("Content-Range") == f"bytes */{have}":
+                return
+            part.unlink()
+            return fetch_rest(url, part, timeout)
+        answer.raise_for_status()
+        if answer.status_code != 206:
+            have = 0
+        total = int(answer.headers["Content-Length"]) + have if "Content-Length" in answer.headers else None
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem[:30], disable=None) as bar,
+        ):
+            for block in answer.iter_content(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise requests.exceptions.ChunkedEncodingError("the connection was cut")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sets and weights
+
+VGG19_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+VGG19_DIGEST = "md5:253f8cb515780f3b799900260a226db6"  # Keras's own
+VGG19_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{VGG19_FILE}"
+VGG19_FILES = (  # where the weights are looked for: Keras's file, machrisaa's, and Keras's own cache
+    PROJECT / "vgg19" / VGG19_FILE,
+    PROJECT / "vgg19" / "vgg19.npy",
+    Path.home() / ".keras" / "models" / VGG19_FILE,
+)
+DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
+DIV2K_DIGEST = "md5:bdc2d9338d4e574fe81bf7d158758658"
+BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision"
+MIRRORS = {  # archives that held the originals when this was written; any other place will do, see --from
+    "Set5": ("https://huggingface.co/datasets/eugenesiow/Set5/resolve/main/data/Set5_HR.tar.gz",),
+    "Set14": ("https://huggingface.co/datasets/eugenesiow/Set14/resolve/main/data/Set14_HR.tar.gz",),
+    "BSD100": (
+        f"{BERKELEY}/grouping/segbench/BSDS300-images.tgz",
+        f"{BERKELEY}/bsds/BSDS300-images.tgz",
+        "https://huggingface.co/datasets/eugenesiow/BSD100/resolve/main/data/BSD100_HR.tar.gz",
+    ),
+}
+
+
+def known_images(name, folder):
+    """{image name: (crop, path)} of the images of test set `name` that are found below a folder, by their pixels."""
+    manifest, found = load_manifest(), {}
+    for path in tqdm(utils.list_images(folder), desc=f"looking for {name}", unit="", leave=False, disable=None):
+        try:
+            known = manifest.get(pixel_hash(utils.read_image(path)))
+        except UserError:
+            continue
+        # A whole image is better than a cropped copy of it.
+        if known and known[0] == name and known[2] < found.get(known[1], (99,))[0]:
+            found[known[1]] = (known[2], path)
+    return found
+
+
+def fetch_test_set(name, root, source=None):
+    """Fill root/<name> from the mirrors, or from `source`: an address or file of an archive, or a folder.
+
+    Every image is known by its pixels, whole or cropped to a multiple of a scale, whatever its file is called; others
+    are left alone. Raises UserError naming what is missing.
+    """
+    target, reasons = root / name, []
+    wanted = set(read_manifest()[name])
+    missing = wanted - set(known_images(name, target))
+    if not missing:
+        print(f"{name} is there already, nothing is fetched")
+    for place in [source] if source else MIRRORS[name]:
+        if not missing:
+            break
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+            try:
+                found = known_images(name, unpack(place, Path(folder), root / ".downloads"))
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            target.mkdir(exist_ok=True)
+            for image in missing & set(found):
+                path = found[image][1]
+                shutil.move(shutil.copy(path, folder + "/found"), target / (image + path.suffix.lower()))
+            missing -= set(found)
+            if missing:
+                reasons.append(f"{place} lacks {len(missing)} of the {len(wanted)} images, or has other pixels")
+    if missing:
+        raise UserError(
+            f"{name} is not complete ({', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} missing): "
+            f"{'; '.join(reasons)}; any copy will do: python data.py {name.lower()} --from FOLDER_OR_ADDRESS"
+        )
+    return target
+
+
+def unpack(place, folder, downloads):
+    """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`.
+
+    What is fetched goes to `downloads` until it is unpacked, so that a cut download can be gone on from.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    archive = download(place, downloads / Path(place).name)
+    try:
+        # Old Pythons do not take the filter for zip archives, which never leave their folder anyway.
+        safely = {} if archive.suffix == ".zip" else {"filter": "data"}
+        shutil.unpack_archive(archive, folder, **safely)
+    except Exception as error:  # every compression has its own kinds of errors for a damaged file
+        raise UserError(f"{place} is neither a folder nor a whole archive ({utils.short(error)})") from None
+    finally:
+        archive.unlink()
+        if not any(downloads.iterdir()):
+            downloads.rmdir()
+    return folder
+
+
+def fetch_div2k(root, source=None):
+    """DIV2K's 800 training photographs into root/train/DIV2K (3.5 GB)."""
+    target, archive = root / "train" / "DIV2K", root / ".downloads" / "DIV2K_train_HR.zip"
+    if not target.is_dir():
+        download(source or DIV2K_URL, archive, DIV2K_DIGEST)
+        print("unpacking")
+        with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+            shutil.unpack_archive(archive, folder)
+            (root / "train").mkdir(exist_ok=True)
+            os.replace(Path(folder) / "DIV2K_train_HR", target)
+        archive.unlink()
+    return target
+
+
+def fetch_vgg19(source=None):
+    """VGG19's ImageNet weights, without the classifier, into vgg19/ (80 MB), checked by Keras's hash."""
+    return download(source or VGG19_URL, PROJECT / "vgg19" / VGG19_FILE, VGG19_DIGEST)
+
+
+def find_vgg19():
+    """The path of VGG19 weights on this machine, fetched if there is a connection, or None.
+
+    Raises UserError for a .h5 file with a wrong hash.
+    """
+    for path in VGG19_FILES:
+        if path.exists():
+            if path.suffix == ".h5" and "md5:" + file_digest(path, "md5") != VGG19_DIGEST:
+                raise UserError(f"{path} is damaged: delete it, then `python data.py vgg19` fetches it again")
+            return path
+    try:
+        return fetch_vgg19() if reachable(VGG19_URL, seconds=6) else None
+    except UserError as error:
+        print(error)
+        return None

@@ -1,0 +1,279 @@
+"""The photographs to train on: verified once, then decoded in memory, packed on disk, or decoded when used.
+
+`Photographs` is the one door. The pack of `--cache=disk` lives in `$SRGAN_CACHE`, else in `cache/` beside this file;
+it may be deleted at any time.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+import utils
+from images.hashes import file_digest, load_manifest, pixel_hash
+from utils import PROJECT, UserError
+
+IN_FLIGHT = 2**26  # bytes of decoded images that wait at a time: seven photographs of DIV2K
+
+
+class Photographs:
+    """The usable images of a list of paths: each is decoded once to verify it, and kept as `cache` says.
+
+    paths: image files; minimum: least height and width in pixels; cache: "ram" (decoded in memory, up to `cache_gib`
+    GiB; the rest is decoded when used), "disk" (decoded once into a pack, which is mapped), "none" (decoded when used)
+    or "auto" (the first of them that fits; a printed line says which).
+    `paths` are the usable files, `sizes` their (height, width), known without decoding; `photographs[i]` is uint8
+    [h, w, 3], not to be written to; `skipped` is a list of (path, reason). Raises UserError if none is usable.
+
+    Whatever the size of the set, no more host memory is used than the kept images (`cache_gib` at most; a mapped pack
+    is the operating system's page cache, not ours) and 12 times IN_FLIGHT or the largest image, whichever is more: up
+    to two images are decoded at a time while training, and a decoder holds up to six copies (its own four-byte pixels,
+    alpha to be dropped).
+    """
+
+    def __init__(self, paths, minimum, cache_gib, cache="auto", progress=True):
+        decoded_bytes = [3 * math.prod(size) for size in each(utils.header_size, paths, "reading headers", progress)]
+        pack = Pack(paths, decoded_bytes, progress)
+        if cache == "auto":
+            cache = choose_cache(sum(decoded_bytes), cache_gib, pack)
+        if cache == "disk":
+            records = pack.load()
+        else:
+            what = "reading photographs" if cache == "ram" else "verifying photographs"
+            records = each(decode, paths, what, progress, decoded_bytes)
+        room = {"ram": cache_gib * 2**30, "disk": math.inf, "none": 0}[cache]
+        self.minimum, self.manifest = minimum, load_manifest()
+        self.paths, self.sizes, self.skipped, self.kept = [], [], [], {}
+        for path, (image, digest, reason) in zip(paths, records, strict=True):
+            if reason := reason or self.refusal(image.shape, digest):
+                self.skipped.append((path, f"{path} {reason}"))
+                continue
+            if image.nbytes <= room:
+                room -= image.nbytes
+                self.kept[len(self.paths)] = image
+            self.paths.append(path)
+            self.sizes.append(image.shape[:2])
+        if not self.paths:
+            reason = self.skipped[0][1]
+            raise UserError(f"none of the {len(paths)} images can be used; the first: {reason}")
+
+    def refusal(self, shape, digest):
+        """Why a readable image of this shape and pixel hash is not to be trained on, or None."""
+        if min(shape[:2]) < self.minimum:
+            return f"is too small: {shape[1]}×{shape[0]}, a crop needs {self.minimum}×{self.minimum}"
+        if known := self.manifest.get(digest):
+            return f"is refused: it is the test image {known[1]} of {known[0]}"
+        return None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        if i in self.kept:
+            return self.kept[i]
+        image = utils.to_rgb(utils.read_image(self.paths[i]))
+        if image.shape[:2] != self.sizes[i]:
+            raise UserError(f"{self.paths[i]} has become another image since the start")
+        return image
+
+    def fingerprint(self):
+        """A digest of names and file sizes, in order: another data set has another one."""
+        lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+    def split(self, held_out):
+        """(training indices, validation indices): which are held out depends on the names alone, a fifth at most."""
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
+        count = min(held_out, len(self) // 5)
+        return sorted(order[count:]), sorted(order[:count])
+
+
+def decode(path):
+    """(uint8 [h, w, 3], its pixel hash, None), or (None, None, the reason why the file cannot be read)."""
+    try:
+        image = utils.to_rgb(utils.read_image(path))
+    except UserError as error:
+        return None, None, str(error).removeprefix(f"{path} ")
+    return image, pixel_hash(image), None
+
+
+def each(function, paths, what, progress, result_bytes=None):
+    """Yield function(path) for every path, in order, made in parallel under a progress bar called `what`.
+
+    result_bytes: how many bytes each result takes, where it matters. The work goes in slices, so that no more than 32
+    results and IN_FLIGHT bytes (but one result at least) wait at a time.
+    """
+    result_bytes = result_bytes or [0] * len(paths)
+    bar = tqdm(total=len(paths), desc=what, unit="", disable=None if progress else True)
+    with bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        start = 0
+        while start < len(paths):
+            stop, room = start + 1, IN_FLIGHT - result_bytes[start]
+            while stop < min(start + 32, len(paths)) and result_bytes[stop] <= room:
+                room -= result_bytes[stop]
+                stop += 1
+            for result in pool.map(function, paths[start:stop]):
+                bar.update()
+                yield result
+            start = stop
+
+
+def choose_cache(decoded, cache_gib, pack):
+    """What --cache=auto takes, "ram", "disk" or "none", for `decoded` bytes of pixels; the reason is printed."""
+    if decoded <= cache_gib * 2**30:
+        print(f"cache: ram, {gib(decoded)} of decoded photographs fit into DATA.cache_gib={cache_gib:g}")
+        return "ram"
+    why = f"{gib(decoded)} of decoded photographs are more than DATA.cache_gib={cache_gib:g}"
+    free = free_bytes(pack.folder)
+    if free >= 2 * decoded:
+        print(f"cache: disk, {why} and {pack.folder} has {gib(free)} free")
+        return "disk"
+    if pack.read() is not None:
+        print(f"cache: disk, {why} and {pack.directory} holds them")
+        return "disk"
+    print(f"cache: none, {why} and {pack.folder} has {gib(free)} free, which is not twice that")
+    return "none"
+
+
+def gib(count):
+    """Bytes as people read them."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def free_bytes(folder):
+    """The bytes that can be written below a folder, which need not exist yet; 0 if it may not be written to."""
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pack
+
+
+class Pack:
+    """Photographs decoded into one directory: `pixels.bin`, and in `index.json` what is where in it.
+
+    The directory is named by what the files hold, so that changed files never meet an old pack. It appears whole or not
+    at all, whoever is killed meanwhile. What is decided about an image (too small, a test image) is not in it.
+    paths: image files; decoded_bytes: of each, about.
+    """
+
+    def __init__(self, paths, decoded_bytes, progress):
+        self.paths, self.decoded_bytes, self.progress = paths, decoded_bytes, progress
+        self.folder = Path(os.environ.get("SRGAN_CACHE") or PROJECT / "cache")
+
+    @functools.cached_property
+    def directory(self):
+        """Named by the names, sizes and SHA-256 of all files, in order. Finding out reads every file."""
+        digest = hashlib.sha256(b"pack 1\n")  # the layout's number: count it up when the layout changes
+        digests = each(file_sha256, self.paths, "comparing photographs with the cache", self.progress)
+        for path, content in zip(self.paths, digests, strict=True):
+            digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
+        return self.folder / digest.hexdigest()[:32]
+
+    def load(self):
+        """What decode() says of every path, the images mapped; they are packed first if they are not yet.
+
+        Raises UserError if the pack cannot be written.
+        """
+        if (records := self.read()) is not None:
+            return records
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with alone(self.folder):
+                if self.read() is None:  # nobody else has packed them meanwhile
+                    self.build()
+                return self.read()
+        except OSError as error:
+            needed = gib(sum(self.decoded_bytes))
+            raise UserError(
+                f"{self.folder} cannot take the decoded photographs, {needed} ({error.strerror}): make room, name "
+                "another folder by SRGAN_CACHE, or do without by --cache=none"
+            ) from error
+
+    def read(self):
+        """What decode() says of every path, as a list, the images mapped read-only; None if there is no whole pack."""
+        pixels_file = self.directory / "pixels.bin"
+        try:
+            index = json.loads((self.directory / "index.json").read_text())
+            if pixels_file.stat().st_size != index["bytes"]:
+                return None
+            # A plain array: slicing a np.memmap is slower. An empty file cannot be mapped.
+            pixels = np.asarray(np.memmap(pixels_file, np.uint8, "r")) if index["bytes"] else None
+        except (OSError, ValueError):
+            return None
+        records = []
+        for file in index["files"]:
+            if "reason" in file:
+                records.append((None, None, file["reason"]))
+            else:
+                image = pixels[file["offset"] : file["offset"] + math.prod(file["shape"])].reshape(file["shape"])
+                records.append((image, file["pixel_hash"], None))
+        return records
+
+    def build(self):
+        """Decode all and write the directory. To be called by one process at a time. Raises OSError."""
+        for leftover in self.folder.glob("unfinished-*"):  # of a process that was killed: we are alone
+            shutil.rmtree(leftover)
+        if self.directory.exists():
+            print(f"{self.directory} is damaged, pixels.bin and index.json do not agree: packing again")
+            shutil.rmtree(self.directory)
+        temporary = self.folder / f"unfinished-{self.directory.name}"
+        try:
+            temporary.mkdir()
+            files = []
+            with open(temporary / "pixels.bin", "wb") as pixels:
+                records = each(decode, self.paths, "packing photographs", self.progress, self.decoded_bytes)
+                for path, (image, digest, reason) in zip(self.paths, records, strict=True):
+                    if reason:
+                        files.append({"name": path.name, "reason": reason})
+                        continue
+                    facts = {"shape": image.shape, "offset": pixels.tell(), "pixel_hash": digest}
+                    files.append({"name": path.name} | facts)
+                    pixels.write(np.ascontiguousarray(image))
+                size = pixels.tell()
+                flush(pixels)
+            with open(temporary / "index.json", "w") as index:
+                json.dump({"bytes": size, "files": files}, index)
+                flush(index)
+            os.replace(temporary, self.directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_sha256(path):
+    """SHA-256 of a file's bytes; "unreadable" for a file that may not be read, which decode() will name."""
+    try:
+        return file_digest(path, "sha256")
+    except OSError:
+        return "unreadable"
+
+
+def flush(file):
+    """Bring what was written to an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Hold the folder's lock: one process packs at a time, others say that they wait."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process is packing photographs into {folder}: waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,190 @@
+"""Frame by frame: animated GIF, WebP and PNG by Pillow, videos by imageio-ffmpeg, which brings ffmpeg with it.
+
+An animation keeps its frames' durations and loops, a video its frame rate and first sound track, which is copied as it
+is. ffmpeg turns a video upright that is marked to be turned.
+"""
+
+import importlib.util
+import logging
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+import utils
+from images import pictures
+from utils import LazyModule, UserError
+
+imageio_ffmpeg = LazyModule("imageio_ffmpeg")
+
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it remarks on every video that is turned upright
+# Said in the file, as players otherwise guess a large picture's colours otherwise than ffmpeg does.
+COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-color_range", "tv"]
+COLOURS += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+# file ending: the encoder and its quality, which the eye hardly tells from the frames
+ENCODERS = dict.fromkeys((".mp4", ".mov", ".mkv", ".avi", ".m4v"), ("libx264", ["-crf", "16", "-preset", "medium"]))
+ENCODERS[".webm"] = ("libvpx-vp9", ["-crf", "20", "-b:v", "0"])
+SUFFIXES = tuple(ENCODERS)
+ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # file ending: Pillow's name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Animations
+
+
+def frames_of(image, target):
+    """How many frames of an opened Pillow image go into the file `target`. Raises UserError if they cannot."""
+    try:
+        frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
+    except Exception as error:  # Pillow's many kinds, as in pictures.read
+        raise pictures.unreadable(error) from error
+    if frames > 1 and target.suffix.lower() not in ANIMATED:
+        raise UserError(
+            f"is an animation of {frames} frames, which {target.name} cannot hold: take {', '.join(ANIMATED)}"
+        )
+    return frames
+
+
+def upscale_animation(path, target, upscaler, max_megapixels, progress):
+    """Upscale all frames of an animation into `target`, whose ending says the format (.gif, .webp or .png).
+
+    The output's frames are all in memory until the end, as Pillow wants them. progress: called with the number of LR
+    pixels done. Raises UserError.
+    """
+    with pictures.opened(path, max_megapixels) as image:
+        format_name = ANIMATED[target.suffix.lower()]
+        try:
+            durations, transparent = look_through(image)
+        except Exception as error:  # Pillow's many kinds, as in pictures.read
+            raise pictures.unreadable(error) from error
+
+        longest = {"WEBP": 16383, "GIF": 65535}.get(format_name, 2**31)
+        if upscaler.scale * max(image.size) > longest:
+            raise UserError(f"would become larger than {longest} pixels a side, where {format_name} ends")
+
+        def frames():
+            for i in range(len(durations)):
+                image.seek(i)
+                kind = "RGBA" if transparent else "RGB"
+                frame = pictures.Picture(image.convert(kind), kind)
+                frame = upscaler.upscale(frame, frame.canvas(upscaler.scale), progress=progress).pixels
+                if format_name == "GIF" and transparent:  # a GIF's pixels are transparent or not
+                    alpha = frame.getchannel("A").point(lambda a: 255 * (a > 127))
+                    frame.putalpha(alpha)
+                yield frame
+
+        options = {"loop": image.info["loop"]} if "loop" in image.info else {}
+        if format_name != "PNG" or len(durations) > 1:
+            options |= {"duration": durations if len(durations) > 1 else durations[0]}
+        if format_name == "GIF":
+            options |= {"disposal": 2} if transparent else {}
+        if format_name == "WEBP":
+            options |= {"quality": 95, "method": 4}
+        if "icc_profile" in image.info:
+            options["icc_profile"] = image.info["icc_profile"]
+
+        def write(temporary):
+            first, *rest = frames()
+            try:
+                first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
+            except (ValueError, TypeError, KeyError) as error:  # times or colours that the format has no way to say
+                raise UserError(f"cannot be written as {format_name} ({utils.short(error)})") from error
+
+        utils.write_atomically(target, write)
+
+
+def look_through(image):
+    """([milliseconds of each frame], whether any has transparent parts); decodes all frames once."""
+    durations, transparent = [], False
+    for i in range(getattr(image, "n_frames", 1)):
+        image.seek(i)
+        image.load()
+        durations.append(image.info.get("duration", 0))
+        if image.has_transparency_data and not transparent:
+            transparent = image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return durations, transparent
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+def check_installed():
+    """Raise UserError if videos cannot be read here."""
+    if not importlib.util.find_spec("imageio_ffmpeg"):
+        raise UserError("videos need imageio-ffmpeg: pip install imageio-ffmpeg")
+
+
+def describe(path, max_megapixels):
+    """(frames, about; (height, width)) of a video. Raises UserError if it is none, or its frames are too large."""
+    reader, meta = open_reader(path)
+    reader.close()
+    width, height = meta["size"]
+    if width * height > max_megapixels * 1e6:
+        raise UserError(f"has {width}×{height} pixels a frame, more than --max-megapixels {max_megapixels:g} allows")
+    return max(round(meta["duration"] * meta["fps"]), 1), (height, width)
+
+
+def open_reader(path):
+    """(generator of frames as bytes, imageio-ffmpeg's facts) of a video. Raises UserError if it is none."""
+    check_installed()
+    try:
+        reader = imageio_ffmpeg.read_frames(path, pix_fmt="rgb24")
+        meta = next(reader)
+        if not (meta["fps"] > 0 and min(meta["size"]) > 0 and math.isfinite(meta["duration"])):
+            raise ValueError("no pictures in it")
+        return reader, meta
+    except Exception as error:  # it has no one kind for what ffmpeg does not like
+        raise UserError(f"is not a video that ffmpeg can read ({utils.short(error)})") from error
+
+
+def frame_rate(fps):
+    """The exact rate of one that ffmpeg has printed with two digits: television's 23.98, 29.97 … are n·1000/1001."""
+    television = Fraction(round(fps * 1.001) * 1000, 1001)
+    if not float(fps).is_integer() and abs(float(television) - fps) < 0.006:
+        return television
+    return Fraction(fps).limit_denominator(1000)
+
+
+def upscale_video(path, target, upscaler, progress):
+    """Upscale a video into `target`, frame by frame. progress: called with LR pixels done. Raises UserError."""
+    reader, meta = open_reader(path)
+    width, height = meta["size"]
+    codec, options = ENCODERS[target.suffix.lower()]
+    sizes = (upscaler.scale * width, upscaler.scale * height)
+    sound = {"audio_path": str(path), "audio_codec": "copy"} if meta.get("audio_codec") else {}
+
+    def write(temporary):
+        writer = imageio_ffmpeg.write_frames(
+            temporary,
+            sizes,
+            fps=frame_rate(meta["fps"]),
+            codec=codec,
+            quality=None,
+            macro_block_size=1,
+            pix_fmt_out="yuv444p" if sizes[0] % 2 or sizes[1] % 2 else "yuv420p",
+            ffmpeg_log_level="quiet",
+            output_params=[*options, *COLOURS],
+            **sound,
+        )
+        writer.send(None)
+        count = 0
+        try:
+            for frame in reader:
+                frame = np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+                writer.send(upscaler.upscale(frame, progress=progress).tobytes())
+                count += 1
+        finally:
+            writer.close()
+        # imageio-ffmpeg does not tell whether ffmpeg was content.
+        if not count:
+            raise UserError("has no picture that can be decoded")
+        written = imageio_ffmpeg.count_frames_and_secs(temporary)[0] if Path(temporary).is_file() else 0
+        if written != count:
+            raise UserError(f"{target} cannot be written: ffmpeg has taken {written} of {count} frames")
+
+    try:
+        utils.write_atomically(target, write)
+    finally:
+        reader.close()

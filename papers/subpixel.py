@@ -1,0 +1,258 @@
+"""How the generator's upsampler starts and learns: four arms, trained equally long, by several seeds each.
+
+It writes subpixel.md (ours is docs/subpixel.md), and goes on where it was stopped.
+
+The two notes it looks at: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
+Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+
+import data
+import model
+import reproduce
+import utils
+from cli import terminal
+from config import make_config
+from papers import results
+from papers.rows import Row, run_name
+from runs import store
+from runs.logs import read_metrics
+from utils import LazyModule, UserError
+
+keras = LazyModule("keras")
+pyplot = LazyModule("matplotlib.pyplot")
+
+SMALL = ("MODEL.blocks=4", "MODEL.width=32", "MODEL.skip=none")
+SMALL += ("TRAIN.log_every=5", "TRAIN.validate_every=100", "TRAIN.ema=0")
+SECONDS = 0.35  # an update of these small generators on two cores, estimated
+ARMS = (
+    Row("small-icnr", ("--upsampler-init", "icnr"), SECONDS, "sub-pixel convolution by ICNR"),
+    Row("small-random", ("--upsampler-init", "random"), SECONDS, "sub-pixel convolution, random kernels"),
+    Row("small-resize", ("--upsampler", "resize"), SECONDS, "nearest resizing and convolution"),
+    Row("small-deconv", ("--upsampler", "deconv"), SECONDS, "transposed convolution 3×3"),
+)
+
+
+def seeded(row, seed):
+    """An arm with one seed of its weights and batches; those of one seed see the same batches."""
+    return row._replace(name=f"{row.name}-{seed}", arguments=(*row.arguments, "--seed", str(seed)))
+
+
+def config_of(row):
+    """The MODEL section of an arm."""
+    flag, value = row.arguments
+    key = flag.removeprefix("--").replace("-", "_")
+    return make_config(overrides=[*SMALL, f"MODEL.{key}={value}"]).MODEL
+
+
+def first_outputs(lr_u8):
+    """What each arm makes of LR untrained: uint8 [scale·h, scale·w, 3] each, stretched to the same contrast."""
+    pictures = []
+    for row in ARMS:
+        keras.utils.set_random_seed(0)
+        config = config_of(row)
+        sr = np.asarray(model.build_generator(config)(utils.u8_to_01(lr_u8)[None]))[0]
+        pictures.append(utils.round_u8(127.5 + 50 * (sr - sr.mean(axis=(0, 1))) / sr.std(axis=(0, 1))))
+    return pictures
+
+
+def read_study(seeds):
+    """What the finished runs of all arms by these seeds logged, as subpixel.json keeps it. Raises UserError.
+
+    {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "commits", "arms": {name: {"parameters":
+    number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped
+    has logged more steps than others: those of all are kept.
+    """
+    names = {row.name: [run_name(seeded(row, seed).name) for seed in seeds] for row in ARMS}
+    places = {name: store.root() / name for of_arm in names.values() for name in of_arm}
+    logs = {name: {line["step"]: line for line in read_metrics(place)} for name, place in places.items()}
+    abouts = [store.read_about(place / "config.json") for place in places.values()]
+    if len({max(log) for log in logs.values()}) > 1:
+        words = ", ".join(f"{name} {max(log):,}" for name, log in logs.items())
+        raise UserError(f"the runs have other numbers of updates, remove those that are to be trained anew: {words}")
+    if len({about["data"]["fingerprint"] for about in abouts}) > 1:
+        raise UserError("the runs were trained on different photographs: remove them, and they are trained anew")
+    steps = sorted(set.intersection(*map(set, logs.values())))
+    arms = {}
+    for row in ARMS:
+        arms[row.name] = {"parameters": model.build_generator(config_of(row)).count_params()}
+        for key in ("mse_loss", "checkerboard"):
+            arms[row.name][key] = [[logs[name][step][key] for step in steps] for name in names[row.name]]
+        arms[row.name]["validation"] = [logs[name][steps[-1]]["val_psnr_y"] for name in names[row.name]]
+    facts = {key: abouts[0]["config"].MODEL[key] for key in ("blocks", "width")}
+    facts |= {"images": abouts[0]["data"]["images"], "bicubic": next(iter(logs.values()))[steps[-1]]["val_bicubic"]}
+    commits = list(dict.fromkeys(about.get("commit") for about in abouts))
+    return {"steps": steps, "seeds": len(seeds), **facts, "commits": commits, "arms": arms}
+
+
+def smooth(values, width=9):
+    """The running mean along the last axis, shorter at both ends."""
+    means = [values[..., max(i - width // 2, 0) : i + width // 2 + 1].mean(-1) for i in range(values.shape[-1])]
+    return np.stack(means, -1)
+
+
+def draw_curves(path, study):
+    """Pixel loss and strength of the grid over the updates: an arm's mean a line, its seeds the band; as a PNG."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for row in ARMS:
+        for axis, key in zip(axes, ("mse_loss", "checkerboard"), strict=True):
+            steps, values = study["steps"], smooth(np.array(study["arms"][row.name][key]))
+            [line] = axis.plot(steps, values.mean(0), label=row.title, linewidth=1.2)
+            axis.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+    for axis, title in zip(axes, ("pixel loss", "checkerboard, grey levels of 255"), strict=True):
+        axis.set(title=title, xlabel="update", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))
+    pyplot.close(figure)
+
+
+TEXT = """# Sub-pixel convolution: the same as a transposed one, and its checkerboard
+
+Written by `python -m papers.subpixel` from [subpixel.json](subpixel.json).
+
+**The same.** A convolution to r²·C maps followed by a pixel shuffle is a transposed convolution of stride r, and the
+reverse. With the kernels K [k, k, C_in, r²·C] of the one and W [r·k, r·k, C, C_in] of the other
+
+    W[y, x, c, i] = K[k-1 - y//r, k-1 - x//r, i, ((y mod r)·r + x mod r)·C + c]
+
+which is `layers.transposed_kernel`. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
+
+**The checkerboard.** With random kernels the r² sub-kernels start independently of each other, and what they draw is a
+grid. ICNR gives all of them the same kernel: the layer starts as nearest-neighbour resizing. What four generators make
+of the same LR image before any training, each stretched to the same contrast:
+
+![{titles}](subpixel_start.png)
+
+*From left to right: {titles}.*
+
+**Trained.** Each for {steps:,} updates on {images:,} photographs: {blocks} residual blocks of {width} maps, batch 16,
+crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; each has the same batches for all four. Lines are
+means over the seeds and nine logged updates, bands go from the lowest seed to the highest. The transposed convolution
+has a quarter of the weights of a sub-pixel one, and of its work.
+
+![curves of pixel loss and checkerboard](subpixel_curves.png)
+
+| | parameters | validation, dB | loss: first fifth | last tenth | grid: first update | after a tenth | last tenth |
+|---|---|---|---|---|---|---|---|
+{table}
+
+Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
+in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. A batch holds a finite
+number of cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first
+update, where they have no grid, is that floor.
+
+**Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
+half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
+its loss over the first fifth is lower than theirs with {faster}. And that it ends with the lowest loss: over
+the last tenth it is lower with {end}.
+
+Trained at {commits}.
+"""
+
+
+def spread(values, digits):
+    """The mean of one value a seed and their standard deviation, in words."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def moved(study):
+    """How much the difference of two arms in validation moves with the seed, in words; nothing of a single seed."""
+    if study["seeds"] == 1:
+        return ""
+    validation = [np.array(study["arms"][row.name]["validation"]) for row in ARMS]
+    variances = [np.var(one - other, ddof=1) for one, other in itertools.combinations(validation, 2)]
+    return f"; the difference of two arms moves by {np.mean(variances) ** 0.5:.2f} dB with the seed"
+
+
+def lower(ours, theirs):
+    """With how many seeds one value is below the other, in words: "2 of 3"."""
+    return f"{int(np.sum(np.less(ours, theirs)))} of {len(ours)}"
+
+
+def page_of(study):
+    """The text of subpixel.md, all of it from what read_study gave."""
+    lines, first, early, late = [], {}, {}, {}
+    tenth, fifth = (max(len(study["steps"]) // share, 1) for share in (10, 5))
+    for row in ARMS:
+        arm = study["arms"][row.name]
+        loss, board = (np.array(arm[key]) for key in ("mse_loss", "checkerboard"))
+        first[row.name] = board[:, 0]
+        early[row.name], late[row.name] = loss[:, :fifth].mean(1), loss[:, -tenth:].mean(1)
+        cells = [f"{arm['parameters']:,}", spread(arm["validation"], 2)]
+        cells += [spread(early[row.name], 4), spread(late[row.name], 5)]
+        grids = (board[:, 0], smooth(board)[:, min(tenth, board.shape[1] - 1)], board[:, -tenth:].mean(1))
+        cells += [spread(values, 2) for values in grids]
+        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+
+    def against_both(values):
+        random, resize = (lower(values["small-icnr"], values[name]) for name in ("small-random", "small-resize"))
+        return f"{random} and {resize} seeds"
+
+    facts = {key: study[key] for key in ("blocks", "width", "images", "bicubic")}
+    return TEXT.format(
+        **facts,
+        seeds=", ".join(map(str, range(study["seeds"]))),
+        moved=moved(study),
+        commits=results.in_words(study["commits"]),
+        start=lower(first["small-icnr"], first["small-random"] / 2),
+        faster=against_both(early),
+        end=against_both(late),
+        titles="; ".join(row.title for row in ARMS),
+        steps=study["steps"][-1],
+        table="\n".join(lines),
+    )
+
+
+def write_page(study, out):
+    """subpixel.md, its figures as subpixel.json and its two pictures, into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
+    start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
+    utils.write_image(out / "subpixel_start.png", utils.picture_grid([start]))
+    draw_curves(out / "subpixel_curves.png", study)
+    for name, text in (("subpixel.json", json.dumps(study) + "\n"), ("subpixel.md", page_of(study))):
+        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="example: python -m papers.subpixel --minutes 5 --data ~/photos"
+    )
+    minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
+    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each run, on two quiet cores (default: 5)")
+    count = terminal.number(int, 1, 100, "a whole number from 1 to 100")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default: 3)")
+    parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
+    parser.add_argument("--report", action="store_true", help="train nothing, write the page of finished runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=store.PROJECT / "samples" / "subpixel",
+        metavar="DIR",
+        help="where the page and its pictures go (default: samples/subpixel; docs has ours)",
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    seeds = range(args.seeds)
+    rows = [seeded(row, seed) for seed in seeds for row in ARMS]
+    for row in () if args.report else rows:
+        reproduce.train_row(row, args.minutes, args.data, SMALL)
+    if missing := [run_name(row.name) for row in rows if not reproduce.is_finished(row)]:
+        raise UserError(f"not trained yet: {', '.join(missing)}")
+    write_page(read_study(seeds), args.out)
+    print(f"written: {args.out / 'subpixel.md'}, its figures and its pictures")
+
+
+if __name__ == "__main__":
+    terminal.run_command(main)

@@ -1,0 +1,207 @@
+"""What a run is computed on: precision, copies of the network on several GPUs or machines, XLA or the plain graph."""
+
+import contextlib
+import json
+import os
+
+import numpy as np
+
+import utils
+from utils import LazyModule, UserError
+
+keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
+
+TENSOR_CORES = (7, 0)  # the compute capability from which on GPUs have them
+
+
+def workers():
+    """(number of this worker process, how many there are) that `TF_CONFIG` describes; (0, 1) without it.
+
+    Raises UserError if it is there and says something else. Nothing is loaded for this.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return 0, 1
+    try:
+        settings = json.loads(text)
+        addresses, task = settings["cluster"]["worker"], settings["task"]
+        index = int(task["index"])
+        if set(settings["cluster"]) != {"worker"} or task["type"] != "worker" or not 0 <= index < len(addresses):
+            raise ValueError("only workers are known, and the task must be one of them")
+    except (ValueError, KeyError, TypeError) as error:
+        example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+        raise UserError(f"TF_CONFIG is not like {example} ({error!r})") from None
+    return index, len(addresses)
+
+
+def is_chief():
+    """Whether this process is the one that writes: the first worker, or the only one."""
+    return workers()[0] == 0
+
+
+def choose_strategy(replicas):
+    """The tf.distribute strategy of this machine; to be called before anything else of TensorFlow.
+
+    replicas: copies of the network in this process; 0 means one for each GPU. Without a GPU several are put on logical
+    devices of the CPU, which shows that it works and saves no time. Raises UserError.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    replicas = replicas or max(len(gpus), 1)
+    if gpus and replicas > len(gpus):
+        raise UserError(f"TRAIN.replicas is {replicas}, but there are {len(gpus)} GPUs")
+    if workers()[1] > 1:
+        if not gpus and replicas > 1:
+            raise UserError("several workers on CPUs have one replica each: leave out --replicas")
+        tf.config.set_visible_devices(gpus[:replicas], "GPU")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    if not gpus:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+    kind = "GPU" if gpus else "CPU"
+    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(replicas)])
+
+
+def choose_precision(name):
+    """Set Keras's policy for all layers built from now on and return its name.
+
+    name: "auto" (mixed_float16 if every GPU has tensor cores, else float32), "float32", "mixed_float16",
+    "mixed_bfloat16" or "float64" (for comparisons). Images, losses and weights are float32 in the mixed ones.
+    """
+    if name == "auto":
+        capabilities = [
+            tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+            for gpu in tf.config.list_physical_devices("GPU")
+        ]
+        name = "mixed_float16" if capabilities and min(capabilities) >= TENSOR_CORES else "float32"
+    keras.config.set_floatx("float64" if name == "float64" else "float32")
+    keras.config.set_dtype_policy(name)
+    return name
+
+
+@contextlib.contextmanager
+def in_float32():
+    """Layers that are built inside are float32, whatever the policy."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+
+def check_shares(settings, strategy):
+    """Raise UserError if a batch cannot be cut into equal shares; settings: the TRAIN section."""
+    if strategy.num_replicas_in_sync > 1 and settings.accumulate > 1:
+        # Synchronised batch norm cannot be inside the loop over the parts.
+        raise UserError("--accumulate works with one replica: leave it out, or give --replicas 1")
+    shares = strategy.num_replicas_in_sync * settings.accumulate
+    if settings.batch % shares:
+        raise UserError(
+            f"a batch of {settings.batch} cannot be cut into {shares} equal shares ({strategy.num_replicas_in_sync} "
+            f"replicas times {settings.accumulate} parts): choose another --batch"
+        )
+
+
+def distribute(strategy, *arrays):
+    """This worker's arrays [n, …] as tensors, each cut into equal shares for its replicas where there are several."""
+    if strategy.num_replicas_in_sync == 1:
+        return [tf.constant(array) for array in arrays]
+    here = strategy.num_replicas_in_sync // workers()[1]
+
+    def share(array):
+        pieces = np.split(array, here)
+        values = strategy.experimental_distribute_values_from_function
+        return values(lambda context: tf.constant(pieces[context.replica_id_in_sync_group % here]))
+
+    return [share(array) for array in arrays]
+
+
+def use_xla(wanted, strategy):
+    """Whether XLA compiles the step: TensorFlow refuses that around a strategy and its synchronised batch norm."""
+    return wanted and strategy.num_replicas_in_sync == 1
+
+
+def synchronise(network):
+    """Let the batch norms of a network take their statistics over the batches of all replicas."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
+def describe(strategy, precision, xla):
+    """One line for the log: devices, precision, compiler."""
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    index, count = workers()
+    names = ", ".join(sorted({device.name.split("device:")[1] for device in devices}))
+    parts = [f"worker {index + 1} of {count}" if count > 1 else "", names, precision]
+    if strategy.num_replicas_in_sync > 1:
+        parts.append(f"{strategy.num_replicas_in_sync} replicas on the plain graph: XLA cannot compile around them")
+    else:
+        parts.append("compiled by XLA; the first update takes a minute for it" if xla else "plain graph")
+    return "on " + ", ".join(filter(None, parts))
+
+
+def mean_over_parts(function, parts, *tensors):
+    """The mean of function(*part) over so many equal parts of a batch, one after the other to save memory.
+
+    function returns any nest of tensors; tensors: [batch, …] each.
+    """
+    if parts == 1:
+        return function(*tensors)
+    # Of the plain graph: this pass makes temporary variables that clash between the turns of a loop (TensorFlow 2.21).
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    tensors = [tf.reshape(tensor, [parts, -1, *tensor.shape[1:]]) for tensor in tensors]
+
+    def add(i, total):
+        part = function(*(tensor[i] for tensor in tensors))
+        return i + 1, tf.nest.map_structure(tf.add, total, part)
+
+    first = function(*(tensor[0] for tensor in tensors))
+    _, total = tf.while_loop(lambda i, _: i < parts, add, (1, first), parallel_iterations=1)
+    return tf.nest.map_structure(lambda value: value / parts, total)
+
+
+def explained(error, run):
+    """The UserError for an error of TensorFlow that a user can do something about, else the error itself."""
+    if "No space left" in str(error):
+        return UserError(f"the disk is full ({utils.short(error)}); make room, and --resume {run.name} goes on")
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        batch, parts = run.config.TRAIN.batch, run.config.TRAIN.accumulate + 1
+        parts = next((n for n in range(parts, batch) if batch % n == 0), batch)
+        return UserError(
+            f"there is not enough memory for an update; what was done is saved: --resume {run.name} --accumulate "
+            f"{parts}, or begin with a smaller --batch ({utils.short(error)})"
+        )
+    if workers()[1] > 1:
+        return UserError(
+            f"the other workers cannot be reached any more: start all of them again with --resume {run.name} "
+            f"({utils.short(error)})"
+        )
+    return error
+
+
+# Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
+CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
+
+
+def estimate(jobs):
+    """Without a GPU, say what the jobs (store.Run) will take if that is more than a few hours."""
+    if tf.config.list_physical_devices("GPU"):
+        return
+    cores = os.cpu_count()
+    hours = 0.0
+    for run in jobs:
+        if run.config.MODEL.network != "srresnet":  # the others have not been measured
+            return
+        work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
+        hours += work * run.config.TRAIN.steps / 3600
+    if hours > 6:
+        print(
+            f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
+            f"--steps {max(int(run.config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
+        )

@@ -1,0 +1,171 @@
+"""What a run tells while it goes: the bar, log.txt, metrics.jsonl and TensorBoard's events."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+
+from tqdm import tqdm
+
+import utils
+from runs import devices
+from utils import LazyModule
+
+tf = LazyModule("tensorflow")
+
+
+def read_metrics(directory):
+    """The lines of metrics.jsonl as dicts with a "step"; others, as one cut short by a kill, are left out."""
+    return Metrics(directory).lines()
+
+
+class Metrics:
+    """The metrics.jsonl of a run directory for one who looks again and again: only what was appended is read."""
+
+    def __init__(self, directory):
+        self.path, self.file, self.end, self.known = directory / "metrics.jsonl", None, 0, []
+
+    def lines(self):
+        """As read_metrics gives them."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self.file or status.st_size < self.end:  # --resume has written it anew
+                self.file, self.end, self.known = status.st_ino, 0, []
+            file.seek(self.end)
+            *whole, rest = file.read().split(b"\n")
+        self.end += sum(len(line) + 1 for line in whole)
+        self.known += [value for line in whole if (value := value_of(line))]
+        last = value_of(rest)  # without its end, which may be still to come
+        return [*self.known, last] if last else list(self.known)
+
+
+def value_of(line):
+    """The dict of a line of metrics.jsonl, or None."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "step" in value else None
+
+
+class Progress:
+    """A bar with the loss terms; where there is no terminal, a line every half minute. Also the clock of the steps."""
+
+    def __init__(self, first, steps):
+        """first: the step to go on from, 0 for a new run; steps: the last one."""
+        self.bar = tqdm(total=steps, initial=first, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
+        self.update, self.close = self.bar.update, self.bar.close
+        self.first, self.steps, self.told = first, steps, 0.0
+        self.step, self.time = first, time.perf_counter()
+
+    def show(self, step, values):
+        """Show the losses of {name: float}; return the seconds a step since the last call."""
+        now = time.perf_counter()
+        seconds = (now - self.time) / max(step - self.step, 1)
+        self.step, self.time = step, now
+        hidden = ("_grad", "colour_drift", "checkerboard")
+        terms = {name: f"{value:.3g}" for name, value in values.items() if not name.endswith(hidden)}
+        self.bar.set_postfix(terms, refresh=False)
+        if self.bar.disable and (now - self.told > 30 or step == self.steps):
+            self.told = now
+            # The first step compiles and tells nothing about the rest.
+            known = self.first + 1 < step < self.steps
+            left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if known else ""
+            print(f"step {step}/{self.steps} {left}" + " ".join(f"{k}={v}" for k, v in terms.items()), flush=True)
+        return seconds
+
+    def reset(self, step):
+        """Go on from another step."""
+        self.bar.reset(self.steps)
+        self.update(step)
+        self.first = self.step = step
+        self.time = time.perf_counter()
+
+    def write(self, text):
+        """Print a line above the bar; the time that it took to come by it is not counted as the steps'."""
+        self.bar.write(text)
+        self.time = time.perf_counter()
+
+
+class Tee:
+    """A text stream that writes to another one and, with the time before each line, to a file."""
+
+    def __init__(self, stream, file):
+        self.stream, self.file, self.at_start = stream, file, True
+
+    def write(self, text):
+        for line in text.splitlines(keepends=True):
+            if self.at_start and line.strip():
+                self.file.write(time.strftime("%Y-%m-%d %H:%M:%S  "))
+            self.file.write(line)
+            self.at_start = line.endswith("\n")
+        self.file.flush()
+        return self.stream.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+class Log:
+    """The log of a run while it trains; a context manager. What is printed meanwhile goes to log.txt as well.
+
+    run: store.Run; step: the step to go on from. Workers other than the first have only their own terminal.
+    Meanwhile Ctrl-C and a polite kill set `asked_to_stop` and nothing else: an exception out of nowhere could come in
+    the middle of an update or be lost in a library. A second one ends the program at once.
+    """
+
+    def __init__(self, run, step):
+        self.run, self.writes = run, devices.is_chief()
+        self.progress = Progress(step, run.config.TRAIN.steps)
+        self.asked_to_stop = False
+
+    def ask_to_stop(self, number, frame):
+        if self.asked_to_stop:
+            raise KeyboardInterrupt
+        self.asked_to_stop = True
+        os.write(2, b"\nstopping after this update (once more: at once, without saving)\n")  # print may be busy
+
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.stack.callback(signal.signal, number, signal.signal(number, self.ask_to_stop))
+        self.stack.callback(self.progress.close)
+        if self.writes:
+            self.file = self.stack.enter_context(open(self.run.directory / "log.txt", "a"))
+            self.stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self.file)))
+            self.events = tf.summary.create_file_writer(str(self.run.directory / "tensorboard"))
+            self.stack.callback(self.close_events)
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error and self.writes:
+            self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {kind.__name__}: {error}\n")
+        self.stack.close()
+
+    def close_events(self):
+        with contextlib.suppress(tf.errors.OpError):  # a full disk, say, was told when it was written to
+            self.events.close()
+
+    def metrics(self, step, values):
+        """Append {name: number} to metrics.jsonl, floats cut to six digits, and to TensorBoard's events."""
+        if not self.writes:
+            return
+        line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+        with open(self.run.directory / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        with self.events.as_default():
+            for name, value in line.items():
+                tf.summary.scalar(name, value, step=step)
+        self.events.flush()
+
+    def picture(self, step, image):
+        """Write a sample grid, uint8 [h, w, 3], to samples/<run>/ and to TensorBoard's events."""
+        if not self.writes:
+            return
+        utils.write_image(self.run.samples / f"step_{step:07d}.png", image)
+        with self.events.as_default():
+            tf.summary.image("samples", image[None], step=step)

@@ -1,0 +1,166 @@
+"""Image quality, each measure by name and with its source. Images are uint8, [height, width] or [height, width, c].
+
+The protocol of the paper (section 3.1): the Y channel, with as many pixels taken off each border as the scale factor.
+docs/metrics.md describes every measure and gives the figures of bicubic upscaling by which they are proven.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+import utils
+from scoring.niqe import niqe
+from utils import LazyModule
+
+ndimage = LazyModule("scipy.ndimage")
+similarity = LazyModule("skimage.metrics")
+
+PROTOCOL = "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border"
+
+
+class Column(NamedTuple):
+    """How a measure stands in a table."""
+
+    title: str
+    digits: int
+    about: str  # in a few words
+    better: int = 1  # -1 where the lower figure is the better one
+
+
+COLUMNS = {
+    "psnr_y": Column("PSNR-Y", 2, "dB"),
+    "ssim_y": Column("SSIM-Y", 4, "Wang et al."),
+    "ssim_paper": Column("SSIM-paper", 4, "daala's, the paper's; not comparable with Wang's"),
+    "psnr_rgb": Column("PSNR-RGB", 2, "dB, all three channels"),
+    "consistency": Column("LR-PSNR", 2, "dB between LR and the SR shrunk again, RGB, no border off"),
+    "niqe_own": Column("NIQE-own", 2, "with a model of our own, whole Y plane; lower is better", -1),
+}
+
+
+def measure(names, sr, hr, lr, border):
+    """{name: value} of the measures `names` (keys of COLUMNS) of one image.
+
+    sr, hr: uint8 [h, w, 1 or 3]; lr: uint8 [h/scale, w/scale, 1 or 3]; border: pixels, see scored.
+    """
+    planes = scored(sr, hr, border)
+    functions = {
+        "psnr_y": lambda: psnr(*planes),
+        "ssim_y": lambda: ssim(*planes),
+        "ssim_paper": lambda: ssim_daala(*planes),
+        "psnr_rgb": lambda: psnr_rgb(sr, hr, border),
+        "consistency": lambda: consistency(sr, lr),
+        "niqe_own": lambda: niqe(sr),
+    }
+    return {name: functions[name]() for name in names}
+
+
+def psnr(a, b):
+    """Peak signal-to-noise ratio in dB of two images of one shape, peak 255; infinite if they are equal."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def ssim(a, b):
+    """Structural similarity (Wang et al., 2004) of two planes [height, width], at least 11 pixels wide and high.
+
+    Gaussian window 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, mean over the windows that fit in.
+    """
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(similarity.structural_similarity(a, b, data_range=255, **wang))
+
+
+def daala_taps(height):
+    """The window of daala's SSIM for a plane of this height: whole numbers [2n+1] that sum to 256, a Gaussian."""
+    sigma = 1.5 * height / 256
+    least = math.sqrt(math.pi / 2) * sigma / 256  # where the Gaussian falls below half a tap
+    n = int(sigma * math.sqrt(-2 * math.log(least))) if least < 1 else 0
+    side = np.floor(256 / (math.sqrt(2 * math.pi) * sigma) * np.exp(-(np.arange(1, n + 1) ** 2) / (2 * sigma**2)) + 0.5)
+    return np.concatenate([side[::-1], [256 - 2 * side.sum()], side])
+
+
+def ssim_daala(a, b):
+    """The paper's SSIM (daala's tools/dump_ssim.c, section 3.1 of the paper) of two planes [height, width].
+
+    It differs from Wang's: the window grows with the height and goes on beyond the border, where it is cut off and
+    weighs less (W, the sum of the taps inside), and so does the pixel in the mean.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    taps = daala_taps(a.shape[0])
+
+    def weighted(plane):
+        for axis in (0, 1):
+            plane = ndimage.correlate1d(plane, taps, axis, mode="constant")
+        return plane
+
+    rows, columns = (ndimage.correlate1d(np.ones(n), taps, mode="constant") for n in a.shape)
+    w = np.outer(rows, columns)
+    sa, sb, saa, sbb, sab = map(weighted, (a, b, a * a, b * b, a * b))
+    c1, c2 = ((k * 255 * w) ** 2 for k in (0.01, 0.03))
+    luminance = (2 * sa * sb + c1) / (sa**2 + sb**2 + c1)
+    structure = (2 * (w * sab - sa * sb) + c2) / (w * saa - sa**2 + w * sbb - sb**2 + c2)
+    return float(np.sum(w * luminance * structure) / np.sum(w))
+
+
+def luma(image):
+    """What is scored: Y of an RGB image; the pixels themselves of a gray one [height, width, 1]."""
+    return image[..., 0] if image.shape[-1] == 1 else utils.rgb_to_y(image)
+
+
+def scored(sr, hr, border):
+    """The two uint8 planes [height-2·border, width-2·border] that are compared for an SR and an HR image.
+
+    Where the original is gray, its pixels are Y already (RGB → Y would compress them to 16…235), and SR is taken as the
+    rounded mean of its channels. Raises ValueError if the sizes differ.
+    """
+    if sr.shape[:2] != hr.shape[:2]:
+        raise ValueError(f"SR is {sr.shape[:2]} but HR is {hr.shape[:2]}")
+    if hr.shape[-1] == 1:
+        sr = utils.round_u8(sr.mean(axis=-1, keepdims=True))
+    inside = slice(border, -border or None)
+    return luma(sr)[inside, inside], luma(hr)[inside, inside]
+
+
+def psnr_y(sr, hr, border):
+    """PSNR in dB on Y without the border; sr uint8 [h, w, 1 or 3], hr uint8 [h, w, 1 or 3]."""
+    return psnr(*scored(sr, hr, border))
+
+
+def ssim_y(sr, hr, border):
+    """The SSIM of Wang et al. on Y without the border; arguments as in psnr_y."""
+    return ssim(*scored(sr, hr, border))
+
+
+def ssim_paper(sr, hr, border):
+    """The paper's SSIM, daala's, on Y without the border; arguments as in psnr_y."""
+    return ssim_daala(*scored(sr, hr, border))
+
+
+def psnr_rgb(sr, hr, border):
+    """PSNR in dB over all three channels, without the border; a gray image counts as three equal channels."""
+    inside = slice(border, -border or None)
+    return psnr(utils.to_rgb(sr)[inside, inside], utils.to_rgb(hr)[inside, inside])
+
+
+def shrunk(sr, lr):
+    """SR shrunk to LR's size by MATLAB's bicubic imresize, as LR was made: uint8 [h, w, 3].
+
+    sr: uint8 [scale·h, scale·w, 1 or 3]; lr: uint8 [h, w, 1 or 3].
+    """
+    return utils.to_rgb(utils.imresize(sr, lr.shape[0] / sr.shape[0]))
+
+
+def consistency(sr, lr):
+    """PSNR in dB between LR and SR shrunk again, over RGB and with the border; arguments as in shrunk.
+
+    SR that says something else than LR reads low.
+    """
+    return psnr(shrunk(sr, lr), utils.to_rgb(lr))
+
+
+def departure(sr, lr):
+    """Where SR says something else than LR: |SR shrunk again - LR| in grey levels, its largest channel; int [h, w].
+
+    Arguments as in shrunk. Zero wherever LR determines what SR shows, whatever detail SR invents beyond it.
+    """
+    return np.abs(shrunk(sr, lr).astype(int) - utils.to_rgb(lr)).max(axis=-1)

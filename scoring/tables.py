@@ -1,0 +1,289 @@
+"""What evaluate.py prints and writes: tables with the paper's figures, p-values, Markdown, JSON and CSV."""
+
+import csv
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+import utils
+from runs import store
+from scoring import metrics
+
+# The paper's figures at ×4: PSNR-Y in dB, its SSIM (metrics.ssim_paper), and the mean opinion of 26 people (1 to 5).
+# Table 2, and from Table 1 the three variants that are not in it.
+PAPER = {
+    "Set5": {
+        "NN": (26.26, 0.7552, 1.28),
+        "bicubic": (28.43, 0.8211, 1.97),
+        "SRCNN": (30.07, 0.8627, 2.57),
+        "SelfExSR": (30.33, 0.8720, 2.65),
+        "DRCN": (31.52, 0.8938, 3.26),
+        "ESPCN": (30.76, 0.8784, 2.89),
+        "SRResNet": (32.05, 0.9019, 3.37),
+        "SRGAN": (29.40, 0.8472, 3.58),
+        "SRResNet-VGG22": (30.51, 0.8803, 3.46),
+        "SRGAN-MSE": (30.64, 0.8701, 3.77),
+        "SRGAN-VGG22": (29.84, 0.8468, 3.78),
+    },
+    "Set14": {
+        "NN": (24.64, 0.7100, 1.20),
+        "bicubic": (25.99, 0.7486, 1.80),
+        "SRCNN": (27.18, 0.7861, 2.26),
+        "SelfExSR": (27.45, 0.7972, 2.34),
+        "DRCN": (28.02, 0.8074, 2.84),
+        "ESPCN": (27.66, 0.8004, 2.52),
+        "SRResNet": (28.49, 0.8184, 2.98),
+        "SRGAN": (26.02, 0.7397, 3.72),
+        "SRResNet-VGG22": (27.19, 0.7807, 3.15),
+        "SRGAN-MSE": (26.92, 0.7611, 3.43),
+        "SRGAN-VGG22": (26.44, 0.7518, 3.57),
+    },
+    "BSD100": {
+        "NN": (25.02, 0.6606, 1.11),
+        "bicubic": (25.94, 0.6935, 1.47),
+        "SRCNN": (26.68, 0.7291, 1.87),
+        "SelfExSR": (26.83, 0.7387, 1.89),
+        "DRCN": (27.21, 0.7493, 2.12),
+        "ESPCN": (27.02, 0.7442, 2.01),
+        "SRResNet": (27.58, 0.7620, 2.29),
+        "SRGAN": (25.16, 0.6688, 3.56),
+    },
+}
+PAPER_ORIGINALS = {"Set5": 4.32, "Set14": 4.32, "BSD100": 4.46}  # the mean opinion of the originals
+OPINION = metrics.Column("MOS", 2, "mean opinion of 26 people, 1 to 5; asked by the paper only")
+
+
+def summarise(scores, doubts):
+    """{set: {method: {measure: mean, …, "images": {image: {measure: value}}}}} as it is written to results.json.
+
+    scores: {set: {method: {image: {measure: value}}}}; doubts: {set: clause or None}. With PSNR-Y each method also gets
+    "p_psnr_y": {other method: p}; where there is a doubt, "not_comparable": the clause.
+    """
+    results = {}
+    for set_name, rows in scores.items():
+        results[set_name] = {}
+        for method, images in rows.items():
+            row = {name: mean_of([image[name] for image in images.values()]) for name in next(iter(images.values()))}
+            if "psnr_y" in row:
+                others = {other: theirs for other, theirs in rows.items() if other != method}
+                row["p_psnr_y"] = {other: p_value(images, theirs) for other, theirs in others.items()}
+            if doubts[set_name]:
+                row["not_comparable"] = doubts[set_name]
+            results[set_name][method] = row | {"images": images}
+    return results
+
+
+def means(row):
+    """{measure: mean} of a row of `summarise`, without those that are no numbers."""
+    return {name: row[name] for name in metrics.COLUMNS if name in row and math.isfinite(row[name])}
+
+
+def mean_of(values):
+    """The mean of those values that are numbers; NaN if none is (NIQE of images smaller than its patches)."""
+    values = [value for value in values if not math.isnan(value)]
+    return float(np.mean(values)) if values else math.nan
+
+
+def p_value(ours, theirs):
+    """p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over images, as in the paper's section 3.1.
+
+    ours, theirs: {image: {"psnr_y": dB}} with the same images. 1.0 if no image differs.
+    """
+    differences = [ours[image]["psnr_y"] - theirs[image]["psnr_y"] for image in ours]
+    return wilcoxon_p([0.0 if math.isnan(d) else d for d in differences])  # both are perfect
+
+
+def wilcoxon_p(differences):
+    """p of the two-sided Wilcoxon signed-rank test on paired differences; 1.0 if all are zero or there is none."""
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(differences).pvalue) if any(differences) else 1.0
+
+
+def finite(value):
+    """A nest of dicts with null where a number is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def measures_of(results):
+    """The measures that `summarise` was given, in the order of the columns; they are the same in every row."""
+    row = next(iter(next(iter(results.values())).values()))
+    return [name for name in metrics.COLUMNS if name in row]
+
+
+def write_json(path, results):
+    """Write what `summarise` gives."""
+    store.write_json(path, finite(results))
+
+
+def write_csv(path, results):
+    """Write what `summarise` gives as a line for each set, method and image, and one for the mean."""
+    names = measures_of(results)
+
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["set", "method", "image", *names, "not_comparable"])
+            for set_name, rows in results.items():
+                for method, row in rows.items():
+                    for image, values in {**row["images"], "mean": row}.items():
+                        doubt = row.get("not_comparable", "")
+                        writer.writerow([set_name, method, image, *(values[name] for name in names), doubt])
+
+    utils.write_atomically(path, write)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables: made once of rows and cells, then printed, written as Markdown, or as HTML by report.py
+
+
+class Cell(NamedTuple):
+    """A figure as it is shown, and whether it is the best among its like."""
+
+    text: str
+    best: bool = False
+
+
+class Row(NamedTuple):
+    """A line of a table; paper: whether the figures are the paper's and not ours."""
+
+    name: str
+    cells: list
+    paper: bool = False
+
+
+class Table(NamedTuple):
+    """columns: {title: what it is, in words}; rows: [Row]; warning: why the figures are not comparable, or None."""
+
+    title: str
+    columns: dict
+    rows: list
+    warning: str | None = None
+
+
+def make_cells(values, column):
+    """[Cell] of the values of one measure; the best as they read are marked if there are several to choose from."""
+    texts = ["-" if math.isnan(value) else f"{value:.{column.digits}f}" for value in values]
+    figures = [column.better * float(text) for text in texts if text != "-"]
+    best = max(figures) if len(figures) > 1 else None
+    return [Cell(text, text != "-" and column.better * float(text) == best) for text in texts]
+
+
+def score_table(set_name, results, scale):
+    """The means of a set: a row a method and a column a measure; the paper's rows below where it has figures."""
+    ours, names = results[set_name], measures_of(results)
+    paper = PAPER.get(set_name, {}) if scale == 4 and {"psnr_y", "ssim_paper"} & set(names) else {}
+    theirs = {
+        f"paper: {method}": dict(zip(("psnr_y", "ssim_paper", "mos"), figures, strict=True))
+        for method, figures in paper.items()
+    }
+    columns = {name: metrics.COLUMNS[name] for name in names} | ({"mos": OPINION} if theirs else {})
+
+    def cells_of(rows):
+        cells = (make_cells([row.get(name, math.nan) for row in rows], column) for name, column in columns.items())
+        return zip(*cells, strict=True)
+
+    lines = [Row(method, cells) for method, cells in zip(ours, cells_of(ours.values()), strict=True)]
+    for name, row in theirs.items():
+        lines += [Row(name, *cells_of([row]), paper=True)]
+    first = next(iter(ours.values()))
+    doubt = first.get("not_comparable")
+    return Table(
+        f"{set_name} ({len(first['images'])} images)",
+        {column.title: column.about for column in columns.values()},
+        lines,
+        f"NOT COMPARABLE with published figures: {doubt}" if doubt else None,
+    )
+
+
+def image_table(set_name, results, name):
+    """One measure of a set's images: a row an image, a column a method."""
+    rows, column = results[set_name], metrics.COLUMNS[name]
+    images = next(iter(rows.values()))["images"]
+    lines = [Row(image, make_cells([row["images"][image][name] for row in rows.values()], column)) for image in images]
+    return Table(f"{column.title} of each image", dict.fromkeys(rows, column.about), lines)
+
+
+def p_table(set_name, results):
+    """The p-values between the methods of a set; below 0.05 a difference counts as real, as in the paper."""
+    rows = results[set_name]
+    count = len(next(iter(rows.values()))["images"])
+    title = f"{set_name}: p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over {count} images"
+    if count < 6:
+        title += f" (the least p that {count} images can give is {2 / 2**count:.2g})"
+    return pair_table(title, list(rows), lambda name, other: f"{rows[name]['p_psnr_y'][other]:.2g}")
+
+
+def pair_table(title, names, text_of):
+    """A Table of p-values with each pair of `names` once; text_of: from two names to what is shown."""
+    lines = []
+    for i, name in enumerate(names[1:], start=1):
+        lines.append(Row(name, [Cell(text_of(name, other)) for other in names[:i]] + [Cell("")] * (len(names) - 1 - i)))
+    return Table(title, dict.fromkeys(names[:-1], "p"), lines)
+
+
+def tables_of(results, scale, significance=False):
+    """[Table] of each set's means, then of the p-values if they are wanted."""
+    return [score_table(name, results, scale) for name in results] + [
+        p_table(name, results) for name in results if significance
+    ]
+
+
+def legend(results, scale):
+    """(the protocol in a sentence, {title: what it is} of all columns of the sets' tables)."""
+    columns = {title: about for table in tables_of(results, scale) for title, about in table.columns.items()}
+    return f"Protocol: ×{scale}; {metrics.PROTOCOL.format(border=scale)}", columns
+
+
+def print_tables(results, scale, significance=False):
+    """Print what `summarise` gives; significance: the p-values as well."""
+    protocol, columns = legend(results, scale)
+    print(f"\n{protocol}")
+    for title, about in columns.items():
+        print(f"  {title:10}  {about}")
+    for table in tables_of(results, scale, significance):
+        print_table(table)
+
+
+def print_table(table):
+    """Print a Table as text, after an empty line."""
+    print(f"\n{table.title}")
+    if table.warning:
+        print(table.warning)
+    width = max(len(row.name) for row in table.rows)
+    each = max(10, *map(len, table.columns), *(len(cell.text) for row in table.rows for cell in row.cells))
+    print(" " * width, *(f"{title:>{each}}" for title in table.columns))
+    for row in table.rows:
+        print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
+
+
+def write_markdown(path, results, scale, significance=False):
+    """Write what print_tables prints as GitHub's Markdown; the best figures are bold, the paper's in italics."""
+    protocol, columns = legend(results, scale)
+    lines = [protocol, "", *(f"- {title}: {about}" for title, about in columns.items())]
+    for table in tables_of(results, scale, significance):
+        lines += markdown_lines(table)
+    text = "\n".join(lines) + "\n"
+    utils.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def markdown_lines(table):
+    """A Table as lines of GitHub's Markdown, after an empty one."""
+    lines = ["", f"**{markdown(table.title)}**", ""]
+    if table.warning:
+        lines += [f"**{markdown(table.warning)}**", ""]
+    lines += [f"| | {' | '.join(map(markdown, table.columns))} |", f"|---{'|---:' * len(table.columns)}|"]
+    for row in table.rows:
+        mark = "*" if row.paper else ""
+        cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
+        lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
+    return lines
+
+
+def markdown(text):
+    """Any name on one line, with what Markdown would read as more than text escaped."""
+    return re.sub(r"[\\`*\[\]<>|~&]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))

@@ -1,0 +1,178 @@
+"""The state of a training: what is updated, saved in checkpoints and loaded to go on exactly."""
+
+import contextlib
+import json
+import zipfile
+import zlib
+
+import numpy as np
+
+import model
+import utils
+from config import learning_rate_at
+from runs import devices, store
+from runs.logs import read_metrics
+from utils import LazyModule, UserError
+
+keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
+
+
+class TrainState:
+    """Networks, optimizers, the average, and three numbers: all that a checkpoint holds.
+
+    config: all sections; mode: of config.MODES; init: weights file to start the generator from, or None; vgg: a feature
+    network from features.load_vgg, for a loss that looks at features. To be made in the scope of the strategy it is
+    trained under.
+    """
+
+    def __init__(self, config, mode, init=None, vgg=None):
+        keras.utils.set_random_seed(config.TRAIN.seed)
+        self.generator = model.build_generator(config.MODEL)
+        if init:
+            store.load_weights(self.generator, init)
+        self.g_optimizer = make_optimizer(config, self.generator)
+        self.discriminator = self.d_optimizer = None
+        self.vgg = vgg
+        if mode == "srgan":
+            self.discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
+            self.d_optimizer = make_optimizer(config, self.discriminator)
+        self.average = None
+        if config.TRAIN.ema:
+            self.average = model.build_generator(config.MODEL)
+            self.average.set_weights(self.generator.get_weights())
+        self.step = tf.Variable(0, dtype=tf.int64)  # updates that are done
+        self.best = Number(0.0)  # the best validation so far, in dB
+        self.slowdown = Number(1.0)  # multiplied to the learning rate, after rollbacks
+
+    @property
+    def result(self):
+        """The generator that is validated and saved for users: the average of its weights where one is kept."""
+        return self.average or self.generator
+
+    def parts(self):
+        """{name: variables} of everything that training needs to go on exactly."""
+        names = ("generator", "g_optimizer", "average", "discriminator", "d_optimizer")
+        parts = {name: getattr(self, name).variables for name in names if getattr(self, name)}
+        return parts | {"state": [self.step, self.best, self.slowdown]}
+
+    def set_learning_rate(self, config, step):
+        """The rates of update `step`; they are variables, so that nothing is compiled anew for them."""
+        rate = learning_rate_at(step, config.TRAIN) * float(self.slowdown.numpy())
+        self.g_optimizer.learning_rate.assign(rate)
+        if self.d_optimizer:
+            self.d_optimizer.learning_rate.assign(rate * config.TRAIN.d_rate)
+        return rate
+
+    def follow(self, decay):
+        """Move every variable of the average, batch norm's statistics with it, towards the generator's.
+
+        The decay is small at first, so that the average does not drag the random start along.
+        """
+        step = tf.cast(self.step, tf.float32)
+        share = 1 - tf.minimum(decay, (1 + step) / (10 + step))
+        for ours, theirs in zip(self.average.variables, self.generator.variables, strict=True):
+            ours.assign(ours + tf.cast(share, ours.dtype) * (theirs - ours))
+
+    def save(self, run):
+        """Write a checkpoint and the weights for users. The step is counted by the same call that updates the weights,
+        so that an interruption cannot part them."""
+        store.save_weights(self.result, run.directory / store.WEIGHTS)
+        save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
+
+
+class Number:
+    """A number that is saved as a variable is, and lives on the host: reading it waits for no device."""
+
+    shape = ()
+
+    def __init__(self, value):
+        self.value = np.float64(value)
+
+    def assign(self, value):
+        self.value = np.float64(value)
+
+    def numpy(self):
+        return self.value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.value, dtype)
+
+
+def make_optimizer(config, network):
+    """TRAIN.optimizer for all trainable weights of a network, with a scaled loss where its gradients are float16."""
+    train = config.TRAIN
+    decay = {"weight_decay": train.weight_decay} if train.weight_decay else {}
+    if train.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(train.learning_rate, beta_1=train.beta1, **decay)
+    else:
+        optimizer = keras.optimizers.SGD(train.learning_rate, momentum=train.beta1, **decay)
+    if keras.config.dtype_policy().compute_dtype == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+KEPT = 3  # checkpoints of a run; older ones are deleted
+
+
+def checkpoints(directory):
+    """The checkpoint files of a run, newest first."""
+    return sorted(directory.glob("checkpoint-*.npz"), reverse=True)
+
+
+def step_of(checkpoint):
+    """The step of a checkpoint file."""
+    return int(checkpoint.stem.split("-")[1])
+
+
+def newest_step(directory):
+    """The step of the newest checkpoint that is whole by its checksums; 0 if there is none."""
+    for path in checkpoints(directory):
+        with contextlib.suppress(OSError, zipfile.BadZipFile, zlib.error), zipfile.ZipFile(path) as file:
+            if file.testzip() is None:
+                return step_of(path)
+    return 0
+
+
+def save_checkpoint(directory, step, parts):
+    """Write checkpoint-<step>.npz with all of `parts`, {name: list of variables}; keep the newest KEPT."""
+    if not devices.is_chief():
+        return
+    arrays = {f"{name}/{i}": np.asarray(v) for name, part in parts.items() for i, v in enumerate(part)}
+    path = directory / f"checkpoint-{step:08d}.npz"
+    utils.write_atomically(path, lambda temporary: np.savez(temporary, **arrays))
+    for old in checkpoints(directory)[KEPT:]:
+        old.unlink()
+
+
+def load_checkpoint(directory, parts):
+    """Put the newest whole checkpoint into `parts` and return its step; cut metrics.jsonl back to it.
+
+    An .npz keeps a CRC-32 of every array, checked as it is read: a damaged checkpoint is named and the one before it
+    taken. Raises UserError if there is no whole one, or if it is of other networks.
+    """
+    for path in checkpoints(directory):
+        try:
+            with open(path, "rb") as opened, np.load(opened) as file:
+                arrays = {name: file[name] for name in file.files}
+            break
+        except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
+            print(f"{path} is damaged and left out")
+    else:
+        raise UserError(f"there is no whole checkpoint in {directory} to resume from")
+    targets = {f"{name}/{i}": v for name, part in parts.items() for i, v in enumerate(part)}
+    if {name: array.shape for name, array in arrays.items()} != {name: tuple(v.shape) for name, v in targets.items()}:
+        raise UserError(f"{path} is of other networks than config.json beside it describes")
+    for name, variable in targets.items():
+        variable.assign(arrays[name])
+    step = step_of(path)
+    if not devices.is_chief():
+        return step
+    lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
+    text = "".join(line + "\n" for line in lines)
+    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text))
+    return step

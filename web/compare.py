@@ -1,0 +1,215 @@
+"""An upload, and what is made of it for looking at and comparing: the page of upscaling.py without the page.
+
+It does with a file what upscale.py does, by one method after the other.
+"""
+
+import contextlib
+import tempfile
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import upscale
+import utils
+from images import pictures
+from inference.tiles import Upscaler, choose_weights
+from runs import store
+from utils import UserError
+
+KEEP = 1800  # seconds that an upload and results are kept for
+FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
+LONGEST = 65500  # pixels: side of a JPEG, and so of what is compared
+CLOSER = 256  # pixels: side of the crops to look closer at
+FIXED = ("nearest", "bicubic")  # methods without weights
+
+
+class Upload(NamedTuple):
+    """A file that came in, and what it looks like if it is one picture that a page can show, else None."""
+
+    name: str
+    content: bytes
+    about: str  # what it is and becomes, in words
+    lr: np.ndarray | None  # uint8 RGB [h, w, 3]
+
+
+def read_upload(name, content, scale, max_megapixels):
+    """The Upload of a file's name and content. Raises UserError, OSError or MemoryError where upscale.py does."""
+    if not Path(name).suffix:
+        raise UserError("needs an ending, as .png, that says what it is")
+    with on_disk(name, content) as source:
+        job = upscale.measure(upscale.Job(source, source), max_megapixels)
+        if job.pixels > FRAMES * max_megapixels * 1e6:
+            raise UserError(
+                f"has {job.frames:,} frames of {job.width}×{job.height}, more than this page takes: "
+                "`python upscale.py` does it"
+            )
+        still = job.frames == 1 and pictures.format_of(source) and scale * max(job.width, job.height) <= LONGEST
+        lr = view_of(source) if still else None
+    frames = f"{job.frames} frames of " if job.frames > 1 else ""
+    about = f"{name}: {frames}{job.width}×{job.height}, to be {scale * job.width}×{scale * job.height}"
+    return Upload(name, content, about, lr)
+
+
+@contextlib.contextmanager
+def on_disk(name, content):
+    """The path of a file of this name and content for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        source = Path(folder, name)
+        source.write_bytes(content)
+        yield source
+
+
+def view_of(path):
+    """uint8 RGB [h, w, 3] of a still picture as a screen shows it: eight bits, on white. Raises UserError."""
+    picture, _ = pictures.fit(pictures.read(path, np.inf), "jpg", 1)
+    if picture.kind == "CMYK":
+        picture = pictures.to_rgb(picture)
+    return np.asarray(picture.pixels.convert("RGB"))
+
+
+class Making:
+    """What is being made of an Upload: files in `folder`, and views, {method: uint8 RGB [scale·h, scale·w, 3]}.
+
+    stopped: an event that ends the work at the next tile; report: called with the share of the work done and a name.
+    """
+
+    def __init__(self, upload, scale, max_megapixels, folder, stopped, report):
+        self.upload, self.scale, self.max_megapixels = upload, scale, max_megapixels
+        self.folder, self.stopped, self.report = folder, stopped, report
+        self.files, self.views, self.said = [], {}, []
+
+    def run(self, methods, share):
+        """Upscale by each method; share: the SRGAN's in a blend with its SRResNet, where there are both.
+
+        What goes wrong is said in `said`; what was done before is kept. Raises nothing of upscale.py's.
+        """
+        lr = self.upload.lr
+        networks = [method for method in methods if method not in FIXED]
+        try:
+            if lr is not None:
+                self.views |= {name: utils.imresize(lr, self.scale, name) for name in methods if name in FIXED}
+            with on_disk(self.upload.name, self.upload.content) as source:
+                for i, method in enumerate(networks):
+                    self.run_network(source, method, share, i, networks)
+        except KeyboardInterrupt:
+            self.said.append("Stopped.")
+        except (UserError, OSError, MemoryError) as error:
+            self.said.append(f"{self.upload.name}: {upscale.reason(error)}")
+        if lr is None and self.files:
+            self.said.append("This is downloaded and not compared: a video, an animation, or too long a picture.")
+        elif lr is None and not self.said:
+            self.said.append("Of this kind only networks make something: choose one.")
+
+    def run_network(self, source, method, share, i, networks):
+        """Upscale by the i-th of the networks, whose name is `method`."""
+        done = 0
+
+        def progress(pixels):
+            nonlocal done
+            done += pixels
+            if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
+                raise UserError("is longer than this page takes: `python upscale.py` does it")
+            self.report((i + min(done / job.pixels, 1)) / len(networks), method)
+            if self.stopped.is_set():
+                raise KeyboardInterrupt
+
+        self.report(i / len(networks), method)
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        partner = partner_of(method) if share < 1 else None
+        written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
+        upscaler = upscaler_of(method, share if partner else None, written)
+        label = f"_{Path(method).name}" if len(networks) > 1 else ""
+        target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
+        job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
+        if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
+            self.said.append(f"{target.name}: {remark}")
+        if partner:
+            self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
+        self.files.append(target)
+        if self.upload.lr is not None:
+            self.views[method] = view_of(target)
+
+
+def crops(views, x, y, zoom):
+    """[(uint8 RGB, at most CLOSER a side, method)]: what lies x and y percent into the pictures, enlarged by zoom."""
+    side = CLOSER // zoom
+    found = []
+    for method, view in views.items():
+        corner = [round(share / 100 * (n - 1)) - side // 2 for share, n in zip((y, x), view.shape, strict=False)]
+        top, left = (min(max(a, 0), max(n - side, 0)) for a, n in zip(corner, view.shape, strict=False))
+        crop = view[top : top + side, left : left + side]
+        found.append((crop.repeat(zoom, axis=0).repeat(zoom, axis=1), method))
+    return found
+
+
+def offered(weights):
+    """(weights that the page offers, their factor); the first are chosen at the start.
+
+    weights: names or paths that were asked for; None for upscale.py's own and all runs of its factor. Raises UserError.
+    """
+    if weights is None:
+        first = store.default_weights()
+        scale = store.describe_weights(first)[1]["config"].MODEL.scale
+        found = store.find_runs()
+        same = (name for name, (_, about) in found.items() if about["config"].MODEL.scale == scale)
+        return [name for name in dict.fromkeys((first.name, *same)) if name not in FIXED], scale
+    scales = [store.describe_weights(name)[1]["config"].MODEL.scale for name in weights]
+    if len(set(scales)) > 1:
+        raise UserError(f"models of one factor can be compared, not of {', '.join(map(str, sorted(set(scales))))}")
+    names = [Path(name).name for name in weights]
+    if same := [name for name in names if name in FIXED or names.count(name) > 1]:
+        raise UserError(f"methods are told apart by their last names, and there is more than one {same[0]}")
+    return list(weights), scales[0]
+
+
+def partner_of(weights):
+    """The SRResNet that these weights can be mixed with, or None."""
+    try:
+        return choose_weights(weights, 0.5, None)[1]
+    except UserError:
+        return None
+
+
+@lru_cache(maxsize=4)
+def upscaler_of(weights, share, written):
+    """The Upscaler of some weights, loaded once for each time they are written; share: of an SRGAN in a blend."""
+    return Upscaler(weights, blend=share)
+
+
+class Session:
+    """What one open page has: its upload, the views of what was made of it, and the end of what is being made."""
+
+    def __init__(self):
+        self.upload, self.views = None, {}
+        self.stopped, self.used = threading.Event(), time.monotonic()
+
+    def replace(self, upload):
+        """Put another upload, or none, in the place of the one before; what is being made of that ends."""
+        self.stopped.set()
+        self.upload, self.views, self.stopped = upload, {}, threading.Event()
+
+
+class Sessions(dict):
+    """{Gradio's name of an open page: Session}. Those that nobody has used for KEEP seconds go."""
+
+    def of(self, request):
+        """The Session of the page that a gr.Request comes from."""
+        now = time.monotonic()
+        for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
+            self.drop(name)
+        session = self.setdefault(request.session_hash, Session())
+        session.used = now
+        return session
+
+    def drop(self, name):
+        if session := self.pop(name, None):
+            session.replace(None)
+
+    def stop_all(self):
+        for session in list(self.values()):
+            session.stopped.set()

@@ -1,0 +1,258 @@
+"""What a rating study says: mean opinion scores with intervals, tests, the raters' consistency and agreement.
+
+STUDY/report/ gets mos.md, mos.csv and distribution.png, the paper's Figure 5.
+"""
+
+import csv
+import math
+
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from scoring import tables
+from scoring.tables import Cell, Row, Table
+from utils import LazyModule, UserError
+from web.study.plans import ORIGINAL, SCALE
+
+figure = LazyModule("matplotlib.figure")
+
+DRAWS = 2000  # of the bootstrap
+LEGEND = {
+    "MOS": "mean of the ratings, 1 (bad) to 5 (excellent); second showings and examples do not count",
+    "95 %": "its interval: bootstrap over raters and images together, where there are two of each",
+    "p": "paired two-sided Wilcoxon signed-rank test; first over all ratings, each paired with the same rater's of the "
+    "other method on the same image (as they hang together, too small), then over the images' means",
+    "alpha": "Krippendorff's, ordinal: 1 is full agreement between raters, 0 what chance gives",
+    "equal, apart": "of pictures rated twice: the share of equal ratings, and the mean difference",
+    "with others": "correlation of a rater's ratings with the mean of the other raters' of the same pictures",
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statistics. A grid is ratings as floats [raters, pictures], NaN where there is none.
+
+
+def grid_of(ratings, pictures):
+    """The grid of a list of plans.Rating; pictures: [(set, image, method)], its columns."""
+    raters = {rater: i for i, rater in enumerate(sorted({rating.rater for rating in ratings}))}
+    columns = {picture: i for i, picture in enumerate(pictures)}
+    grid = np.full((len(raters), len(columns)), math.nan)
+    for rating in ratings:
+        if (column := columns.get(rating[1:4])) is not None:
+            grid[raters[rating.rater], column] = rating.rating
+    return grid
+
+
+def mean_of(values):
+    """The mean of those values that are numbers; NaN if none is."""
+    values = np.asarray(values, dtype=float)
+    return float(values[~np.isnan(values)].mean()) if (~np.isnan(values)).any() else math.nan
+
+
+def interval(grid):
+    """(low, high): the 95 % bootstrap interval of a grid's mean; NaN with fewer than two raters or pictures.
+
+    Raters and pictures are drawn with replacement, both at once, as either might have been others (Owen, The pigeonhole
+    bootstrap, 2007); that errs to the wide side. The draws are the same each time.
+    """
+    there = ~np.isnan(grid)
+    grid = grid[there.any(axis=1)][:, there.any(axis=0)]
+    if min(grid.shape) < 2:
+        return math.nan, math.nan
+    there, draw = ~np.isnan(grid), np.random.default_rng(0)
+    raters, pictures = (draw.multinomial(n, np.full(n, 1 / n), DRAWS).astype(float) for n in grid.shape)
+    sums, counts = (np.einsum("dr,dr->d", raters, pictures @ part.T) for part in (np.where(there, grid, 0), there))
+    return tuple(map(float, np.percentile((sums[counts > 0] / counts[counts > 0]), (2.5, 97.5))))
+
+
+def alpha(grid):
+    """Krippendorff's alpha for ordinal ratings 1 to 5, whatever is missing; NaN where it is not defined.
+
+    Krippendorff, Computing Krippendorff's alpha-reliability, 2011.
+    """
+    counts = np.stack([(grid == value).sum(axis=0) for value in SCALE], axis=1).astype(float)  # [pictures, 5]
+    counts = counts[counts.sum(axis=1) >= 2]
+    pairs = counts / (counts.sum(axis=1, keepdims=True) - 1)
+    coincidences = pairs.T @ counts - np.diag(pairs.sum(axis=0))
+    each = coincidences.sum(axis=1)
+    middle = np.cumsum(each) - each / 2
+    distance = (middle[:, None] - middle) ** 2
+    expected = (np.outer(each, each) * distance).sum()
+    return float(1 - (each.sum() - 1) * (coincidences * distance).sum() / expected) if expected else math.nan
+
+
+def consistency(ratings):
+    """(pairs, share of equal ratings, mean absolute difference) of the pictures that were rated twice by one rater."""
+    first = {rating[:4]: rating.rating for rating in ratings if rating.kind == "first"}
+    apart = [abs(rating.rating - first[rating[:4]]) for rating in ratings if rating.kind == "repeat"]
+    return len(apart), mean_of([distance == 0 for distance in apart]), mean_of(apart)
+
+
+def with_others(grid, i):
+    """Correlation of rater i with the mean of the others on the pictures they share; NaN where it is not defined."""
+    others = np.delete(grid, i, axis=0)
+    shared = ~np.isnan(grid[i]) & (~np.isnan(others)).any(axis=0)
+    ours, theirs = grid[i, shared], np.array([mean_of(column) for column in others[:, shared].T])
+    if len(ours) < 2 or not (np.ptp(ours) and np.ptp(theirs)):
+        return math.nan
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def p_values(ours, theirs):
+    """(p over ratings, p over the images' means) of two grids of the same raters and images."""
+    apart = ours - theirs
+    means = [mean_of(column) for column in apart.T]
+    return tuple(tables.wilcoxon_p([d for d in part if not math.isnan(d)]) for part in (apart.ravel(), means))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def number(value, digits=2):
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def by_set(study, ratings):
+    """{set: {method: grid}}, the images of a set in one order."""
+    grids = {}
+    for set_name in dict.fromkeys(picture.set for picture in study.pictures):
+        members = [picture for picture in study.pictures if picture.set == set_name]
+        images = dict.fromkeys(picture.image for picture in members)
+        methods = dict.fromkeys(picture.method for picture in members)
+        grids[set_name] = {m: grid_of(ratings, [(set_name, image, m) for image in images]) for m in methods}
+    return grids
+
+
+def mos_table(set_name, grids):
+    """The mean opinion of each method on a set, and the paper's below; the best but for the originals is marked."""
+    means = {method: mean_of(grid) for method, grid in grids.items()}
+    methods = [method for method in grids if method != ORIGINAL]
+    cells = dict(zip(methods, tables.make_cells([means[m] for m in methods], tables.OPINION), strict=True))
+    lines = []
+    for method, grid in grids.items():
+        limits = interval(grid)
+        about = "-" if math.isnan(limits[0]) else f"{limits[0]:.2f} to {limits[1]:.2f}"
+        cell = cells.get(method, Cell(number(means[method])))
+        lines.append(Row(method, [cell, Cell(about), Cell(str(np.count_nonzero(~np.isnan(grid))))]))
+    paper = {name: figures[-1] for name, figures in tables.PAPER.get(set_name, {}).items()}
+    paper |= {"HR": tables.PAPER_ORIGINALS[set_name]} if set_name in tables.PAPER_ORIGINALS else {}
+    for name, opinion in paper.items():
+        lines.append(Row(f"paper: {name}", [Cell(f"{opinion:.2f}"), Cell("-"), Cell("-")], paper=True))
+    images = next(iter(grids.values())).shape[1]
+    columns = {"MOS": LEGEND["MOS"], "95 %": LEGEND["95 %"], "ratings": "their number"}
+    return Table(f"{set_name} ({images} image{'s' * (images != 1)})", columns, lines)
+
+
+def p_table(set_name, grids):
+    """p_values between the methods of a set."""
+
+    def text_of(ours, theirs):
+        # Below that a computer's figures end in a 0, which no p is.
+        return " / ".join(f"{p:.2g}" if p >= 1e-99 else "<1e-99" for p in p_values(grids[ours], grids[theirs]))
+
+    return tables.pair_table(f"{set_name}: p over ratings / over images", list(grids), text_of)
+
+
+def rater_table(study, ratings):
+    """A row a rater: by it those are found who did not look, or did not understand."""
+    firsts = [rating for rating in ratings if rating.kind == "first"]
+    raters = sorted({rating.rater for rating in ratings})
+    grid = grid_of(firsts, [picture[:3] for picture in study.pictures])
+    columns = {"ratings": "their number", "mean": "", "SD": "", "seconds": "median time for a picture"}
+    columns |= {"twice": "pictures rated twice", "equal": "", "apart": "", "with others": LEGEND["with others"]}
+    lines = []
+    for i, rater in enumerate(raters):
+        own = [rating for rating in ratings if rating.rater == rater]
+        values = grid[i][~np.isnan(grid[i])]
+        twice, equal, apart = consistency(own)
+        seconds = np.median([rating.milliseconds for rating in own]) / 1000
+        cells = [str(len(own)), number(values.mean()), number(values.std()), number(seconds, 1), str(twice)]
+        cells += [number(equal), number(apart), number(with_others(grid, i))]
+        lines.append(Row(f"rater {rater}", list(map(Cell, cells))))
+    twice, equal, apart = consistency(ratings)
+    cells = [str(len(ratings)), number(mean_of(grid)), number(float(np.nanstd(grid))), "-", str(twice)]
+    lines.append(Row("all", [*map(Cell, [*cells, number(equal), number(apart), "-"])]))
+    return Table(f"Raters (alpha {number(alpha(grid))})", columns, lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The report
+
+
+def write(study, without=()):
+    """Write STUDY/report/ and print its tables. without: numbers of raters to leave out. Raises UserError."""
+    known = {rater for rater, *_ in study.raters()}
+    if unknown := sorted(set(without) - known):
+        raise UserError(f"{study.folder} has no rater {unknown[0]}")
+    ratings = [rating for rating in study.ratings() if rating.rater not in without]
+    if not ratings:
+        raise UserError(f"nobody has rated a picture of {study.folder} yet")
+    grids = by_set(study, [rating for rating in ratings if rating.kind == "first"])
+    parts = [mos_table(name, methods) for name, methods in grids.items()]
+    several = [name for name, methods in grids.items() if len(methods) > 1]
+    # SciPy takes up to two seconds for a pair that it goes through all permutations of.
+    parts += [p_table(name, grids[name]) for name in tqdm(several, unit="set", desc="p-values", disable=None)]
+    parts.append(rater_table(study, ratings))
+    raters = len({rating.rater for rating in ratings})
+    left_out = f"; left out: {', '.join(map(str, sorted(set(without))))}" if without else ""
+    head = f"{len(ratings)} ratings of {raters} rater{'s' * (raters != 1)}{left_out}; the paper's rows are of 26 raters"
+
+    def write_files(folder):
+        folder.mkdir()
+        lines = [head, "", *(f"- {title}: {about}" for title, about in LEGEND.items())]
+        lines += [line for table in parts for line in tables.markdown_lines(table)]
+        lines += ["", "![share of each rating, by method; the red mark is the mean](distribution.png)"]
+        (folder / "mos.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_csv(folder / "mos.csv", ratings)
+        draw(grids).savefig(folder / "distribution.png", dpi=150)
+
+    utils.write_folder_atomically(study.folder / "report", write_files)
+    print(head)
+    for title, about in LEGEND.items():
+        print(f"  {title:12}  {about}")
+    for table in parts:
+        tables.print_table(table)
+    print(f"\nthe report: {study.folder / 'report'}: mos.md, mos.csv, distribution.png")
+
+
+def write_csv(path, ratings):
+    """Write a line for each rating that counts, those of second showings marked."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["rater", "set", "image", "method", "rating", "repeat", "milliseconds", "time"])
+        for r in ratings:
+            writer.writerow(
+                [r.rater, r.set, r.image, r.method, r.rating, int(r.kind == "repeat"), r.milliseconds, r.time]
+            )
+
+
+def draw(grids):
+    """The paper's Figure 5 for each set: a column a method, the darker the more ratings; a red mark at the mean."""
+    widths = [len(methods) for methods in grids.values()]
+    picture = figure.Figure(figsize=(1.5 + 0.9 * sum(widths), 4.2), layout="constrained")
+    panels = picture.subplots(1, len(grids), squeeze=False, sharey=True, width_ratios=widths)[0]
+    for panel, (set_name, methods) in zip(panels, grids.items(), strict=True):
+        counts = np.array([[np.count_nonzero(grid == value) for grid in methods.values()] for value in SCALE])
+        shares = counts / np.maximum(counts.sum(axis=0), 1)
+        shown = panel.imshow(
+            shares,
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            origin="lower",
+            aspect="auto",
+            extent=(-0.5, len(methods) - 0.5, 0.5, 5.5),
+        )
+        panel.plot([mean_of(grid) for grid in methods.values()], "_", color="red", markersize=22, markeredgewidth=2.5)
+        panel.set_title(short(set_name), parse_math=False)
+        panel.set_xticks(range(len(methods)), list(map(short, methods)), rotation=40, ha="right", parse_math=False)
+        panel.set_yticks(SCALE)
+    panels[0].set_ylabel("rating")
+    picture.colorbar(shown, ax=panels, label="share of the ratings")
+    return picture
+
+
+def short(name):
+    return name if len(name) <= 20 else name[:19] + "…"
