@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-import model
 import train
 from cli import terminal
 from config import make_config
-from networks import features
+from inference import compiled
+from networks import counting, features, registry
 from runs import store
 from training.state import TrainState
 from utils import LazyModule, UserError
@@ -70,9 +70,9 @@ def our_training(args, config, mode):
     state = TrainState(config, mode, vgg=vgg)
     crop = config.DATA.crop
     hr, lr = ((config.TRAIN.batch, n, n, 3) for n in (crop, crop // config.MODEL.scale))
-    work = 6 * model.multiply_adds(state.generator, lr)
+    work = 6 * counting.multiply_adds(state.generator, lr)
     if mode == "srgan":
-        work += 16 * model.multiply_adds(state.discriminator, hr) + 6 * model.multiply_adds(vgg, hr)
+        work += 16 * counting.multiply_adds(state.discriminator, hr) + 6 * counting.multiply_adds(vgg, hr)
     update = train.make_step(config, state, xla=config.TRAIN.xla)
     stream = training_batches(args, config)
 
@@ -86,11 +86,11 @@ def our_training(args, config, mode):
 
 def our_inference(args, config):
     """The generator on one LR tile, by the function that evaluate.py uses."""
-    generator = model.build_generator(config.MODEL)
+    generator = registry.build_generator(config.MODEL)
     lr = tf.random.uniform([1, args.tile, args.tile, 3])
-    infer = model.inference(generator, config.MODEL, xla=args.xla)
+    infer = compiled.inference(generator, config.MODEL, xla=args.xla)
     return lambda: infer(lr).numpy(), {
-        "flops": 2 * model.multiply_adds(generator, lr.shape),
+        "flops": 2 * counting.multiply_adds(generator, lr.shape),
         "parameters": count_weights(generator),
     }
 
@@ -115,7 +115,7 @@ def our_input(args, config):
 
 
 def torch_generator(config, fused=False):
-    """SRResNet as model.build_generator has it, in PyTorch; config: the MODEL section.
+    """SRResNet as model.generator has it, in PyTorch; config: the MODEL section.
 
     fused: for inference, each batch norm put into the convolution before it by torch.nn.utils.fusion.
     """

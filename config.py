@@ -11,6 +11,7 @@ import math
 
 from easydict import EasyDict as edict
 
+from networks.registry import NETWORKS
 from utils import UserError
 
 MODES = ("srresnet", "srgan")
@@ -19,7 +20,7 @@ DEFAULTS = edict()
 
 # The networks (paper, section 2.1 and Figure 4).
 DEFAULTS.MODEL = edict()
-DEFAULTS.MODEL.network = "srresnet"  # the generator, a name in model.NETWORKS
+DEFAULTS.MODEL.network = "srresnet"  # the generator, a name in networks.registry.NETWORKS
 DEFAULTS.MODEL.discriminator = "paper"  # or "tensorlayer", that of the TensorLayer code
 DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
 DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
@@ -112,35 +113,11 @@ PRESETS = {
 PRESETS["paper"] = PRESETS["srgan-vgg54"]
 VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
 
-# Sizes, loss and training rule of the other networks, from their papers where those tell. Rates that were for summed
-# squares are converted to the mean: SRCNN's 1e-4 times half of the 17×17 outputs that 9-5-5 has of its 33×33 crops,
-# VDSR's 0.1 times half of 41×41. VDSR's weight decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours,
-# which is 840 times that.
-NO_SKIP = {"MODEL.skip": "none"}  # the preset that they stand beside has one
-LUMA = NO_SKIP | {"TRAIN.loss": "luma", "TRAIN.ema": 0.0}
-SGD = {"TRAIN.optimizer": "sgd"}
-NETWORK_SETTINGS = {
-    "srresnet": {},
-    "tensorlayer": NO_SKIP | {"MODEL.output": "tanh"},
-    "srcnn": LUMA
-    | SGD
-    | {"TRAIN.learning_rate": 0.0145, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
-    "espcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64},
-    "vdsr": LUMA
-    | SGD
-    | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 1e-4, "DATA.crop": 48}
-    | {"TRAIN.batch": 64, "MODEL.blocks": 18},
-    "drcn": LUMA | SGD | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
-    "johnson": NO_SKIP
-    | {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
-    | {"DATA.crop": 288, "TRAIN.batch": 4, "MODEL.blocks": 4, "MODEL.output": "tanh", "TRAIN.ema": 0.0},
-}
-NETWORK_SETTINGS["espcn-hr"] = NETWORK_SETTINGS["espcn"]
-WITH_GAN = ("srresnet", "tensorlayer")  # the generators that --mode=srgan trains
+WITH_GAN = tuple(name for name, network in NETWORKS.items() if network.gan)  # those that --mode=srgan trains
 
 CHOICES = {
     "MODEL.scale": (2, 4, 8),
-    "MODEL.network": tuple(NETWORK_SETTINGS),
+    "MODEL.network": tuple(NETWORKS),
     "MODEL.discriminator": ("paper", "tensorlayer"),
     "MODEL.output": ("linear", "tanh"),
     "MODEL.upsampler": ("subpixel", "resize", "deconv"),
@@ -175,20 +152,20 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
     by_hand = [read_override(override) for override in overrides]
     preset_settings = PRESETS[preset][mode]
     network = ({"MODEL.network": DEFAULTS.MODEL.network} | preset_settings | dict(by_hand))["MODEL.network"]
-    if network not in NETWORK_SETTINGS:
-        raise UserError(f"MODEL.network is one of {', '.join(NETWORK_SETTINGS)}, not '{network}'")
+    if network not in NETWORKS:
+        raise UserError(f"MODEL.network is one of {', '.join(NETWORKS)}, not '{network}'")
     if mode == "srgan" and network not in WITH_GAN:
         raise UserError(f"--mode=srgan trains {' and '.join(WITH_GAN)}; {network} has no GAN")
     if network not in WITH_GAN and preset != "slides":
         raise UserError(f"the preset {preset} is of {' and '.join(WITH_GAN)}; {network} has settings of its own")
     config = copy.deepcopy(DEFAULTS)
-    for settings in (MODE_SETTINGS[mode], preset_settings, NETWORK_SETTINGS[network], dict(by_hand)):
+    for settings in (MODE_SETTINGS[mode], preset_settings, NETWORKS[network].settings, dict(by_hand)):
         for name, value in settings.items():
             set_value(config, name, value)
     check_config(config)
     if config.TRAIN.loss == "slides" and mode != "srgan":
         raise UserError("TRAIN.loss=slides is of --mode=srgan: it has an adversarial term")
-    if config.TRAIN.loss == "luma" and NETWORK_SETTINGS[network].get("TRAIN.loss") != "luma":
+    if config.TRAIN.loss == "luma" and NETWORKS[network].settings.get("TRAIN.loss") != "luma":
         raise UserError(f"TRAIN.loss=luma is of networks that see luma alone; {network} would learn no colours")
     if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
         raise UserError("TRAIN.shift moves what the discriminator and VGG see, and this run has neither")

@@ -14,9 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-import model
 import utils
 from cli import terminal
+from inference import compiled
+from networks.registry import NETWORKS
 from runs import store
 from scoring import explain, figures, metrics, report, tables, testsets
 from utils import LazyModule, UserError
@@ -33,7 +34,7 @@ BATCH = 4  # images at most, of one size: filling them up to one size would chan
 class Interpolation:
     """A row that needs no weights: MATLAB's imresize upwards."""
 
-    matched = False  # see model.Network
+    matched = False  # see networks.registry.Network
 
     def __init__(self, name, scale):
         self.name = name
@@ -53,8 +54,8 @@ class Model:
     def __init__(self, name, generator, config, weights=None):
         self.name = name
         self.weights = weights
-        self.plain, self.compiled = (model.inference(generator, config, xla) for xla in (False, True))
-        self.matched = model.NETWORKS[config.network].matched
+        self.plain, self.compiled = (compiled.inference(generator, config, xla) for xla in (False, True))
+        self.matched = NETWORKS[config.network].matched
 
     def upscale(self, lrs, repeats=False):
         """A list of uint8 [h, w, 1 or 3] of one size to one of uint8 [scale·h, scale·w, 3]; gray goes in as three

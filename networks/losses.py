@@ -5,7 +5,7 @@ And where the discriminator and VGG look (`shifted`).
 fake and real are [batch, crop, crop, 3] in [-1, 1], the VGG embeddings [batch, h, w, c]. Each gives its terms by name.
 """
 
-from layers.blocks import rgb_to_ycbcr
+from layers.colour import rgb_to_ycbcr
 from utils import LazyModule
 
 tf = LazyModule("tensorflow")

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-import model
 import reproduce
 import utils
 from cli import terminal
 from config import make_config
+from networks.registry import build_generator
 from papers import results
 from papers.rows import Row, run_name
 from runs import store
@@ -57,7 +57,7 @@ def first_outputs(lr_u8):
     for row in ARMS:
         keras.utils.set_random_seed(0)
         config = config_of(row)
-        sr = np.asarray(model.build_generator(config)(utils.u8_to_01(lr_u8)[None]))[0]
+        sr = np.asarray(build_generator(config)(utils.u8_to_01(lr_u8)[None]))[0]
         pictures.append(utils.round_u8(127.5 + 50 * (sr - sr.mean(axis=(0, 1))) / sr.std(axis=(0, 1))))
     return pictures
 
@@ -81,7 +81,7 @@ def read_study(seeds):
     steps = sorted(set.intersection(*map(set, logs.values())))
     arms = {}
     for row in ARMS:
-        arms[row.name] = {"parameters": model.build_generator(config_of(row)).count_params()}
+        arms[row.name] = {"parameters": build_generator(config_of(row)).count_params()}
         for key in ("mse_loss", "checkerboard"):
             arms[row.name][key] = [[logs[name][step][key] for step in steps] for name in names[row.name]]
         arms[row.name]["validation"] = [logs[name][steps[-1]]["val_psnr_y"] for name in names[row.name]]

@@ -1,6 +1,5 @@
 """What a run is computed on: precision, copies of the network on several GPUs or machines, XLA or the plain graph."""
 
-import contextlib
 import json
 import os
 
@@ -79,19 +78,6 @@ def choose_precision(name):
     keras.config.set_floatx("float64" if name == "float64" else "float32")
     keras.config.set_dtype_policy(name)
     return name
-
-
-@contextlib.contextmanager
-def in_float32():
-    """Layers that are built inside are float32, whatever the policy."""
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(policy)
 
 
 def check_shares(settings, strategy):

@@ -17,6 +17,7 @@ from pathlib import Path
 import utils
 from config import DEFAULTS, MODES, check_config, make_config, set_value
 from images import hashes
+from networks.registry import build_generator
 from runs import devices
 from runs.logs import read_metrics
 from utils import PROJECT, UserError
@@ -201,8 +202,6 @@ def read_about(about):
 
 def load_generator(path):
     """(generator, config.json's content) of a run's name, directory or weights file. Raises UserError."""
-    from model import build_generator
-
     weights, about = describe_weights(path)
     generator = build_generator(about["config"].MODEL)
     load_weights(generator, weights)

@@ -80,6 +80,17 @@ def content_of(image, name="png", **options):
     return buffer.getvalue()
 
 
+def tiny_vgg(resize=0):
+    """A stand-in for model.vgg that costs next to nothing: one convolution of the images in [0, 255]."""
+    import keras
+
+    floats = {"dtype": keras.config.floatx()}
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Resizing(resize, resize, **floats)(image) if resize else image
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")((x + 1) * 127.5)
+    return keras.Model(image, keras.ops.cast(x, keras.config.floatx()), trainable=False)
+
+
 @pytest.fixture
 def folder(tmp_path, rng):
     """Seven photographs of odd sizes, in two folders."""
@@ -154,13 +165,13 @@ def tiny_run(tmp_path_factory):
     """The directory of an SRGAN run of a tiny network, with random weights of which none is without effect."""
     import keras
 
-    import model
     from config import make_config
+    from networks.registry import build_generator
     from runs import store
 
     config = make_config("srgan", overrides=TINY_SETTINGS)
     keras.utils.set_random_seed(0)
-    generator = model.build_generator(config.MODEL)
+    generator = build_generator(config.MODEL)
     for layer in generator.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.full_like(weights, 0.5) for weights in layer.get_weights()])
@@ -175,8 +186,8 @@ def place(tiny_run, tmp_path_factory):
     """A folder of runs: a tiny SRGAN and the SRResNet that it can be mixed with, and one of another factor."""
     import keras
 
-    import model
     from config import make_config
+    from networks.registry import build_generator
     from runs import store
 
     folder = tmp_path_factory.mktemp("place")
@@ -189,7 +200,7 @@ def place(tiny_run, tmp_path_factory):
     ):
         store.create(run := store.Run(folder / name, mode, "slides", config), {})
         keras.utils.set_random_seed(len(name))
-        store.save_weights(model.build_generator(config.MODEL), run.directory / store.WEIGHTS)
+        store.save_weights(build_generator(config.MODEL), run.directory / store.WEIGHTS)
     return folder
 
 

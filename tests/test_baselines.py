@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import photo, tiny_vgg
 
 import evaluate
-import model
 import train
 import utils
-from config import NETWORK_SETTINGS, make_config
-from networks import features
+from config import make_config
+from networks import counting, receptive, registry
 from networks.baselines import RECONSTRUCTIONS
+from networks.registry import NETWORKS
 from runs import devices
 from training.state import TrainState
 from utils import LazyModule
@@ -20,7 +20,7 @@ keras = LazyModule("keras")
 
 def build(name, *overrides):
     config = make_config(overrides=[f"MODEL.network={name}", *overrides]).MODEL
-    return model.build_generator(config), config
+    return registry.build_generator(config), config
 
 
 def weights_of(network):
@@ -42,10 +42,6 @@ def test_as_many_weights_as_in_the_papers(name, weights):
     network, _ = build(name)
     assert weights_of(network) == weights
     assert {"srcnn": 57_184, "drcn": 1_774_096}.get(name, weights) == weights
-
-
-def test_registry():
-    assert set(model.NETWORKS) == set(NETWORK_SETTINGS)
 
 
 def anatomy(network):
@@ -106,7 +102,7 @@ def test_tensorlayers_networks():
     head = keras.Model(network.input, network.get_layer("head_conv").output)
     assert np.abs(head(np.full((1, 4, 4, 3), 0.5, np.float32))).max() == 0  # the middle of LR's range is its zero
     config.discriminator = "tensorlayer"
-    judge = model.build_discriminator(config, 64)
+    judge = registry.build_discriminator(config, 64)
     assert anatomy(judge) == TENSORLAYER_D
     assert count(judge, keras.layers.BatchNormalization) == 10 and count(judge, keras.layers.LeakyReLU) == 10
     assert judge.get_layer("flatten").output.shape[1:] == (512,)  # six halvings: 384 would leave 6×6
@@ -125,7 +121,7 @@ def test_the_tensorlayer_preset_trains_a_gan(rng):
     """One update by its networks and loss, and VGG's input resized."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=64", "TRAIN.batch=2", "VGG.resize=32", "VGG.layer=conv2_2"]
     config = make_config("srgan", "tensorlayer", small)
-    state = TrainState(config, "srgan", vgg=features.build_vgg((1, 1), "conv2_1", config.VGG.resize))
+    state = TrainState(config, "srgan", vgg=tiny_vgg(config.VGG.resize))
     batch = np.stack([photo(rng, 80, 80) for _ in range(2)]), np.zeros((2, 3), bool)
     values = {name: float(value) for name, value in train.make_step(config, state, xla=False)(*batch).items()}
     assert {"mse_loss", "vgg_loss", "g_gan_loss", "d_loss"} <= set(values) and np.isfinite(list(values.values())).all()
@@ -151,7 +147,7 @@ def test_johnsons_colours_are_matched_to_lr(rng):
     np.testing.assert_allclose(matched.mean((0, 1)), large.mean((0, 1)), atol=0.2)
 
 
-@pytest.mark.parametrize("name", [name for name in model.NETWORKS if model.NETWORKS[name].colour == "Y"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if NETWORKS[name].colour == "Y"])
 def test_luma_networks_leave_the_colour_to_bicubic(name, rng):
     """Cb and Cr of SR are those of the bicubic image, whatever the weights; Y comes from the network."""
     network, _ = build(name, "MODEL.width=8", "MODEL.blocks=2")
@@ -183,8 +179,8 @@ def test_as_much_work_in_hr_space(rng):
     pixels = {"low": 1, "high": 16}
     work = {name: pixels[name] * int(np.prod(kernel.shape)) for name, kernel in inner.items()}
     assert work["low"] == work["high"]
-    assert model.multiply_adds(low, (1, 10, 10, 3)) == 100 * weights_of(low)
-    assert model.multiply_adds(high, (1, 10, 10, 3)) == 1600 * weights_of(high)
+    assert counting.multiply_adds(low, (1, 10, 10, 3)) == 100 * weights_of(low)
+    assert counting.multiply_adds(high, (1, 10, 10, 3)) == 1600 * weights_of(high)
 
 
 @pytest.mark.parametrize(("name", "a_pixel"), [("srresnet", 138_636), ("johnson", 46_476)])
@@ -196,22 +192,22 @@ def test_work_of_an_sr_pixel(name, a_pixel):
         "johnson": (243 * 64 + 8 * inner + inner) / 16 + inner / 4 + 243 * 64,
     }
     assert by_hand[name] == a_pixel
-    assert model.multiply_adds(build(name)[0], (1, 6, 5, 3)) == 6 * 5 * 16 * a_pixel
+    assert counting.multiply_adds(build(name)[0], (1, 6, 5, 3)) == 6 * 5 * 16 * a_pixel
 
 
 def test_work_of_a_layer_used_many_times():
     network, config = build("drcn", "MODEL.width=8", "MODEL.blocks=3")
     a_pixel = 9 * 8 + 9 * 64 + 3 * (9 * 64 + 9 * 64 + 9 * 8) + 3
-    assert model.multiply_adds(network, (1, 5, 6, 3)) == 5 * 6 * 16 * a_pixel
+    assert counting.multiply_adds(network, (1, 5, 6, 3)) == 5 * 6 * 16 * a_pixel
 
 
-@pytest.mark.parametrize("name", [name for name in model.NETWORKS if name != "srresnet"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "srresnet"])
 def test_each_learns(name, rng):
     """Some updates by its own loss, at a rate that fits so small a network, and the loss has come down."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
     small += ["VGG.layer=conv2_2", "TRAIN.learning_rate=0.003", "TRAIN.optimizer=adam", "TRAIN.last_layer_rate=1"]
     config = make_config(overrides=[f"MODEL.network={name}", *small])
-    vgg = features.build_vgg((1, 1), "conv2_1") if config.TRAIN.loss == "feature" else None
+    vgg = tiny_vgg() if config.TRAIN.loss == "feature" else None
     state = TrainState(config, "srresnet", vgg=vgg)
     step = train.make_step(config, state, xla=False)
     crops = np.stack([photo(rng, 48, 48) for _ in range(2)])
@@ -262,7 +258,7 @@ def test_last_layers_rate_and_adjustable_clipping(rng):
         assert np.abs(gradient).max() > 2e-4
 
 
-@pytest.mark.parametrize("name", model.NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_receptive_radius(name, rng):
     """LR beyond it does not move a bit of SR, and LR at two thirds of it does."""
     import tensorflow as tf
@@ -270,7 +266,7 @@ def test_receptive_radius(name, rng):
     network, config = build(name, "MODEL.width=8", "MODEL.blocks=2")
     for layer in network.layers:  # zero scales would make identities of the blocks
         layer.set_weights([w + rng.normal(0, 0.1, w.shape) for w in layer.get_weights()])
-    radius = model.receptive_radius(config)
+    radius = receptive.receptive_radius(config)
     side = 2 * radius + 5
     lr = rng.random((1, side, side, 3), np.float32)
     infer = tf.function(lambda x: network(x, training=False))
@@ -291,7 +287,7 @@ def test_last_layers_compute_in_float32(name, rng):
     before = devices.choose_precision("float32")
     try:
         devices.choose_precision(config.TRAIN.precision)
-        vgg = features.build_vgg((1, 1), "conv2_1") if config.TRAIN.loss == "feature" else None
+        vgg = tiny_vgg() if config.TRAIN.loss == "feature" else None
         state = TrainState(config, "srresnet", vgg=vgg)
         batch = np.stack([photo(rng, 48, 48) for _ in range(2)]), np.zeros((2, 3), bool)
         assert np.isfinite(float(train.make_step(config, state, xla=False)(*batch)["g_loss"]))

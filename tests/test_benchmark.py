@@ -7,8 +7,8 @@ import pytest
 from conftest import assert_refused
 
 import benchmark
-import model
 from config import make_config
+from networks import counting, registry
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which is optional")
 
@@ -73,13 +73,13 @@ def test_flops_against_a_count_by_hand():
     """Multiplications a pixel of LR, Figure 4: head, 33 convolutions, two sub-pixel ones (×1, ×4), tail (×16)."""
     head, body, tail = 81 * 3 * 64, 33 * 9 * 64 * 64, 16 * 81 * 64 * 3
     a_pixel = head + body + (1 + 4) * 9 * 64 * 256 + tail
-    generator = model.build_generator(make_config().MODEL)
-    assert model.multiply_adds(generator, (2, 24, 20, 3)) == 2 * 24 * 20 * a_pixel
-    discriminator = model.build_discriminator(make_config().MODEL, 32)
+    generator = registry.build_generator(make_config().MODEL)
+    assert counting.multiply_adds(generator, (2, 24, 20, 3)) == 2 * 24 * 20 * a_pixel
+    discriminator = registry.build_discriminator(make_config().MODEL, 32)
     widths, sides = [3, 64, 64, 128, 128, 256, 256, 512, 512], [32, 16, 16, 8, 8, 4, 4, 2]
     expected = sum(9 * a * b * n * n for a, b, n in zip(widths, widths[1:], sides, strict=False))
     expected += 2 * 2 * 512 * 1024 + 1024
-    assert model.multiply_adds(discriminator, (3, 32, 32, 3)) == 3 * expected
+    assert counting.multiply_adds(discriminator, (3, 32, 32, 3)) == 3 * expected
 
 
 @needs_torch
@@ -90,7 +90,7 @@ def test_the_reference_is_the_same_network(scale, rng):
 
     small = ("MODEL.blocks=2", "MODEL.width=8", "MODEL.skip=none")
     config = make_config(overrides=(f"MODEL.scale={scale}", *small)).MODEL
-    generator, reference = model.build_generator(config), benchmark.torch_generator(config)
+    generator, reference = registry.build_generator(config), benchmark.torch_generator(config)
     assert benchmark.count_weights(generator) == sum(p.numel() for p in reference.parameters())
     for ours, theirs in zip(
         [layer for layer in generator.layers if layer.weights],

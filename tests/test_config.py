@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from config import DEFAULTS, NETWORK_SETTINGS, PRESETS, learning_rate_at, make_config
+from config import DEFAULTS, PRESETS, learning_rate_at, make_config
+from networks.registry import NETWORKS
 from utils import UserError
 
 
@@ -70,7 +71,7 @@ def test_the_skip_is_of_the_slides_preset_alone():
     """Table 1 has the paper's network to the letter."""
     skips = {preset: {make_config(mode, preset).MODEL.skip for mode in PRESETS[preset]} for preset in PRESETS}
     assert skips.pop("slides") == {"bicubic"} and set().union(*skips.values()) == {"none"}
-    networks = [make_config(overrides=[f"MODEL.network={name}"]).MODEL for name in NETWORK_SETTINGS]
+    networks = [make_config(overrides=[f"MODEL.network={name}"]).MODEL for name in NETWORKS]
     assert [model.network for model in networks if model.skip != "none"] == ["srresnet"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, TINY_SETTINGS, assert_refused, photo
+from conftest import TINY, TINY_SETTINGS, assert_refused, photo, tiny_vgg
 
 import model
 import train
@@ -52,7 +52,7 @@ def test_precision_of_a_cpu_is_float32():
 
     assert devices.choose_precision("auto") == "float32"
     assert devices.choose_precision("mixed_bfloat16") == "mixed_bfloat16"
-    with devices.in_float32():
+    with features.in_float32():
         assert keras.config.dtype_policy().name == "float32"
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
     devices.choose_precision("float64")
@@ -99,7 +99,7 @@ def tiny_step(mode, *settings):
     config = make_config(mode, overrides=[*TINY_SETTINGS, "TRAIN.batch=4", *settings])
     devices.choose_precision(config.TRAIN.precision)
     keras.utils.set_random_seed(0)
-    state = TrainState(config, mode, vgg=features.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None)
+    state = TrainState(config, mode, vgg=tiny_vgg() if mode == "srgan" else None)
     return train.make_step(config, state, xla=False), state
 
 

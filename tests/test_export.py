@@ -12,13 +12,16 @@ from conftest import PROJECT, assert_refused, photo
 import data
 import evaluate
 import export
-import model
 import utils
 from config import make_config
 from inference import formats
+from inference.compiled import fold_batch_norm
 from inference.formats import FORMATS
+from networks.registry import build_generator
 from runs import store
-from utils import UserError
+from utils import LazyModule, UserError
+
+keras = LazyModule("keras")
 
 TINY_MODEL = ("MODEL.blocks=1", "MODEL.width=8")
 EXTRA = sorted({package for form in FORMATS.values() for package in form.packages})
@@ -30,16 +33,16 @@ needs_all = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def generator():
     """A random network that adds up to half the grey levels to each channel, with batch norms that do something."""
-    model.keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(0)
     config, random = make_config(overrides=TINY_MODEL).MODEL, np.random.default_rng(0)
-    network = model.build_generator(config)
+    network = build_generator(config)
     for layer in network.layers:
         if type(layer).__name__ == "BatchNormalization":
             layer.set_weights([random.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
     tail = network.get_layer("tail_conv")
     tail.kernel.assign(random.normal(0, 0.05, tail.kernel.shape))
     lr = utils.imresize(utils.read_image(data.package_files(data.SAMPLE_TEST)[0]), 1 / 4)
-    added = model.keras.Model(network.input, tail.output)(utils.u8_to_01(lr)[None], training=False).numpy()
+    added = keras.Model(network.input, tail.output)(utils.u8_to_01(lr)[None], training=False).numpy()
     factor = 1 / np.ptp(added, axis=(0, 1, 2))
     kernel, bias = tail.get_weights()
     tail.set_weights([kernel * factor, bias - factor * added.mean(axis=(0, 1, 2))])
@@ -66,7 +69,7 @@ def exported(generator, clone, run):
 
 
 def source_of(generator):
-    return formats.Source(model.fold_batch_norm(*generator), {"scale": "4"})
+    return formats.Source(fold_batch_norm(*generator), {"scale": "4"})
 
 
 @needs_all

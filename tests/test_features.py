@@ -2,8 +2,10 @@ import h5py
 import numpy as np
 import pytest
 
+import model
 from config import make_config
 from networks import features
+from runs import devices
 
 
 @pytest.mark.parametrize(
@@ -36,20 +38,50 @@ def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
 
     # machrisaa's file holds the same arrays under the paper's names.
     arrays = {ours.name: ours.get_weights() for ours in features.convolutions_of(vgg)}
+    arrays = {name.replace("block", "conv").replace("_conv", "_"): pair for name, pair in arrays.items()}
+    arrays["fc6"] = [np.zeros((8, 8)), np.zeros(8)]
     np.save(tmp_path / "vgg19.npy", arrays, allow_pickle=True)
     again = features.load_vgg19(tmp_path / "vgg19.npy", layer)
     np.testing.assert_array_equal(again(2 * images - 1), vgg(2 * images - 1))
 
 
 def test_vgg_resize():
-    vgg = features.build_vgg(features.VGG16_BLOCKS, "pool4", resize=224)
-    assert vgg(np.zeros((1, 96, 96, 3), np.float32)).shape == (1, 14, 14, 512)
-    assert features.build_vgg(features.VGG16_BLOCKS, "pool4")(np.zeros((1, 96, 96, 3), np.float32)).shape == (
-        1,
-        6,
-        6,
-        512,
-    )
+    images = np.zeros((1, 96, 96, 3), np.float32)
+    assert model.vgg("VGG16", "pool4", resize=224)(images).shape == (1, 14, 14, 512)
+    assert model.vgg("VGG16", "pool4")(images).shape == (1, 6, 6, 512)
+
+
+@pytest.mark.parametrize("resize", [0, 48])
+def test_vgg_under_mixed_precision(resize, rng):
+    """Its convolutions compute in half precision, its input and features are float32 and close to the full ones."""
+    import keras
+
+    images = rng.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
+    full = model.vgg("VGG16", "conv2_2", resize, factor=2.0)
+    devices.choose_precision("mixed_bfloat16")
+    try:
+        mixed = model.vgg("VGG16", "conv2_2", resize, factor=2.0)
+    finally:
+        devices.choose_precision("float32")
+    assert {layer.compute_dtype for layer in features.convolutions_of(mixed)} == {"bfloat16"}
+    mixed.set_weights(full.get_weights())
+    before = keras.Model(mixed.input, mixed.get_layer("block1_conv1").input)(images)  # BGR, ImageNet's means off
+    assert before.dtype == "float32"
+    expected = np.asarray(full(images))
+    result = mixed(images)
+    assert result.dtype == "float32"
+    np.testing.assert_allclose(result, expected, rtol=0.1, atol=0.02 * expected.max())
+
+
+def test_vgg_sees_images_as_keras_does(rng):
+    """BGR in [0, 255] with ImageNet's means off, written out; features are multiplied by the factor."""
+    import keras
+
+    images = rng.uniform(-1, 1, (1, 8, 8, 3)).astype(np.float32)
+    vgg = model.vgg("VGG16", "conv1_1", factor=3.0)
+    seen = keras.Model(vgg.input, vgg.get_layer("block1_conv1").input)(images)
+    np.testing.assert_allclose(seen, (127.5 * (images + 1))[..., ::-1] - [103.939, 116.779, 123.68], atol=1e-4)
+    np.testing.assert_allclose(vgg(images), 3 * vgg.get_layer("block1_conv1")(seen), rtol=1e-5)
 
 
 def test_wrong_vgg_weights_are_named(tmp_path):

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-import model
 import utils
 from config import make_config
-from layers import blocks
-from networks import features
+from inference import compiled
+from layers import blocks, upsampling
+from networks import features, registry
 
 
 def generator(*overrides):
-    return model.build_generator(make_config(overrides=overrides).MODEL)
+    return registry.build_generator(make_config(overrides=overrides).MODEL)
 
 
 def kinds(network):
@@ -45,7 +45,7 @@ def test_the_first_residual_block_in_order():
 
 def test_discriminator_has_the_papers_layers():
     """Figure 4, bottom, and the table of its sizes for a 96×96 crop."""
-    network = model.build_discriminator(make_config().MODEL, 96)
+    network = registry.build_discriminator(make_config().MODEL, 96)
     convolutions = features.convolutions_of(network)
     assert [layer.filters for layer in convolutions] == [64, 64, 128, 128, 256, 256, 512, 512]
     assert [layer.strides[0] for layer in convolutions] == [1, 2] * 4
@@ -61,7 +61,7 @@ def test_discriminator_has_the_papers_layers():
 
 
 def test_leaky_slope_is_a_fifth():
-    network = model.build_discriminator(make_config().MODEL, 32)
+    network = registry.build_discriminator(make_config().MODEL, 32)
     assert {layer.negative_slope for layer in network.layers if type(layer).__name__ == "LeakyReLU"} == {0.2}
 
 
@@ -118,7 +118,7 @@ def test_icnr_is_nearest_neighbour_resizing_of_a_small_convolution(rng):
     import tensorflow as tf
 
     keras.utils.set_random_seed(1)
-    kernel = np.asarray(blocks.icnr(2)((3, 3, 5, 12)))
+    kernel = np.asarray(upsampling.icnr(2)((3, 3, 5, 12)))
     image = rng.random((1, 6, 6, 5), np.float32)
     wide = tf.nn.conv2d(image, kernel, 1, "SAME").numpy()
     shuffled = wide.reshape(6, 6, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(12, 12, 3)
@@ -172,49 +172,49 @@ def test_folded_generator_equals_the_unfolded(scale, skip, rng):
     overrides = (f"MODEL.scale={scale}", "MODEL.blocks=2", "MODEL.width=8", "MODEL.bn_epsilon=0.01")
     overrides = (f"MODEL.skip={skip}", *overrides)
     config = make_config(overrides=overrides).MODEL
-    network = with_random_weights(model.build_generator(config), rng)
+    network = with_random_weights(registry.build_generator(config), rng)
     lr = rng.random((2, 7, 10, 3), np.float32)
     expected = np.asarray(network(lr, training=False))
     tolerance = {"rtol": 0, "atol": 3e-6 * np.abs(expected).max()}
-    folded = model.fold_batch_norm(network, config)
+    folded = compiled.fold_batch_norm(network, config)
     assert "BatchNormalization" not in kinds(folded)
     np.testing.assert_allclose(folded(lr), expected, **tolerance)
     for xla in (False, True):
-        infer = model.inference(network, config, xla=xla)
+        infer = compiled.inference(network, config, xla=xla)
         np.testing.assert_allclose(infer(tf.constant(lr)), expected, **tolerance)
         assert infer(tf.constant(lr[:1, :5])).shape == (1, 5 * scale, 10 * scale, 3)
 
     # The tolerance is tight enough to see what could be forgotten.
     other = make_config(overrides=(*overrides[:4], "MODEL.bn_epsilon=0.0101")).MODEL
-    assert np.abs(model.fold_batch_norm(network, other)(lr) - expected).max() > 10 * tolerance["atol"]
+    assert np.abs(compiled.fold_batch_norm(network, other)(lr) - expected).max() > 10 * tolerance["atol"]
     gamma, beta, mean, variance = network.get_layer("block2_bn2").get_weights()
     network.get_layer("block2_bn2").set_weights([gamma, 0 * beta, mean, variance])
-    assert np.abs(model.fold_batch_norm(network, config)(lr) - expected).max() > 10 * tolerance["atol"]
+    assert np.abs(compiled.fold_batch_norm(network, config)(lr) - expected).max() > 10 * tolerance["atol"]
 
 
-@pytest.mark.parametrize("name", model.NETWORKS)
+@pytest.mark.parametrize("name", registry.NETWORKS)
 def test_every_network_can_be_folded(name, rng):
     """As the first network of a program, whose names must not be those that Keras gives, and as a later one."""
     import keras
 
     keras.utils.clear_session()
     config = make_config(overrides=[f"MODEL.network={name}", "MODEL.blocks=2", "MODEL.width=8"]).MODEL
-    model.build_generator(config)
-    network = model.build_generator(config)
+    registry.build_generator(config)
+    network = registry.build_generator(config)
     for layer in network.layers:
         layer.set_weights([w + rng.uniform(0, 0.3, w.shape) for w in layer.get_weights()])
     lr = rng.random((1, 6, 5, 3), np.float32)
     expected = np.asarray(network(lr, training=False))
     np.testing.assert_allclose(
-        model.fold_batch_norm(network, config)(lr), expected, atol=1e-5 * max(np.abs(expected).max(), 1)
+        compiled.fold_batch_norm(network, config)(lr), expected, atol=1e-5 * max(np.abs(expected).max(), 1)
     )
 
 
 def test_folding_keeps_tanh(rng):
     config = make_config(overrides=("MODEL.blocks=1", "MODEL.width=8", "MODEL.output=tanh")).MODEL
-    network = with_random_weights(model.build_generator(config), rng)
+    network = with_random_weights(registry.build_generator(config), rng)
     lr = rng.random((1, 6, 5, 3), np.float32)
-    np.testing.assert_allclose(model.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
+    np.testing.assert_allclose(compiled.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
 
 
 def test_the_list_of_networks(run):
@@ -222,7 +222,7 @@ def test_the_list_of_networks(run):
     result = run("model.py")
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line and not line.startswith((" ", "-"))}
-    assert set(rows) == set(model.NETWORKS)
+    assert set(rows) == set(registry.NETWORKS)
     weights = 81 * 64 + 25 * 64 * 32 + 25 * 32
     assert rows["srcnn"].split()[:6] == [
         "srcnn",

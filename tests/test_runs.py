@@ -178,7 +178,7 @@ def test_weights_explain_themselves_or_are_refused(root):
 def test_weights_come_back_and_damage_is_named(root):
     import numpy as np
 
-    from model import build_generator
+    from networks.registry import build_generator
 
     directory = make_run("a")
     generator = build_generator(make_config(overrides=TINY_MODEL).MODEL)

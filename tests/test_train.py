@@ -9,13 +9,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused, photo
+from conftest import TINY, assert_refused, photo, tiny_vgg
 
-import model
 import train
 import utils
 from config import make_config
-from networks import features, losses
+from networks import losses, registry
 from runs import devices
 from training.state import TrainState, make_optimizer
 
@@ -162,7 +161,7 @@ def build_step(mode="srgan", preset="slides", seed=0, skip="none", **settings):
     overrides += (f"TRAIN.{key}={value}" for key, value in settings.items())
     config = make_config(mode, preset, overrides)
     devices.choose_precision(config.TRAIN.precision)
-    vgg = features.build_vgg((1, 1), "conv2_1") if mode == "srgan" else None
+    vgg = tiny_vgg() if mode == "srgan" else None
     state = TrainState(config, mode, vgg=vgg)
     return train.make_step(config, state, xla=config.TRAIN.xla), state, config
 
@@ -190,7 +189,7 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla, skip):
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
     before = [variable.numpy() for variable in generator.trainable_variables]
-    copy = model.build_generator(config.MODEL)
+    copy = registry.build_generator(config.MODEL)
     copy.set_weights(generator.get_weights())
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((copy(lr_01, training=True) - real) ** 2)
@@ -216,7 +215,7 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
     crops, turns = some_batch(rng)
     lr_01, real = train.data.degrade(crops, turns, 4)
-    g, d = model.build_generator(config.MODEL), model.build_discriminator(config.MODEL, config.DATA.crop)
+    g, d = registry.build_generator(config.MODEL), registry.build_discriminator(config.MODEL, config.DATA.crop)
     g.set_weights(generator.get_weights())
     d.set_weights(discriminator.get_weights())
     offset = np.zeros(2, int)

@@ -9,7 +9,6 @@ import pytest
 from conftest import PROJECT, TINY_SETTINGS, assert_refused, photo
 from PIL import Image
 
-import model
 import upscale
 import utils
 from cli import terminal
@@ -17,6 +16,8 @@ from config import make_config
 from images import pictures
 from inference import tiles
 from inference.tiles import windows
+from networks.receptive import receptive_radius
+from networks.registry import build_generator
 from runs import store
 from upscale import Upscaler
 
@@ -41,20 +42,20 @@ def test_windows_cover_and_hold_what_the_network_needs():
 
 def test_radius_of_the_papers_network():
     for scale in (2, 4, 8):
-        assert model.receptive_radius(make_config(overrides=[f"MODEL.scale={scale}"]).MODEL) == 40
+        assert receptive_radius(make_config(overrides=[f"MODEL.scale={scale}"]).MODEL) == 40
 
 
 @pytest.mark.parametrize("more", [(), ("MODEL.blocks=3", "MODEL.scale=2"), ("MODEL.scale=8",)])
 def test_radius_is_where_the_network_stops_to_see(more):
     """One lit pixel on black, positive weights: it reaches as far as the radius says and no further."""
     config = make_config(overrides=(*TINY_SETTINGS, *more)).MODEL
-    network = model.build_generator(config)
+    network = build_generator(config)
     for layer in network.layers:
         weights = [np.full_like(array, 0.1 if array.ndim == 4 else 0) for array in layer.get_weights()]
         if "_bn" in layer.name:
             weights = [weights[0] + 1, weights[1], weights[2], weights[3] + 1]
         layer.set_weights(weights)
-    radius = model.receptive_radius(config)
+    radius = receptive_radius(config)
     lr = np.zeros((1, 2 * radius + 9, 2 * radius + 9, 3), np.float32)
     lr[0, radius + 4, radius + 4] = 1
     lit = (network(lr, training=False).numpy()[0] > 0).any(axis=-1)
@@ -99,7 +100,7 @@ def test_a_halo_that_is_too_small_shows(tiny, rng, monkeypatch):
 
 def test_tiles_with_the_bicubic_skip(rng, tmp_path):
     config = make_config(overrides=[*TINY_SETTINGS, "MODEL.skip=bicubic"])
-    generator = model.build_generator(config.MODEL)
+    generator = build_generator(config.MODEL)
     generator.set_weights([w + rng.uniform(0, 0.05, w.shape) for w in generator.get_weights()])
     store.create(run := store.Run(tmp_path / "skip", "srresnet", "slides", config), {})
     store.save_weights(generator, run.directory / store.WEIGHTS)
@@ -166,7 +167,7 @@ def test_scale_shrinks_by_bicubic(tiny_run, tiny, rng):
 
 def test_blend_mixes_the_weights(tiny_run, tiny, rng, tmp_path, monkeypatch):
     about = store.describe_weights(tiny_run)[1]
-    other = model.build_generator(about["config"].MODEL)
+    other = build_generator(about["config"].MODEL)
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     monkeypatch.setattr(store, "PROJECT", tmp_path)
     with pytest.raises(utils.UserError, match="there are no weights at 'srresnet_x4'"):

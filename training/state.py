@@ -7,9 +7,9 @@ import zlib
 
 import numpy as np
 
-import model
 import utils
 from config import learning_rate_at
+from networks import registry
 from runs import devices, store
 from runs.logs import read_metrics
 from utils import LazyModule, UserError
@@ -28,18 +28,18 @@ class TrainState:
 
     def __init__(self, config, mode, init=None, vgg=None):
         keras.utils.set_random_seed(config.TRAIN.seed)
-        self.generator = model.build_generator(config.MODEL)
+        self.generator = registry.build_generator(config.MODEL)
         if init:
             store.load_weights(self.generator, init)
         self.g_optimizer = make_optimizer(config, self.generator)
         self.discriminator = self.d_optimizer = None
         self.vgg = vgg
         if mode == "srgan":
-            self.discriminator = model.build_discriminator(config.MODEL, config.DATA.crop)
+            self.discriminator = registry.build_discriminator(config.MODEL, config.DATA.crop)
             self.d_optimizer = make_optimizer(config, self.discriminator)
         self.average = None
         if config.TRAIN.ema:
-            self.average = model.build_generator(config.MODEL)
+            self.average = registry.build_generator(config.MODEL)
             self.average.set_weights(self.generator.get_weights())
         self.step = tf.Variable(0, dtype=tf.int64)  # updates that are done
         self.best = Number(0.0)  # the best validation so far, in dB

@@ -1,0 +1,23 @@
+"""Colour around a network that sees luma alone."""
+
+from layers.colour import rgb_to_ycbcr, ycbcr_to_rgb
+from layers.upsampling import bicubic
+from utils import LazyModule
+
+keras = LazyModule("keras")
+
+
+def with_colour(luma_network):
+    """The builder of a generator from that of a luma network: Y goes through it, Cb and Cr through bicubic.
+
+    luma_network: (Y [batch, h, w, 1] in [0, 1], MODEL section) to Y [batch, scale·h, scale·w, 1]. Returns a builder
+    like model.generator.
+    """
+
+    def generator(lr_01, config, folded=False):
+        ycbcr = rgb_to_ycbcr(lr_01)
+        y = keras.ops.cast(luma_network(ycbcr[..., :1], config), keras.config.floatx())
+        chroma = bicubic(ycbcr[..., 1:], config.scale, "chroma")
+        return 2 * ycbcr_to_rgb(keras.ops.concatenate([y, chroma], axis=-1)) - 1
+
+    return generator

@@ -1,0 +1,57 @@
+"""How far a generator sees, read from its layers."""
+
+import math
+
+from networks.registry import build_generator
+
+# Layers that make each pixel from the pixel at the same place alone.
+POINTWISE = {"Add", "Subtract", "Multiply", "Matmul", "Concatenate", "Cast", "Rescaling"}
+POINTWISE |= {"BatchNormalization", "PReLU", "ReLU"}
+BICUBIC_REACH = 2  # LR pixels on each side
+
+
+def receptive_radius(config):
+    """How many LR pixels around an LR pixel can change its SR pixels: 40 for the paper's network.
+
+    The picture at this distance and nearer is all that the pixel's SR depends on. config: the MODEL section. Raises
+    ValueError if the network has a layer of unknown reach.
+    """
+    return radius_of(build_generator(config))
+
+
+def radius_of(network):
+    """The same of a built network: one pixel of the output at first, then down its layers to the input."""
+    radius = {id(network.outputs[0]): 0}  # of each tensor: that around a pixel which the output depends on
+    for _, nodes in sorted(network._nodes_by_depth.items()):  # each layer comes after all that use its output
+        for node in nodes:
+            if node.is_input:
+                continue
+            [output] = node.output_tensors
+            for tensor in node.input_tensors:
+                radius[id(tensor)] = max(radius.get(id(tensor), 0), radius_below(node, radius[id(output)]))
+    return radius[id(network.inputs[0])]
+
+
+def radius_below(node, radius):
+    """The radius in the input of one layer, from the radius in its output; both in pixels of that image.
+
+    node: one use of a layer in a Keras graph.
+    """
+    layer = node.operation
+    match type(layer).__name__:
+        case kind if kind in POINTWISE:
+            return radius
+        case "GetItem" if node.arguments.args[1][0] is Ellipsis:  # x[..., a:b], some of the channels
+            return radius
+        case "Conv2D" if layer.strides == layer.dilation_rate == (1, 1):
+            return radius + max(layer.kernel_size) // 2
+        case "Conv2DTranspose" if layer.dilation_rate == (1, 1):
+            stride = layer.strides[0]
+            return math.ceil(radius / stride) + math.ceil(max(layer.kernel_size) / stride) - 1
+        case "DepthToSpace":
+            return math.ceil(radius / layer.block_size)
+        case "UpSampling2D" if layer.interpolation == "nearest":
+            return math.ceil(radius / layer.size[0])
+        case "Bicubic":
+            return math.ceil(radius / layer.factor) + BICUBIC_REACH
+    raise ValueError(f"the reach of {layer.name} ({type(layer).__name__}) is not known: add it to {__name__}")

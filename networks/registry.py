@@ -1,0 +1,117 @@
+"""All networks that can be trained: one entry each, with all that is known about it.
+
+To add a network, write its builder and give it an entry here: `--model NAME` trains it, and evaluation, upscaling,
+export and `python model.py` know it. Nothing here imports TensorFlow.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import model
+from networks import baselines, tensorlayer
+from networks.colour import with_colour
+from utils import LazyModule
+
+keras = LazyModule("keras")
+
+
+class Network(NamedTuple):
+    """A generator that can be trained.
+
+    build: (LR [batch, h, w, 3] in [0, 1], MODEL section, folded) → SR [batch, scale·h, scale·w, 3] in [-1, 1]; if
+    folded, without batch norms. Its layers must be of the kinds that networks/receptive.py knows.
+    """
+
+    build: Callable
+    colour: str  # what it sees of the picture, "RGB" or "Y"
+    source: str  # where it comes from
+    settings: dict  # {"SECTION.key": value}: sizes, loss and training rule, where they differ from config.py's
+    gan: bool = False  # whether --mode=srgan trains it
+    matched: bool = False  # whether evaluate.py gives SR the histograms of LR
+
+
+# From the networks' papers, where these tell. Rates that were for summed squares are converted to the mean: SRCNN's
+# 1e-4 times half of the 17×17 outputs that 9-5-5 has of its 33×33 crops, VDSR's 0.1 times half of 41×41. VDSR's weight
+# decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours, which is 840 times that.
+NO_SKIP = {"MODEL.skip": "none"}  # MODEL.skip is the paper's network's alone
+LUMA = NO_SKIP | {"TRAIN.loss": "luma", "TRAIN.ema": 0.0, "TRAIN.optimizer": "sgd"}
+ESPCN = LUMA | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64}
+
+NETWORKS = {  # by the name that --model and MODEL.network take
+    "srresnet": Network(
+        model.generator,
+        colour="RGB",
+        source="Ledig et al., 2017: SRResNet, and the SRGAN's generator",
+        settings={},
+        gan=True,
+    ),
+    "tensorlayer": Network(
+        tensorlayer.generator,
+        colour="RGB",
+        source="the TensorLayer code of 2018",
+        settings=NO_SKIP | {"MODEL.output": "tanh"},
+        gan=True,
+    ),
+    "srcnn": Network(
+        with_colour(baselines.srcnn),
+        colour="Y",
+        source="Dong et al., 2014: 9-5-5",
+        settings=LUMA
+        | {"TRAIN.learning_rate": 0.0145, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 32, "TRAIN.batch": 128},
+    ),
+    "espcn": Network(
+        with_colour(baselines.espcn),
+        colour="Y",
+        source="Shi et al., 2016",
+        settings=ESPCN,
+    ),
+    "espcn-hr": Network(
+        with_colour(baselines.espcn_hr),
+        colour="Y",
+        source="ESPCN in HR space at about equal work, for comparison",
+        settings=ESPCN,
+    ),
+    "vdsr": Network(
+        with_colour(baselines.vdsr),
+        colour="Y",
+        source="Kim et al., 2016",
+        settings=LUMA
+        | {"TRAIN.learning_rate": 84.0, "TRAIN.weight_decay": 1.2e-7, "TRAIN.clip_value": 1e-4}
+        | {"DATA.crop": 48, "TRAIN.batch": 64, "MODEL.blocks": 18},
+    ),
+    "drcn": Network(
+        with_colour(baselines.drcn),
+        colour="Y",
+        source="Kim et al., 2016",
+        settings=LUMA | {"TRAIN.learning_rate": 0.01, "DATA.crop": 48, "TRAIN.batch": 64, "MODEL.width": 256},
+    ),
+    "johnson": Network(
+        baselines.johnson,
+        colour="RGB",
+        source="Johnson et al., 2016",
+        settings=NO_SKIP
+        | {"TRAIN.loss": "feature", "VGG.layer": "conv2_2", "TRAIN.learning_rate": 1e-3, "TRAIN.steps": 200_000}
+        | {"DATA.crop": 288, "TRAIN.batch": 4, "MODEL.blocks": 4, "MODEL.output": "tanh", "TRAIN.ema": 0.0},
+        matched=True,
+    ),
+}
+
+DISCRIMINATORS = {"paper": model.discriminator, "tensorlayer": tensorlayer.discriminator}  # by MODEL.discriminator
+
+
+def build_generator(config, folded=False):
+    """The generator that `config`, the MODEL section, describes. Fully convolutional: any h and w.
+
+    folded: without batch norms, as inference.compiled.fold_batch_norm needs it.
+    """
+    lr_01 = keras.Input((None, None, 3), name="lr")
+    return keras.Model(lr_01, NETWORKS[config.network].build(lr_01, config, folded), name="generator")
+
+
+def build_discriminator(config, crop):
+    """The discriminator: images [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1].
+
+    config: the MODEL section; crop: side of the HR crop in pixels.
+    """
+    image = keras.Input((crop, crop, 3), name="image")
+    return keras.Model(image, DISCRIMINATORS[config.discriminator](image, config), name="discriminator")
