@@ -279,6 +279,62 @@ def test_receptive_radius(name, rng):
     assert changes[radius + 1] == 0 < changes[2 * radius // 3], changes
 
 
+@pytest.mark.parametrize(
+    ("name", "radii"),
+    [
+        ("srresnet", (40, 40, 40)),
+        ("tensorlayer", (35, 36, 36)),
+        ("srcnn", (6, 4, 3)),
+        ("espcn", (4, 4, 4)),
+        ("espcn-hr", (4, 3, 3)),
+        ("vdsr", (12, 7, 5)),
+        ("drcn", (12, 7, 5)),
+        ("johnson", (15, 15, 15)),
+    ],
+)
+def test_receptive_radius_by_hand(name, radii):
+    """At scale 2, 4 and 8. Of the paper's network, 4 + 32 + 1 in LR space and 3, once or more, of the upsampling."""
+    for scale, radius in zip((2, 4, 8), radii, strict=True):
+        config = make_config(overrides=[f"MODEL.network={name}", f"MODEL.scale={scale}"]).MODEL
+        config.width = 4  # does not count
+        assert receptive.receptive_radius(config) == radius
+
+
+@pytest.mark.parametrize(
+    ("upsampler", "radius", "measured"), [("subpixel", 12, 12), ("deconv", 12, 11), ("resize", 11, 11)]
+)
+def test_receptive_radius_of_upsamplers(upsampler, radius, measured):
+    """Two blocks, ×4, by hand and by one lit pixel on black under positive weights.
+
+    4 + 4 + 1 in LR space, the rest above: a sub-pixel convolution works before its shuffle, "resize" after it. A
+    transposed one reaches to one side only, which the radius leaves out.
+    """
+    small = ["MODEL.skip=none", "MODEL.blocks=2", "MODEL.width=4", f"MODEL.upsampler={upsampler}"]
+    network, config = build("srresnet", *small)
+    assert receptive.receptive_radius(config) == radius
+    for layer in network.layers:
+        arrays = [np.full_like(array, 0.1 if array.ndim == 4 else 0) for array in layer.get_weights()]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            arrays = [arrays[0] + 1, *arrays[1:3], arrays[3] + 1]
+        layer.set_weights(arrays)
+    lr = np.zeros((1, 2 * radius + 5, 2 * radius + 5, 3), np.float32)
+    lr[0, radius + 2, radius + 2] = 1
+    lit = (network(lr, training=False).numpy()[0] > 0).any(axis=(1, 2))
+    distances = np.abs(np.flatnonzero(lit) // 4 - (radius + 2))
+    assert distances.max() == measured
+
+
+@pytest.mark.parametrize("kind", ["MaxPooling2D", "LayerNormalization", "strided"])
+def test_layers_of_unknown_reach_are_refused(kind):
+    image = keras.Input((None, None, 3))
+    layer = keras.layers.Conv2D(3, 3, strides=2) if kind == "strided" else getattr(keras.layers, kind)()
+    with pytest.raises(ValueError, match="reach of .* is not known"):
+        receptive.radius_of(keras.Model(image, layer(image)))
+    part = keras.Model(image, image[:, 1:])  # rows are cut off: pixels no longer lie where they lay
+    with pytest.raises(ValueError, match="reach of .* is not known"):
+        receptive.radius_of(part)
+
+
 @pytest.mark.parametrize("name", ["espcn", "drcn", "johnson"])
 def test_last_layers_compute_in_float32(name, rng):
     """Under mixed precision an update goes through, and SR has more levels than bfloat16's eight bits tell apart."""
