@@ -110,7 +110,7 @@ SETTINGS = {
                                    "weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)"),
         "grid": Setting(0.0, FROM_ZERO, "weight of the loss on a grid (losses.grid_losses), an addition of ours"),
         "init_steps": Setting(5_000, ABOVE_ZERO,
-                              "SRResNet updates before a GAN without weights (the TensorLayer code's 100 epochs of 50); "
+                              "SRResNet updates before a GAN without weights; the TensorLayer code's 100 epochs of 50; "
                               "at most the GAN's own unless set by hand, so that a short trial stays short"),
         "log_every": Setting(10, ABOVE_ZERO, "steps between two lines of metrics.jsonl"),
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
@@ -128,7 +128,6 @@ SETTINGS = {
                           "rollback: to the newest checkpoint, with half the learning rate"),
         "precision": Setting("auto", ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
                              "runs/devices.py says more"),
-        "accumulate": Setting(1, ABOVE_ZERO, "parts in which a batch is worked off, one after the other"),
         "replicas": Setting(0, FROM_ZERO, "copies of the network, each with a share of the batch; 0: one for each GPU"),
         "xla": Setting(True, YES_OR_NO, "compile the step with XLA: 1.5x the plain graph's speed on our CPU"),
     },
