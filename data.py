@@ -165,14 +165,23 @@ def crop_with_margin(image, top, left, size, margin):
     return image[rows[:, None], columns]
 
 
+CANDIDATES = 4  # places drawn for a crop that is taken where there is most detail
+
+
+def detail_of(crop):
+    """How much there is to see in a crop, uint8 [h, w, 3]: the mean square of what neighbours in green differ by."""
+    green = crop[..., 1].astype(np.float32)
+    return np.mean(np.diff(green, axis=0) ** 2) + np.mean(np.diff(green, axis=1) ** 2)
+
+
 class Batches:
     """Training batches as a pure function of (seed, step).
 
-    photographs: Photographs; indices: the ones to train on; batch, crop, scale, seed: see config.py.
+    photographs: Photographs; indices: the ones to train on; batch, crop, scale, seed, detail: see config.py.
     """
 
-    def __init__(self, photographs, indices, batch, crop, scale, seed):
-        self.photographs, self.indices = photographs, np.array(indices)
+    def __init__(self, photographs, indices, batch, crop, scale, seed, detail=0.0):
+        self.photographs, self.indices, self.detail = photographs, np.array(indices), detail
         self.batch, self.crop, self.scale, self.seed = batch, crop, scale, seed
 
     def __call__(self, step, share=(0, 1)):
@@ -189,23 +198,27 @@ class Batches:
         random = np.random.default_rng([self.seed, step])
         rounds = -(-self.batch // len(self.indices))
         chosen = np.concatenate([random.permutation(self.indices) for _ in range(rounds)])[: self.batch]
-        corners = [[self.scale * random.integers(0, m + 1) for m in self.moves(photo)] for photo in chosen]
+        wants_detail = random.random(self.batch) < self.detail if self.detail else [False] * self.batch
+        places = [
+            [self.draw_corner(random, photo) for _ in range(CANDIDATES if wants else 1)]
+            for photo, wants in zip(chosen, wants_detail, strict=True)
+        ]
         turns = random.integers(0, 2, (self.batch, 3)).astype(bool)
 
         part = slice(i * self.batch // n, (i + 1) * self.batch // n)
         margin = 2 * self.scale
         side = self.crop + 2 * margin
         crops = np.empty((self.batch // n, side, side, 3), np.uint8)
-        for crop, photo, (top, left) in zip(crops, chosen[part], corners[part], strict=True):
+        for crop, photo, corners in zip(crops, chosen[part], places[part], strict=True):
             image = utils.mod_crop(self.photographs[photo], self.scale)
-            crop[:] = crop_with_margin(image, top, left, self.crop, margin)
+            candidates = [crop_with_margin(image, top, left, self.crop, margin) for top, left in corners]
+            crop[:] = max(candidates, key=detail_of) if len(candidates) > 1 else candidates[0]
         return crops, turns[part]
 
-    def moves(self, photo):
-        """By how many multiples of the scale a crop can be moved in a photograph: (down, right)."""
-        return [
-            (length // self.scale * self.scale - self.crop) // self.scale for length in self.photographs.sizes[photo]
-        ]
+    def draw_corner(self, random, photo):
+        """(top, left) of a crop in a photograph, each a multiple of the scale."""
+        moves = [(length - self.crop) // self.scale for length in self.photographs.sizes[photo]]
+        return [self.scale * random.integers(0, move + 1) for move in moves]
 
     def stream(self, first, last, share=(0, 1)):
         """Yield (step, crops, turns) for steps first … last; two batches ahead are made in the background."""

@@ -226,8 +226,9 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     if not held_out:
         print("no photographs are held out, validation shows one that is trained on")
     validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
+    crop, detail = config.DATA.crop, config.DATA.detail
     batches = data.Batches(
-        photographs, indices, config.TRAIN.batch, config.DATA.crop, config.MODEL.scale, config.TRAIN.seed
+        photographs, indices, config.TRAIN.batch, crop, config.MODEL.scale, config.TRAIN.seed, detail
     )
     if resume:
         load_checkpoint(run.directory, state.parts())

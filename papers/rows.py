@@ -76,7 +76,7 @@ ROWS = (
     after_mse("srgan-vgg22", 2.3, "SRGAN-VGG22", "SRGAN-VGG22"),
     after_mse("srgan-vgg54", 2.5, "SRGAN-VGG54", "SRGAN"),
     after_mse("slides", 2.5, "SRGAN by the slides' loss", None)._replace(
-        arguments=("--mode", "srgan"), name="srgan-slides"
+        arguments=("--mode", "srgan", "--preset", "slides"), name="srgan-slides"
     ),
 )
 

@@ -5,6 +5,7 @@ another place for new runs; runs are looked for in both. A checkpoint holds all 
 """
 
 import contextlib
+import copy
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import utils
-from config import DEFAULTS, MODES, check_config, make_config, set_value
+from config import DEFAULTS, MODES, check_config, set_value
 from images import hashes
 from networks.registry import build_generator
 from runs import devices
@@ -26,6 +27,7 @@ WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
 SCORES = "scores.json"  # what evaluate.py measured of these weights
 ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # the keys of MODEL that all runs name
+DROPPED = ("TRAIN.accumulate",)  # settings of older runs that exist no more and are left out
 # What every generator of this project takes and gives, written into config.json.
 NETWORK = {
     "input": "LR [batch, height, width, 3], RGB from 0 to 1",
@@ -180,15 +182,12 @@ def read_about(about):
     """The content of a run's config.json, its configuration as a checked EasyDict. Raises UserError."""
     content = read_json(about)
     try:
-        theirs, config = content["config"], make_config()
-        config.MODEL.skip = "none"  # what runs have that do not name one
+        theirs, config = content["config"], copy.deepcopy(DEFAULTS)
         for section in DEFAULTS:
             # The network must be described in full; a setting that is newer than the run is its default.
             for key in {*theirs.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:
-                set_value(config, f"{section}.{key}", theirs[section][key])
-        # Runs of before there were presets for all of Table 1 have another word for what they minimised.
-        old = {("srresnet", "slides"): "mse", ("srgan", "paper"): "vgg"}
-        config.TRAIN.loss = old.get((content["mode"], config.TRAIN.loss), config.TRAIN.loss)
+                if f"{section}.{key}" not in DROPPED:
+                    set_value(config, f"{section}.{key}", theirs[section][key])
         content["config"] = config
         check_config(config)
         MODES.index(content["mode"])

@@ -9,22 +9,37 @@ import utils
 from utils import UserError
 
 
-def batches(photos, batch=4, crop=32, scale=4, seed=0):
-    return data.Batches(photos, range(len(photos)), batch, crop, scale, seed)
+def batches(photos, batch=4, crop=32, scale=4, seed=0, detail=0.0):
+    return data.Batches(photos, range(len(photos)), batch, crop, scale, seed, detail)
 
 
-def batch_by_definition(images, batch, crop, scale, seed, step):
-    """What checkpoints rely on: the order of the draws, and crops read by index, mirrored at the borders."""
-    random, crops, margin = np.random.default_rng([seed, step]), [], 2 * scale
+def crop_by_definition(random, image, crop, scale):
+    """A crop drawn in an image, read by index and mirrored at the borders."""
+    margin = 2 * scale
+    top, left = (scale * random.integers(0, (n - crop) // scale + 1) for n in image.shape[:2])
+    rows, columns = (
+        utils.mirror(np.arange(start - margin, start + crop + margin), n)
+        for start, n in zip((top, left), image.shape[:2], strict=True)
+    )
+    return image[rows[:, None], columns]
+
+
+def detail_by_definition(crop):
+    """Neighbours in green, one under and one beside the other: the mean square of their difference."""
+    green = crop[..., 1].astype(np.float32)
+    return np.mean((green[1:] - green[:-1]) ** 2) + np.mean((green[:, 1:] - green[:, :-1]) ** 2)
+
+
+def batch_by_definition(images, batch, crop, scale, seed, step, detail=0.0):
+    """What checkpoints rely on: the order of the draws."""
+    random, crops = np.random.default_rng([seed, step]), []
     rounds = -(-batch // len(images))
-    for i in np.concatenate([random.permutation(np.arange(len(images))) for _ in range(rounds)])[:batch]:
+    chosen = np.concatenate([random.permutation(np.arange(len(images))) for _ in range(rounds)])[:batch]
+    counts = [1 if random.random() >= detail else 4 for _ in chosen] if detail else [1] * batch
+    for i, count in zip(chosen, counts, strict=True):
         image = utils.mod_crop(images[i], scale)
-        top, left = (scale * random.integers(0, (n - crop) // scale + 1) for n in image.shape[:2])
-        rows, columns = (
-            utils.mirror(np.arange(start - margin, start + crop + margin), n)
-            for start, n in zip((top, left), image.shape[:2], strict=True)
-        )
-        crops.append(image[rows[:, None], columns])
+        drawn = [crop_by_definition(random, image, crop, scale) for _ in range(count)]
+        crops.append(max(drawn, key=detail_by_definition))
     return np.stack(crops), random.integers(0, 2, (batch, 3)).astype(bool)
 
 
@@ -39,6 +54,45 @@ def test_a_batch_depends_on_seed_and_step_alone(folder, packs, rng, cache, batch
         for ours, expected in zip(make(step), batch_by_definition(images, batch, crop, scale, 5, step), strict=True):
             np.testing.assert_array_equal(ours, expected)
             assert ours.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("detail", [0.4, 1.0])
+def test_crops_are_taken_where_there_is_most_detail(folder, detail):
+    """Of so large a share of them, to the bit, in single shares as well."""
+    images = [utils.read_image(path) for path in utils.list_images(folder)]
+    make = batches(read_photographs(folder), batch=6, seed=5, detail=detail)
+    for step in range(1, 51):
+        whole = make(step)
+        for ours, expected in zip(whole, batch_by_definition(images, 6, 32, 4, 5, step, detail), strict=True):
+            np.testing.assert_array_equal(ours, expected)
+        shares = [make(step, share=(i, 3)) for i in range(3)]
+        for k in range(2):
+            np.testing.assert_array_equal(np.concatenate([share[k] for share in shares]), whole[k])
+
+
+def test_more_detail_on_average(tmp_path, rng):
+    """A photograph that is flat but for a corner of noise: how often the corner is met, as the four draws have it."""
+    image = np.full((160, 160, 3), 128, np.uint8)
+    image[80:, 80:] = rng.integers(0, 256, (80, 80, 3))
+    utils.write_image(tmp_path / "corner.png", image)
+    photos = read_photographs(tmp_path)
+
+    def share_with_noise(detail):
+        crops = np.concatenate([batches(photos, batch=50, detail=detail)(step)[0] for step in range(1, 21)])
+        return np.mean([crop.std() > 0 for crop in crops])
+
+    plain, half, full = (share_with_noise(detail) for detail in (0.0, 0.5, 1.0))
+    assert full == pytest.approx(1 - (1 - plain) ** 4, abs=0.06)
+    assert half == pytest.approx((plain + full) / 2, abs=0.06)
+    assert full - plain > 0.25
+
+
+def test_detail_is_seen_along_both_axes_without_overflow():
+    """Stripes of 0 and 255 in green: 255², where differences of uint8 would be 1; none in red and blue."""
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[::2, :, 1] = 255
+    assert data.detail_of(stripes) == data.detail_of(stripes.swapaxes(0, 1)) == 255**2
+    assert data.detail_of(stripes[..., [1, 0, 2]]) == 0
 
 
 def test_shares_in_a_row_are_the_batch(folder, monkeypatch):

@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 import utils
-from config import make_config
+from config import DEFAULTS, make_config
 from images import hashes
 from runs import store
 from utils import UserError
@@ -63,22 +64,40 @@ def test_a_network_that_takes_something_else_is_refused(root):
         store.describe_weights("foreign")
 
 
-def test_runs_of_before_there_were_other_networks_can_be_used(root):
-    """As train.py wrote them then: MODEL without the newer keys, and the GAN's loss named in an SRResNet's config."""
+def test_runs_of_other_settings_than_todays_can_be_used(root):
+    """One that is newer than the run is its default, one that was dropped is left out; no other may be unknown."""
     directory = make_run("old")
     about = json.loads((directory / "config.json").read_text())
-    for key in ("network", "discriminator", "upsampler", "upsampler_init", "skip"):
-        del about["config"]["MODEL"][key]
-    about["config"]["TRAIN"]["loss"] = "slides"
-    del about["network"]
-    store.write_json(directory / "config.json", about)
-    config = store.describe_weights("old")[1]["config"]
-    assert (config.MODEL.network, config.MODEL.upsampler, config.TRAIN.loss) == ("srresnet", "subpixel", "mse")
-    assert config.MODEL.skip == "none"
-    del about["config"]["MODEL"]["width"]
-    store.write_json(directory / "config.json", about)
+
+    def described():
+        store.write_json(directory / "config.json", about)
+        return store.describe_weights("old")[1]["config"]
+
+    whole = described()
+    about["config"]["TRAIN"] |= {"accumulate": 4}
+    del about["config"]["DATA"]["detail"], about["config"]["MODEL"]["skip"]
+    expected = whole | {"MODEL": whole.MODEL | {"skip": "none"}}
+    assert described() == expected and "accumulate" not in described().TRAIN
+    about["config"]["TRAIN"]["speed"] = 4
+    with pytest.raises(UserError, match="no setting is called 'TRAIN.speed'"):
+        described()
+    del about["config"]["TRAIN"]["speed"], about["config"]["MODEL"]["width"]
     with pytest.raises(UserError, match="'width'"):
-        store.describe_weights("old")
+        described()
+
+
+@pytest.mark.parametrize(("mode", "shift"), [("srresnet", False), ("srgan", True)])
+def test_the_shipped_runs_are_read_as_they_were_written(mode, shift):
+    """Their preset was called "slides" then and had a skip; what counts is the configuration beside it."""
+    path = Path(utils.PROJECT) / "checkpoint" / f"{mode}_x4" / "config.json"
+    written, about = json.loads(path.read_text()), store.read_about(path)
+    config = about["config"]
+    assert (about["mode"], about["preset"], config.MODEL.skip, config.TRAIN.shift) == (mode, "slides", "bicubic", shift)
+    for section in config:
+        theirs = written["config"][section]
+        assert {f"{section}.{key}" for key in set(theirs) - set(config[section])} <= set(store.DROPPED)
+        for key, value in config[section].items():
+            assert value == theirs.get(key, DEFAULTS[section][key]), key
 
 
 def test_scores_belong_to_the_bytes_of_their_weights(root):

@@ -155,7 +155,7 @@ def test_losses_read_as_on_the_slides():
 # The step
 
 
-def build_step(mode="srgan", preset="slides", seed=0, skip="none", **settings):
+def build_step(mode="srgan", preset="default", seed=0, skip="none", **settings):
     """(step, state, config), tiny; a VGG of random weights will do."""
     overrides = [*TINY[1::2], f"MODEL.skip={skip}", f"TRAIN.seed={seed}"]
     overrides += (f"TRAIN.{key}={value}" for key, value in settings.items())
@@ -205,7 +205,7 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla, skip):
         np.testing.assert_allclose(new - old, first_update, atol=2e-6)
 
 
-@pytest.mark.parametrize("preset", ["slides", "srgan-vgg54"])
+@pytest.mark.parametrize("preset", ["default", "srgan-vgg54"])
 def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
     import tensorflow as tf
@@ -219,7 +219,7 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     g.set_weights(generator.get_weights())
     d.set_weights(discriminator.get_weights())
     offset = np.zeros(2, int)
-    if preset == "slides":  # D and VGG look at both images from another place
+    if preset == "default":  # D and VGG look at both images from another place
         corner = np.zeros((1, 16, 16, 1))
         corner[0, 0, 0] = 1
         offset = np.argwhere(np.asarray(losses.shifted(corner, config.TRAIN.seed, 0))[0, :, :, 0])[0]
@@ -247,7 +247,7 @@ def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset):
     # After one update D calls a fake otherwise than before: this would tell an update of G against the old D.
     assert float(values["g_gan_loss"]) == pytest.approx(float(terms["g_gan_loss"]), rel=1e-3)
     assert abs(float(terms["g_gan_loss"]) / float(old_gan_loss) - 1) > 1e-2
-    assert ("mse_loss" in values) == (preset == "slides")
+    assert ("mse_loss" in values) == (preset == "default")
     for ours, theirs in ((generator, g), (discriminator, d)):
         for a, b in zip(ours.trainable_variables, theirs.trainable_variables, strict=True):
             # A bias before a batch norm has no gradient but rounding, which Adam scales up.
@@ -303,6 +303,32 @@ def test_a_discriminator_that_has_won_is_seen(rng):
     values, said = remarks_on(train.make_step(config, state, xla=False), (crops, turns))
     assert values["d_real"] > 0.99 and values["d_fake"] < 0.01
     assert any("the discriminator has won" in sentence and "TRAIN.d_rate" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+def test_frozen_statistics_are_used_and_stay(rng, batch_norm):
+    """The loss is that of the generator as it is used afterwards, and only the trained weights move."""
+    step, state, _ = build_step("srresnet", batch_norm=batch_norm)
+    generator = state.generator
+    for variable in generator.non_trainable_variables:  # as no batch has them
+        variable.assign(variable + 0.5)
+    for variable in generator.trainable_variables:
+        if variable.path.endswith("gamma"):  # some start at zero, and statistics behind them do not count
+            variable.assign(variable + 1)
+    crops, turns = some_batch(rng)
+    lr_01, real = train.data.degrade(crops, turns, 4)
+    before = [variable.numpy() for variable in generator.variables]
+    expected = {
+        name: float(np.mean((generator(lr_01, training=name == "batch") - real) ** 2)) for name in ("batch", "frozen")
+    }
+    for variable, value in zip(generator.variables, before, strict=True):
+        variable.assign(value)  # a call in training moves the statistics
+    assert abs(expected["batch"] / expected["frozen"] - 1) > 0.01  # else nothing is tested
+    assert float(step(crops, turns)["mse_loss"]) == pytest.approx(expected[batch_norm], rel=1e-4)
+    moved = {}
+    for variable, old in zip(generator.variables, before, strict=True):
+        moved.setdefault(variable.trainable, []).append(not np.array_equal(variable, old))
+    assert any(moved[True]) and all(moved[False]) == any(moved[False]) == (batch_norm == "batch")
 
 
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
@@ -372,6 +398,7 @@ def test_help_and_mistakes_answer_at_once(run):
         (["--set=train.steps=3"], "did you mean TRAIN.steps"),
         (["--set=DATA.crop=4096"], "too small"),
         (["--mode=srresnet", "--preset=srgan-mse"], "is one of --mode=srgan, not of srresnet"),
+        (["--set=TRAIN.batch_norm=frozen"], "name some by --init"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
@@ -423,6 +450,14 @@ def test_an_existing_name_is_refused(trained, run, clone):
 def test_the_next_gan_starts_from_the_finished_srresnet(trained, run):
     result = run("train.py", "--mode=srgan", "--steps=2", "--dry-run", "--vgg=hed", *TINY)
     assert "starting from" in result.stdout and "gan-srresnet" in result.stdout and "best validation" in result.stdout
+
+
+@pytest.mark.parametrize("start", [["--init=gan-srresnet"], ["--mode=srgan", "--vgg=hed"]])
+def test_frozen_statistics_come_with_weights(trained, run, start):
+    """Of --init, or those that a GAN finds by itself."""
+    result = run("train.py", *start, "--steps=2", "--set=TRAIN.batch_norm=frozen", "--dry-run", *TINY)
+    assert result.returncode == 0 and '"batch_norm": "frozen"' in result.stdout, result.stderr
+    assert "starting from" in result.stdout
 
 
 def test_same_seed_same_run(trained, run, clone):

@@ -28,7 +28,7 @@ def parse_arguments(arguments=None):
     add(
         "--preset",
         choices=PRESETS,
-        help="the losses: the slides' (default), a column of the paper's Table 1, or the TensorLayer code as a whole",
+        help="default: for hours on a CPU; slides: their losses; a column of the paper's Table 1; the TensorLayer code",
     )
     add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
     add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")
@@ -91,11 +91,13 @@ def read_new(args):
     name = store.new_name(store.kind_of(args.mode, config)) if args.name is None else args.name
     jobs = [store.Run(store.check_name(name), args.mode, args.preset, config)]
     init = None if args.init is None else check_init(args.init, config)
+    if config.TRAIN.batch_norm == "frozen" and args.mode == "srresnet" and not init:
+        raise UserError("TRAIN.batch_norm=frozen trains with the statistics of trained weights: name some by --init")
     photographs, data_facts = data.read_training(args.data, config)
 
     vgg_path = features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
     if args.mode == "srgan" and not init:
-        init_config = make_init_config(config, args.preset, overrides)
+        init_config = make_init_config(config, overrides)
         init, why = store.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
         if init:
             print(f"starting from {init} ({why})")
@@ -147,7 +149,7 @@ def read_resumed(args):
 
 def read_config(args):
     """(configuration, ["SECTION.key=value"] by hand) of a new run; the mode and preset of `args` are filled in."""
-    args.preset = args.preset or "slides"
+    args.preset = args.preset or "default"
     args.mode = args.mode or next(iter(PRESETS[args.preset]))
     overrides = args.set + settings_of(args, WHAT | HOW)
     return make_config(args.mode, args.preset, overrides), overrides
