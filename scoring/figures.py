@@ -121,7 +121,7 @@ def caption(values, names):
 def write_figure(folder, images, rows, focus):
     """Write figure.png: a row an image, a column a method and the original last, enlarged crops with figures below.
 
-    folder: the set's; images: [testsets.Image]; rows: {method: row of tables.summarise}; focus: {image: (x, y)}.
+    folder: the set's; images: [testsets.Image]; rows: {method: tables.Row}; focus: {image: (x, y)}.
     """
     names = tables.measures_of({"": rows})
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
@@ -144,6 +144,6 @@ def write_figure(folder, images, rows, focus):
         top = gap + i * step
         for j, (method, row) in enumerate(rows.items()):
             sr = utils.read_image(folder / path_of(image.name, method))
-            paste(sr, method, f"({caption(row['images'][image.name], names)})", at=(gap + j * (side + gap), top))
+            paste(sr, method, f"({caption(row.images[image.name], names)})", at=(gap + j * (side + gap), top))
         paste(image.hr, "original", image.name, at=(gap + len(rows) * (side + gap), top))
     utils.write_image(folder / "figure.png", np.asarray(canvas))
