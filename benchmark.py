@@ -1,13 +1,13 @@
-"""Measure how fast this project trains, reads and upscales on your machine, if you like against PyTorch.
+"""Measure how fast this project trains, reads and upscales on your machine, on request compared with PyTorch.
 
-Every measurement runs in a process of its own, so that its peak memory is its own. With --against torch the same
-network in PyTorch takes turns with ours, so that whatever else the machine does slows both alike.
+Every measurement runs in a separate process, so that its peak memory can be told. With --against torch the same network
+in PyTorch takes turns with ours, so that other work on the machine slows both alike.
 
-FLOPs are two for each multiplication of a convolution or a dense layer and nothing else, in the networks as the paper
-draws them. Training takes three passes (forward, gradients of input and weights) of a network that is updated. So an
-SRGAN step has three of the generator; eight of the discriminator (three each for real and generated crops to update it,
-two to judge the generator); and three of VGG, which is frozen (one for real crops, two for generated). The first
-layers' gradient of the input, which nobody needs, is counted too; it is less than a hundredth.
+FLOPs: two for each multiplication of a convolution or a dense layer, nothing for other layers. Updating a network takes
+three passes: forward, gradient of the input, gradient of the weights. So an SRGAN step has three passes of the
+generator; eight of the discriminator (three each for real and generated crops to update it, two to judge the
+generator); and three of VGG, which is frozen (one for real crops, two for generated). The gradient of the input of each
+first layer is counted too, although it is not computed: less than a hundredth of the sum.
 """
 
 import argparse
@@ -35,12 +35,12 @@ tf = LazyModule("tensorflow")
 
 NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
 QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
-INPUT_STEPS = 50  # batches in a step of the input measurement: one alone takes a few milliseconds
-LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; the faster is compared with
+INPUT_STEPS = 50  # batches in a step of the input measurement: a single one takes only milliseconds
+LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; we compare with the faster
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Counting. A multiply-add is two FLOPs; a backward pass is twice the work of a forward one.
+# The machine's speed, against which ours is set
 
 
 def matrix_product_flops(side):
@@ -52,11 +52,11 @@ def matrix_product_flops(side):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is measured. Each function builds its subject and returns (step, facts): step() does one unit of work to its end.
+# What is measured. Each function builds a network or stream and returns (step, facts); step() does one unit of work.
 
 
 def training_batches(args, config):
-    """An endless stream of (step, crops, turns), as train.py reads it."""
+    """An endless iterator of (step, crops, turns), as train.py reads them."""
     photographs, _ = data.read_training(args.data, config)
     indices, _ = photographs.split(config.DATA.validation)
     batch, crop = config.TRAIN.batch, config.DATA.crop
@@ -85,7 +85,7 @@ def our_training(args, config, mode):
 
 
 def our_inference(args, config):
-    """The generator on one LR tile, by the function that evaluate.py uses."""
+    """The generator on one LR tile, called as evaluate.py calls it."""
     generator = registry.build_generator(config.MODEL)
     lr = tf.random.uniform([1, args.tile, args.tile, 3])
     infer = compiled.inference(generator, config.MODEL, xla=args.xla)
@@ -117,7 +117,7 @@ def our_input(args, config):
 def torch_generator(config, fused=False):
     """SRResNet as model.generator has it, in PyTorch; config: the MODEL section.
 
-    fused: for inference, each batch norm put into the convolution before it by torch.nn.utils.fusion.
+    fused: for inference, torch.nn.utils.fusion merges each batch norm into the convolution before it.
     """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -139,7 +139,7 @@ def torch_generator(config, fused=False):
 
 
 def torch_training(args, config, layout):
-    """One SRResNet update in PyTorch: MSE and Adam. Its batch is ready-made, where ours is read and degraded."""
+    """One SRResNet update in PyTorch: MSE and Adam. Its batch is in memory; ours is read and degraded."""
     import torch
 
     memory_format = getattr(torch, layout)
@@ -160,7 +160,7 @@ def torch_training(args, config, layout):
 
 
 def torch_inference(args, config, layout):
-    """The same generator on the same tile in PyTorch, with its own fusion of the batch norms."""
+    """The same generator on a tile of the same size in PyTorch, with PyTorch's own fusion of batch norms."""
     import torch
 
     memory_format = getattr(torch, layout)
@@ -180,7 +180,7 @@ def torch_inference(args, config, layout):
 
 
 class Worker:
-    """A process that builds one subject, does its first step and then as many as it is asked for."""
+    """A process that builds what is measured, does a first step and then as many as it is asked for."""
 
     def __init__(self, build, *arguments):
         """build: one of the functions above, with its arguments. Raises UserError if it fails."""
@@ -190,19 +190,19 @@ class Worker:
         self.process.start()
         theirs.close()
         self.facts = self.receive()
-        self.turns = []  # medians of the seconds a step
+        self.turns = []  # of each turn, the median of the seconds a step takes
 
     def receive(self):
         try:
             answer = self.pipe.recv()
         except EOFError:
-            raise UserError("a measurement's process has ended before its time; was there enough memory?") from None
+            raise UserError("a measurement's process has ended too early; was there enough memory?") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def work(self, steps, matrix):
-        """Have `steps` steps done; matrix: side of the matrix product that is measured after them, or 0 for none."""
+        """Do `steps` steps; matrix: side of the matrix product that is timed after them, or 0 for none."""
         self.pipe.send((steps, matrix))
         seconds, product, self.facts["peak_gib"] = self.receive()
         self.turns.append(float(np.median(seconds)))
@@ -216,7 +216,7 @@ class Worker:
 
 
 def serve(pipe, build, arguments):
-    """The life of a worker's process; between two requests it waits and uses no processor."""
+    """What a worker's process runs; between two requests it waits without using the processor."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             step, facts = build(*arguments)
@@ -239,44 +239,54 @@ def timed(step):
 
 
 def peak_gib():
-    """The most memory that this process has had, in GiB (Linux and macOS)."""
+    """The peak memory of this process in GiB (Linux and macOS)."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+SUBJECTS = {  # measurement: (what builds ours, what builds PyTorch's or None, further arguments of ours)
+    "srresnet": (our_training, torch_training, ("srresnet",)),
+    "srgan": (our_training, None, ("srgan",)),
+    "inference": (our_inference, torch_inference, ()),
+    "input": (our_input, None, ()),
+}
+
+
 def measure(what, args):
-    """{key: number} of one measurement, a key of NAMES, as --json writes it."""
+    """{key: number} of one measurement, a key of NAMES, as --json writes it. Raises UserError."""
     config = make_config(
         "srgan" if what == "srgan" else "srresnet",
         overrides=(*(QUICK if args.quick else ()), "VGG.network=hed", f"TRAIN.xla={args.xla}")
         + ("MODEL.skip=none",),  # as PyTorch's copy of the network is
     )
-    build, torch_build, extra = {
-        "srresnet": (our_training, torch_training, ("srresnet",)),
-        "srgan": (our_training, None, ("srgan",)),
-        "inference": (our_inference, torch_inference, ()),
-        "input": (our_input, None, ()),
-    }[what]
+    build, torch_build, extra = SUBJECTS[what]
+    matrix = 0 if what == "input" else 256 if args.quick else 2048
     workers = []
     try:
-        ours = Worker(build, args, config, *extra)
-        workers.append(ours)
+        workers.append(Worker(build, args, config, *extra))
         if args.against and torch_build:
             workers += [Worker(torch_build, args, config, layout) for layout in LAYOUTS]
             if len({worker.facts["parameters"] for worker in workers}) > 1:
                 raise UserError("the two networks are not the same: they differ in the number of their weights")
         for _ in range(args.rounds):
             for worker in workers:
-                matrix = (256 if args.quick else 2048) if worker is ours and what != "input" else 0
-                worker.work(args.steps, matrix)
+                worker.work(args.steps, matrix if worker is workers[0] else 0)
     finally:
         for worker in workers:
             worker.close()
+    ours, *theirs = workers
+    return figures_of(what, args.tile, config, ours, dict(zip(LAYOUTS, theirs, strict=False)))
 
-    amount, unit = {
-        "inference": ((args.tile * config.MODEL.scale) ** 2 / 1e6, "mp_per_s"),
+
+def figures_of(what, tile, config, ours, rivals):
+    """{key: number} of a measurement from the Workers that have done it.
+
+    tile: side of inference's LR image; config: all sections; rivals: {layout: PyTorch's Worker}, empty without.
+    """
+    amount, unit = {  # what a step produces
+        "inference": ((tile * config.MODEL.scale) ** 2 / 1e6, "mp_per_s"),
         "input": (INPUT_STEPS * config.TRAIN.batch, "crops_per_s"),
     }.get(what, (config.TRAIN.batch, "img_per_s"))
     seconds = float(np.median(ours.turns))
@@ -286,9 +296,9 @@ def measure(what, args):
     product = float(np.median(ours.facts["products"]))
     result |= {"s_per_step": seconds, "compile_s": ours.facts["first_s"], "gflop": ours.facts["flops"] / 1e9}
     result |= {"flops_share": ours.facts["flops"] / seconds / product, "matrix_product_gflops": product / 1e9}
-    if rivals := dict(zip(LAYOUTS, workers[1:], strict=False)):
+    if rivals:
         layout = min(rivals, key=lambda name: np.median(rivals[name].turns))
-        # Turn by turn, and the median of that: a neighbour's work in the middle of the run then spoils neither.
+        # The median of each turn's ratio: other work on the machine in the middle of the run then spoils neither.
         result["vs_torch"] = float(np.median(np.divide(rivals[layout].turns, ours.turns)))
         result["torch_layout"], result["torch_peak_gib"] = layout, rivals[layout].facts["peak_gib"]
         result |= {f"torch_{name}_{unit}": amount / float(np.median(rival.turns)) for name, rival in rivals.items()}
@@ -316,10 +326,10 @@ def print_row(what, result):
 def parse_arguments():
     count = terminal.number(int, 1, 2**31, "a whole number above zero")
     parser = argparse.ArgumentParser(
-        description="Measure training, inference and input on this machine: speed, seconds a step, seconds of the "
+        description="Measure training, inference and input on this machine: speed, seconds per step, seconds of the "
         "first step (it compiles), peak memory, share of a matrix product's speed. Megapixels are of the output.",
         epilog="example: python benchmark.py --against torch --only srresnet,inference --json speed.json. Nothing else "
-        "should run meanwhile: taking turns evens out much, but a busy neighbour slows PyTorch more than TensorFlow.",
+        "should run meanwhile: taking turns helps, but other work slows PyTorch more than TensorFlow.",
     )
     add = parser.add_argument
     add(
@@ -330,15 +340,14 @@ def parse_arguments():
         help=f"which measurements (default: {','.join(NAMES)})",
     )
     add("--against", choices=("torch",), help="PyTorch takes turns with ours in srresnet and inference")
-    add("--steps", type=count, default=3, metavar="N", help="steps a turn (default: %(default)s)")
+    add("--steps", type=count, default=3, metavar="N", help="steps per turn (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
     add("--tile", type=count, default=128, metavar="N", help="side of inference's LR image (default: %(default)s)")
     add("--data", metavar="DIR", help="photographs to train on, as of train.py (default: its samples)")
     add("--xla", action=argparse.BooleanOptionalAction, default=True, help="compile with XLA (default) or plain graph")
-    add("--quick", action="store_true", help="tiny networks: shows that it works, the figures mean nothing")
+    add("--quick", action="store_true", help="tiny networks: only shows that it works")
     add("--json", metavar="FILE", type=Path, help="write all figures as {measurement: {key: number}}")
-    args = parser.parse_args()
-    return args
+    return parser.parse_args()
 
 
 def main():
@@ -350,7 +359,7 @@ def main():
         raise UserError("PyTorch, to compare with, is not installed: pip install torch==2.13.0")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise UserError(f"--json takes a file in a folder that is there, not {args.json}")
-    data.data_root(args.data)  # a wrong one is told before anything is built
+    data.data_root(args.data)  # a wrong one is reported before anything is built
     facts = store.machine("tensorflow", "keras", "torch")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")

@@ -1,7 +1,7 @@
-"""Upscale anyone's own pictures, animations and videos: one command on files, folders and globs.
+"""Upscale your own pictures, animations and videos: files, folders and globs.
 
-`python upscale.py photo.jpg` writes photo_x4.jpg. A picture is worked off in tiles, each with as much around it as the
-network sees, so that the result is the one of the whole picture to the last bit, in bounded memory. In Python:
+`python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, each with as much around it as the
+network sees: memory is bounded, and the result equals that of the whole picture to the last bit. In Python:
 
     from upscale import Upscaler
     sr_u8 = Upscaler("srresnet_x4").upscale(lr_u8)
@@ -25,7 +25,7 @@ from utils import UserError
 
 
 class Job(NamedTuple):
-    """One file to make: from where, to where, and how large and how many its frames are, in LR pixels."""
+    """One file to make: its source and target, and the number and size of the source's frames in LR pixels."""
 
     source: Path
     target: Path
@@ -39,7 +39,7 @@ class Job(NamedTuple):
 
 
 class Failures:
-    """What could not be done, each told at once in one sentence."""
+    """Counts the files that could not be done, and prints one sentence for each at once."""
 
     def __init__(self):
         self.count = 0
@@ -50,27 +50,28 @@ class Failures:
 
 
 def reason(error):
-    """Why a file could not be done, a sentence that goes on from its name; error: UserError, OSError, MemoryError."""
+    """Why a file could not be done, to be printed behind its name; error: UserError, OSError or MemoryError."""
     if isinstance(error, OSError):
         return error.strerror or utils.short(error)
     return "there is not enough memory" if isinstance(error, MemoryError) else str(error)
 
 
 def find_inputs(names, out, failures):
-    """{file: its place below the output folder} for files, folders and globs, without what is below `out` already."""
+    """{file: its Path below the output folder} for files, folders and globs; outputs in `out` are not inputs again."""
     found = {}
     for name in names:
         path = Path(name)
         if path.is_dir():
-            inside = out and out.resolve() != path.resolve() and out.resolve()
+            excluded = out.resolve() if out and out.resolve() != path.resolve() else None
             for file in files_below(path, failures):
-                if not (inside and file.resolve().is_relative_to(inside)):
+                if excluded is None or not file.resolve().is_relative_to(excluded):
                     found.setdefault(file, file.relative_to(path))
         elif path.exists():
             found.setdefault(path, Path(path.name))
         elif matches := sorted(glob.glob(name, recursive=True)):
-            for file in [file for match in matches for file in files_of(Path(match), failures)]:
-                found.setdefault(file, Path(file.name))
+            for match in matches:
+                for file in files_of(Path(match), failures):
+                    found.setdefault(file, Path(file.name))
         else:
             failures.add(name, "there is no such file or folder")
     return found
@@ -83,14 +84,14 @@ def is_known(path):
 
 
 def files_of(path, failures):
-    """What a glob has found: the file, or the files below the folder."""
+    """The files of one match of a glob: the file itself, or the files in the folder."""
     if path.is_dir():
         return files_below(path, failures)
     return [path] if is_known(path) else []
 
 
 def files_below(folder, failures):
-    """All files of known endings below a folder, sorted, without hidden ones; folders that cannot be read are told."""
+    """All files with known endings in a folder and below, sorted, without hidden ones; reports unreadable folders."""
     files = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: failures.add(error.filename, error)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -98,43 +99,55 @@ def files_below(folder, failures):
     return files
 
 
+def is_file_name(out):
+    """Whether -o names a file, by its ending, and not a folder; out: Path or None."""
+    return out is not None and is_known(out) and not out.is_dir()
+
+
+def suffix_of(args, scale):
+    """What is put behind the names: --suffix, else _x4 beside the inputs and nothing in another folder."""
+    if args.suffix is not None:
+        return args.suffix
+    return "" if args.out else f"_x{scale}"
+
+
+def target_of(source, place, args, scale):
+    """The Path that `source` is upscaled into; place: its Path below the output folder, see find_inputs."""
+    if is_file_name(args.out):
+        return args.out
+    folder = args.out / place.parent if args.out else source.parent
+    is_video = source.suffix.lower() in video.SUFFIXES
+    ending = pictures.FORMATS[args.format][0][0] if args.format and not is_video else source.suffix
+    return folder / f"{source.stem}{suffix_of(args, scale)}{ending}"
+
+
 def plan(args, found, scale, failures):
-    """[Job] for the inputs found: outputs of earlier runs and finished files are left out, and said to be.
+    """[Job] for the inputs found: outputs of earlier runs and finished files are left out, and this is printed.
 
     Raises UserError before anything is written if two inputs would become one file.
     """
-    single = len(found) == 1 and args.out and is_known(args.out) and not args.out.is_dir()
-    suffix = args.suffix if args.suffix is not None else "" if args.out else f"_x{scale}"
-
-    def target(source, place):
-        moving = source.suffix.lower() in video.SUFFIXES
-        ending = pictures.FORMATS[args.format][0][0] if args.format and not moving else source.suffix
-        if single:
-            return args.out
-        return (args.out / place.parent if args.out else source.parent) / f"{source.stem}{suffix}{ending}"
-
-    targets = {source: target(source, place) for source, place in found.items()}
-    made = {(path.parent.resolve(), path.stem): source for source, path in targets.items()}
+    targets = {source: target_of(source, place, args, scale) for source, place in found.items()}
+    sources = {(target.parent.resolve(), target.stem): source for source, target in targets.items()}
     jobs, owners, finished = [], {}, 0
-    for source, path in targets.items():
-        maker = made.get((source.parent.resolve(), source.stem), source)
-        if maker != source and suffix:
-            print(f"left out: {source}, it was made from {maker}")
-        elif path.resolve() == source.resolve():
+    for source, target in targets.items():
+        made_from = sources.get((source.parent.resolve(), source.stem), source)
+        if made_from != source and suffix_of(args, scale):
+            print(f"left out: {source}, it was made from {made_from}")
+        elif target.resolve() == source.resolve():
             failures.add(source, "its output would be itself: give another -o, or a --suffix")
-        elif (other := owners.setdefault(path.resolve(), source)) != source:
-            raise UserError(f"{other} and {source} would both become {path}: upscale them one after the other")
-        elif path.exists() and not args.overwrite:
+        elif (other := owners.setdefault(target.resolve(), source)) != source:
+            raise UserError(f"{other} and {source} would both become {target}: upscale them one after the other")
+        elif target.exists() and not args.overwrite:
             finished += 1
         else:
-            jobs.append(Job(source, path))
+            jobs.append(Job(source, target))
     if finished:
         print(f"skipped: {finished} finished before (--overwrite does them again)")
     return jobs
 
 
 def measure(job, max_megapixels):
-    """The Job with its size, after a look at the file's header. Raises UserError if that is no good."""
+    """The Job with the size that the file's header gives. Raises UserError if the file cannot be upscaled."""
     suffix = job.target.suffix.lower()
     if job.source.suffix.lower() in video.SUFFIXES:
         if suffix not in video.SUFFIXES:
@@ -150,14 +163,16 @@ def measure(job, max_megapixels):
 
 
 def work_off(job, upscaler, max_megapixels, progress):
-    """Upscale one file; returns what is to be remarked about it, or "". Raises UserError, OSError or MemoryError."""
+    """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     if job.source.suffix.lower() in video.SUFFIXES:
-        return video.upscale_video(job.source, job.target, upscaler, progress)
+        video.upscale_video(job.source, job.target, upscaler, progress)
+        return ""
     with pictures.opened(job.source, max_megapixels) as image:
-        moving = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
-    if moving:
-        return video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
+        is_animation = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
+    if is_animation:
+        video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
+        return ""
     name = pictures.format_of(job.target)
     picture = pictures.read(job.source, max_megapixels)
     picture, remark = pictures.fit(picture, name, upscaler.scale)
@@ -169,13 +184,13 @@ def work_off(job, upscaler, max_megapixels, progress):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
-        "MKV, AVI, WebM). What came in goes out: gray, alpha, CMYK, 16 bits, profile, metadata, sound.",
+        "MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata and sound are kept.",
         epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large; exit status: 0 all done, "
-        "1 some files could not be done (each is named, the others are done), 2 nothing was done: wrong arguments, "
-        "no weights, no input. Finished files are skipped when the command is given again.",
+        "1 some files could not be upscaled (each is named), 2 nothing was done (wrong arguments, no weights, no "
+        "input). Finished files are skipped when the command is given again.",
     )
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="PHOTO", help="files, folders (all in them and below) or globs in quotes")
+    add("inputs", nargs="+", metavar="PHOTO", help="files, folders (with their subfolders) or globs in quotes")
     add("-o", "--out", metavar="OUT", type=Path, help="a folder, or a file for one input (default: beside the input)")
     add(
         "--weights", metavar="RUN", help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4)"
@@ -197,18 +212,18 @@ def parse_arguments():
         "--tile",
         metavar="N",
         type=terminal.number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
-        help=f"side of a tile without its surroundings, in LR pixels (default: by free memory, {TILE} at most); "
-        "the result does not depend on it",
+        help=f"side of a tile in LR pixels, without the pixels around it (default: by free memory, at most {TILE}); "
+        "the result is the same for every size",
     )
     add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
-    add("--suffix", metavar="TEXT", help='put behind the names (default: "_x4" without -o, nothing with it)')
-    add("--overwrite", action="store_true", help="make files again that are there already")
+    add("--suffix", metavar="TEXT", help='added to the names (default: "_x4" without -o, nothing with it)')
+    add("--overwrite", action="store_true", help="write files again that exist already")
     add(
         "--max-megapixels",
         metavar="N",
         type=terminal.number(float, 1e-6, 1e6, "a number of megapixels above zero"),
         default=200,
-        help="refuse inputs with more pixels (default: %(default)s), against files made to fill the memory",
+        help="refuse inputs with more pixels (default: %(default)s), a guard against files made to fill the memory",
     )
     args = parser.parse_args()
     if args.suffix is not None and Path(f"a{args.suffix}").name != f"a{args.suffix}":
@@ -224,7 +239,7 @@ def main():
     found = find_inputs(args.inputs, args.out, failures)
     if not found:
         raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a video")
-    if args.out and len(found) > 1 and (args.out.is_file() or (is_known(args.out) and not args.out.is_dir())):
+    if args.out and len(found) > 1 and (args.out.is_file() or is_file_name(args.out)):
         raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
     jobs = []
     for job in plan(args, found, scale, failures):
@@ -243,7 +258,7 @@ def main():
 
 
 def upscale_all(jobs, upscaler, args, failures):
-    """Work off the jobs under one bar, which counts LR pixels; a line a file says what was done."""
+    """Upscale the files of [Job] with one progress bar, which counts LR pixels; prints a line for each file."""
     print(f"tiles: {upscaler.tile}×{upscaler.tile} LR pixels and {upscaler.halo} around them")
     total = sum(job.pixels for job in jobs)
     with tqdm(total=total, unit="px", unit_scale=True, smoothing=0.1, disable=None) as bar:

@@ -1,7 +1,7 @@
 """The photographs to train on: verified once, then decoded in memory, packed on disk, or decoded when used.
 
-`Photographs` is the one door. The pack of `--cache=disk` lives in `$SRGAN_CACHE`, else in `cache/` beside this file;
-it may be deleted at any time.
+Use `Photographs`. The pack of `--cache=disk` lies in `$SRGAN_CACHE`, else in the project's `cache/`; it may be deleted
+at any time.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ import utils
 from images.hashes import file_digest, load_manifest, pixel_hash
 from utils import PROJECT, UserError
 
-IN_FLIGHT = 2**26  # bytes of decoded images that wait at a time: seven photographs of DIV2K
+IN_FLIGHT = 2**26  # bytes of decoded images that may wait at a time: seven photographs of DIV2K
 
 
 class Photographs:
@@ -32,27 +32,32 @@ class Photographs:
     GiB; the rest is decoded when used), "disk" (decoded once into a pack, which is mapped), "none" (decoded when used)
     or "auto" (the first of them that fits; a printed line says which).
     `paths` are the usable files, `sizes` their (height, width), known without decoding; `photographs[i]` is uint8
-    [h, w, 3], not to be written to; `skipped` is a list of (path, reason). Raises UserError if none is usable.
+    [h, w, 3], read-only; `skipped` is a list of (path, reason). Raises UserError if none is usable.
 
-    Whatever the size of the set, no more host memory is used than the kept images (`cache_gib` at most; a mapped pack
-    is the operating system's page cache, not ours) and 12 times IN_FLIGHT or the largest image, whichever is more: up
-    to two images are decoded at a time while training, and a decoder holds up to six copies (its own four-byte pixels,
-    alpha to be dropped).
+    Whatever the size of the set, host memory is used only for the kept images (`cache_gib` at most; a mapped pack is
+    the operating system's page cache) and for 12 times IN_FLIGHT or the largest image, whichever is more: up to two
+    images are decoded at a time while training, and a decoder holds up to six copies (its own four-byte pixels, alpha
+    to be dropped).
     """
 
     def __init__(self, paths, minimum, cache_gib, cache="auto", progress=True):
+        self.minimum, self.manifest = minimum, load_manifest()
+        self.paths, self.sizes, self.skipped, self.kept = [], [], [], {}
         decoded_bytes = [3 * math.prod(size) for size in each(utils.header_size, paths, "reading headers", progress)]
         pack = Pack(paths, decoded_bytes, progress)
         if cache == "auto":
             cache = choose_cache(sum(decoded_bytes), cache_gib, pack)
-        if cache == "disk":
-            records = pack.load()
-        else:
-            what = "reading photographs" if cache == "ram" else "verifying photographs"
-            records = each(decode, paths, what, progress, decoded_bytes)
-        room = {"ram": cache_gib * 2**30, "disk": math.inf, "none": 0}[cache]
-        self.minimum, self.manifest = minimum, load_manifest()
-        self.paths, self.sizes, self.skipped, self.kept = [], [], [], {}
+        records = pack.load() if cache == "disk" else decode_all(paths, decoded_bytes, cache, progress)
+        self.collect(paths, records, room={"ram": cache_gib * 2**30, "disk": math.inf, "none": 0}[cache])
+        if not self.paths:
+            reason = self.skipped[0][1]
+            raise UserError(f"none of the {len(paths)} images can be used; the first: {reason}")
+
+    def collect(self, paths, records, room):
+        """Sort files into usable and skipped ones, and keep the usable images while `room` bytes last.
+
+        records: what decode() returns for each path.
+        """
         for path, (image, digest, reason) in zip(paths, records, strict=True):
             if reason := reason or self.refusal(image.shape, digest):
                 self.skipped.append((path, f"{path} {reason}"))
@@ -62,12 +67,9 @@ class Photographs:
                 self.kept[len(self.paths)] = image
             self.paths.append(path)
             self.sizes.append(image.shape[:2])
-        if not self.paths:
-            reason = self.skipped[0][1]
-            raise UserError(f"none of the {len(paths)} images can be used; the first: {reason}")
 
     def refusal(self, shape, digest):
-        """Why a readable image of this shape and pixel hash is not to be trained on, or None."""
+        """Why a readable image of this shape and pixel hash must not be trained on, or None."""
         if min(shape[:2]) < self.minimum:
             return f"is too small: {shape[1]}×{shape[0]}, a crop needs {self.minimum}×{self.minimum}"
         if known := self.manifest.get(digest):
@@ -86,12 +88,12 @@ class Photographs:
         return image
 
     def fingerprint(self):
-        """A digest of names and file sizes, in order: another data set has another one."""
+        """A digest of the names and file sizes, in order; it tells data sets apart."""
         lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     def split(self, held_out):
-        """(training indices, validation indices): which are held out depends on the names alone, a fifth at most."""
+        """(training indices, validation indices): `held_out` of the latter, at most a fifth of all, chosen by name."""
         order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
         count = min(held_out, len(self) // 5)
         return sorted(order[count:]), sorted(order[:count])
@@ -106,11 +108,17 @@ def decode(path):
     return image, pixel_hash(image), None
 
 
+def decode_all(paths, decoded_bytes, cache, progress):
+    """Yield decode(path) for every path; decoded_bytes: about how many bytes each image takes."""
+    what = "reading photographs" if cache == "ram" else "verifying photographs"
+    return each(decode, paths, what, progress, decoded_bytes)
+
+
 def each(function, paths, what, progress, result_bytes=None):
     """Yield function(path) for every path, in order, made in parallel under a progress bar called `what`.
 
-    result_bytes: how many bytes each result takes, where it matters. The work goes in slices, so that no more than 32
-    results and IN_FLIGHT bytes (but one result at least) wait at a time.
+    result_bytes: how many bytes each result takes, None if few. The work goes in slices: at most 32 results, and at
+    most IN_FLIGHT bytes of them unless a single result is larger, wait at a time.
     """
     result_bytes = result_bytes or [0] * len(paths)
     bar = tqdm(total=len(paths), desc=what, unit="", disable=None if progress else True)
@@ -128,7 +136,7 @@ def each(function, paths, what, progress, result_bytes=None):
 
 
 def choose_cache(decoded, cache_gib, pack):
-    """What --cache=auto takes, "ram", "disk" or "none", for `decoded` bytes of pixels; the reason is printed."""
+    """The cache that "auto" stands for, with `decoded` bytes of pixels: "ram", "disk" or "none"; prints the reason."""
     if decoded <= cache_gib * 2**30:
         print(f"cache: ram, {gib(decoded)} of decoded photographs fit into DATA.cache_gib={cache_gib:g}")
         return "ram"
@@ -145,7 +153,7 @@ def choose_cache(decoded, cache_gib, pack):
 
 
 def gib(count):
-    """Bytes as people read them."""
+    """A number of bytes as text."""
     return f"{count / 2**30:.2f} GiB"
 
 
@@ -162,9 +170,9 @@ def free_bytes(folder):
 class Pack:
     """Photographs decoded into one directory: `pixels.bin`, and in `index.json` what is where in it.
 
-    The directory is named by what the files hold, so that changed files never meet an old pack. It appears whole or not
-    at all, whoever is killed meanwhile. What is decided about an image (too small, a test image) is not in it.
-    paths: image files; decoded_bytes: of each, about.
+    The directory's name is a hash of the files' content, so a changed file is never read from an old pack. It appears
+    whole or not at all, even if a process is killed. Whether an image is used (too small, a test image) is not in it.
+    paths: image files; decoded_bytes: about how many bytes of pixels each has.
     """
 
     def __init__(self, paths, decoded_bytes, progress):
@@ -173,15 +181,15 @@ class Pack:
 
     @functools.cached_property
     def directory(self):
-        """Named by the names, sizes and SHA-256 of all files, in order. Finding out reads every file."""
-        digest = hashlib.sha256(b"pack 1\n")  # the layout's number: count it up when the layout changes
+        """Named by a hash of the names, sizes and contents of all files in order; for that every file is read."""
+        digest = hashlib.sha256(b"pack 1\n")  # the number of the layout: raise it when the layout changes
         digests = each(file_sha256, self.paths, "comparing photographs with the cache", self.progress)
         for path, content in zip(self.paths, digests, strict=True):
             digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
         return self.folder / digest.hexdigest()[:32]
 
     def load(self):
-        """What decode() says of every path, the images mapped; they are packed first if they are not yet.
+        """What decode() returns for every path, the images mapped; they are packed first if they are not yet.
 
         Raises UserError if the pack cannot be written.
         """
@@ -189,8 +197,8 @@ class Pack:
             return records
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with alone(self.folder):
-                if self.read() is None:  # nobody else has packed them meanwhile
+            with locked(self.folder):
+                if self.read() is None:  # no other process has packed them while this one waited
                     self.build()
                 return self.read()
         except OSError as error:
@@ -201,7 +209,7 @@ class Pack:
             ) from error
 
     def read(self):
-        """What decode() says of every path, as a list, the images mapped read-only; None if there is no whole pack."""
+        """[what decode() returns] for every path, the images mapped read-only; None if there is no whole pack."""
         pixels_file = self.directory / "pixels.bin"
         try:
             index = json.loads((self.directory / "index.json").read_text())
@@ -221,8 +229,10 @@ class Pack:
         return records
 
     def build(self):
-        """Decode all and write the directory. To be called by one process at a time. Raises OSError."""
-        for leftover in self.folder.glob("unfinished-*"):  # of a process that was killed: we are alone
+        """Decode all images and write the directory; the caller holds the folder's lock. Raises OSError."""
+        for leftover in self.folder.glob(
+            "unfinished-*"
+        ):  # of a process that was killed: only one may write here at a time
             shutil.rmtree(leftover)
         if self.directory.exists():
             print(f"{self.directory} is damaged, pixels.bin and index.json do not agree: packing again")
@@ -251,7 +261,7 @@ class Pack:
 
 
 def file_sha256(path):
-    """SHA-256 of a file's bytes; "unreadable" for a file that may not be read, which decode() will name."""
+    """SHA-256 of a file's bytes; "unreadable" if it cannot be read: decode() will report that."""
     try:
         return file_digest(path, "sha256")
     except OSError:
@@ -259,14 +269,14 @@ def file_sha256(path):
 
 
 def flush(file):
-    """Bring what was written to an open file to the disk."""
+    """Make sure that what was written to an open file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def alone(folder):
-    """Hold the folder's lock: one process packs at a time, others say that they wait."""
+def locked(folder):
+    """Hold the folder's lock: one process packs at a time, the others print that they wait."""
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)

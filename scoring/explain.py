@@ -1,6 +1,6 @@
-"""Why is my PSNR not yours? What each choice of an evaluation moves, for bicubic upscaling on an image or a set.
+"""Why is my PSNR not yours? How each choice of an evaluation changes the scores of bicubic on an image or a set.
 
-`python -m scoring.explain Set5` compares each single choice with the protocol (docs/metrics.md); with --csv or --json
+`python -m scoring.explain Set5` compares each choice with the protocol (docs/metrics.md); with --csv or --json
 it writes the scores of all combinations.
 """
 
@@ -79,7 +79,7 @@ CHANNELS = {  # from [h, w, 3] to the planes that are compared, [h, w, n]
     "luma of 0-255": lambda image: full_range(image)[..., None],
     "RGB": lambda image: image,
 }
-BORDER = {"without": 1, "with": 0}  # how many times the scale is taken off
+BORDER = {"without": 1, "with": 0}  # pixels that are cut off each side, in multiples of the scale
 
 
 def uniform_ssim(a, b):
@@ -106,7 +106,7 @@ def singles():
 def score(hr, scale, combinations):
     """[len(combinations), 2] PSNR in dB and SSIM of bicubic for tuples of choices; hr: uint8 [h, w, 1 or 3].
 
-    A gray original is scored on its pixels whatever the choice of channels. SSIM of three channels is their mean.
+    A gray original is always scored on its own pixels, not on `channels`. SSIM of three channels is their mean.
     """
     gray, hr = hr.shape[-1] == 1, utils.to_rgb(hr)
     lr, sr, values = {}, {}, []
@@ -127,7 +127,7 @@ def score(hr, scale, combinations):
 
 
 def mean_scores(images, scale, combinations):
-    """The means of `score` over a list of HR images, worked on in threads."""
+    """The means of `score` over a list of HR images, computed in threads."""
     with ThreadPoolExecutor(2) as pool:
         scores = pool.map(lambda hr: score(hr, scale, combinations), images)
         return np.mean(list(tqdm(scores, total=len(images), unit="image", disable=None)), axis=0)
@@ -148,7 +148,7 @@ def read(what, root, scale):
 
 
 def explain(what, root=None, scale=4, csv_file=None, json_file=None):
-    """Print what each single choice moves; write all combinations to the files that are given.
+    """Print how the scores change with each choice; write the scores of all combinations to the files given.
 
     what: image file or name of a set; root: the data root, as --data names it. Raises UserError.
     """
@@ -185,7 +185,7 @@ def write_csv(path, rows):
 
 def main():
     parser = argparse.ArgumentParser(
-        description="What each choice of an evaluation moves, for bicubic upscaling.",
+        description="How each choice of an evaluation changes the scores of bicubic upscaling.",
         epilog="example: python -m scoring.explain Set5 --csv choices.csv",
     )
     add = parser.add_argument

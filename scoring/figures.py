@@ -1,11 +1,11 @@
-"""The pictures of an evaluation: SR, what it was made from, where it departs from that, and the paper's figure grid.
+"""The pictures of an evaluation: SR, HR, LR, where SR departs from LR, and a grid of crops as in the paper.
 
-Below the folder of a set lie
+In the folder of a set:
 
     <image>_<method>.png             SR
     original/<image>.png             HR, cut to multiples of the scale
     lr/<image>.png                   LR
-    departure/<image>_<method>.png   where SR departs from what LR determines, at LR's size, in the colours below
+    departure/<image>_<method>.png   metrics.departure in colours, at LR's size
     figure.png                       the first images, a column a method, as in the paper's Figure 2
 """
 
@@ -24,19 +24,19 @@ matplotlib = LazyModule("matplotlib")
 ndimage = LazyModule("scipy.ndimage")
 
 CROP = 96  # side in pixels of the crops in figure.png
-ENLARGED = 2  # by so much they are enlarged there
+ENLARGED = 2  # factor by which they are enlarged there
 ROWS = 6  # images in figure.png
-DEPARTURE = 16  # grey levels; where the colours of a departure end
-COLOURS = "magma"  # of Matplotlib: from black, no departure, by red to a light yellow
+DEPARTURE = 16  # grey levels: the last colour of a departure, for larger ones as well
+COLOURS = "magma"  # of Matplotlib: black for no departure, then red, light yellow for the largest
 
 
 def path_of(image, method=None, folder=""):
-    """The path of a picture below its set's folder. An original and its LR can not be taken for a method's pictures."""
+    """The Path of a picture below its set's folder; originals and LR are in folders of their own."""
     return Path(folder) / (f"{image}_{method}.png" if method else f"{image}.png")
 
 
 def check_names(images, methods):
-    """Raise UserError if pictures of two methods would have one name, as of image a by b_c and image a_b by c."""
+    """Raise UserError if two pictures would have one name, for example image a by b_c and image a_b by c."""
     taken = {}
     for image, method in itertools.product(images, methods):
         if (other := taken.setdefault(path_of(image, method), (image, method))) != (image, method):
@@ -78,7 +78,7 @@ def write_originals(out, sets, scale, pool):
 
 
 def departure_colours():
-    """uint8 [DEPARTURE + 1, 3]: the colour of each departure in grey levels, the last one for all larger ones too."""
+    """uint8 [DEPARTURE + 1, 3]: the colour of each departure in grey levels; the last is that of larger ones too."""
     return matplotlib.colormaps[COLOURS](np.linspace(0, 1, DEPARTURE + 1), bytes=True)[:, :3]
 
 
@@ -92,7 +92,7 @@ def colour_departure(sr, lr):
 
 
 def find_focus(image, scale):
-    """(x, y), pixels of HR: the middle of the CROP×CROP window in which bicubic misses most of the original."""
+    """(x, y) in HR: the middle of the CROP×CROP window in which bicubic has the largest error."""
     green = slice(image.hr.shape[-1] // 2, image.hr.shape[-1] // 2 + 1)  # most of luma, a third of the work
     error = (utils.imresize(image.lr[..., green], scale).astype(float) - image.hr[..., green])[..., 0] ** 2
     y, x = np.unravel_index(np.argmax(ndimage.uniform_filter(error, CROP, mode="constant")), error.shape)
@@ -100,7 +100,7 @@ def find_focus(image, scale):
 
 
 def crop_at(image, focus):
-    """The CROP×CROP pixels around a focus, moved inside the image; of a smaller image all that there is."""
+    """The CROP×CROP pixels around a focus, moved into the image; a smaller image is not cropped."""
     left, top = (
         min(max(middle - CROP // 2, 0), max(length - CROP, 0))
         for middle, length in zip(focus, image.shape[1::-1], strict=True)
@@ -109,7 +109,7 @@ def crop_at(image, focus):
 
 
 def caption(values, names):
-    """The first two of the measures `names` in a few characters: "28.42 dB / 0.8101"."""
+    """The first two of the measures `names` as text: "28.42 dB / 0.8101"."""
     parts = []
     for name in names[:2]:
         column = metrics.COLUMNS[name]
@@ -119,9 +119,9 @@ def caption(values, names):
 
 
 def write_figure(folder, images, rows, focus):
-    """Write figure.png: a row an image, a column a method and the original last, enlarged crops with figures below.
+    """Write figure.png: a row for each image, a column for each method and one for the original, with figures below.
 
-    folder: the set's; images: [testsets.Image]; rows: {method: row of tables.summarise}; focus: {image: (x, y)}.
+    folder: the set's; images: [testsets.Image]; rows: {method: tables.Row}; focus: {image: (x, y)}.
     """
     names = tables.measures_of({"": rows})
     font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
@@ -144,6 +144,6 @@ def write_figure(folder, images, rows, focus):
         top = gap + i * step
         for j, (method, row) in enumerate(rows.items()):
             sr = utils.read_image(folder / path_of(image.name, method))
-            paste(sr, method, f"({caption(row['images'][image.name], names)})", at=(gap + j * (side + gap), top))
+            paste(sr, method, f"({caption(row.images[image.name], names)})", at=(gap + j * (side + gap), top))
         paste(image.hr, "original", image.name, at=(gap + len(rows) * (side + gap), top))
     utils.write_image(folder / "figure.png", np.asarray(canvas))

@@ -1,7 +1,7 @@
-"""Image quality, each measure by name and with its source. Images are uint8, [height, width] or [height, width, c].
+"""Measures of image quality, each with its source. Images are uint8, [height, width] or [height, width, channels].
 
-The protocol of the paper (section 3.1): the Y channel, with as many pixels taken off each border as the scale factor.
-docs/metrics.md describes every measure and gives the figures of bicubic upscaling by which they are proven.
+The paper's protocol (section 3.1): the Y channel, with as many pixels cut off each border as the scale factor.
+docs/metrics.md describes every measure and gives the figures of bicubic upscaling that they are checked with.
 """
 
 import math
@@ -20,12 +20,12 @@ PROTOCOL = "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 b
 
 
 class Column(NamedTuple):
-    """How a measure stands in a table."""
+    """How a measure is shown in a table."""
 
     title: str
     digits: int
     about: str  # in a few words
-    better: int = 1  # -1 where the lower figure is the better one
+    better: int = 1  # -1 if lower is better
 
 
 COLUMNS = {
@@ -82,8 +82,8 @@ def daala_taps(height):
 def ssim_daala(a, b):
     """The paper's SSIM (daala's tools/dump_ssim.c, section 3.1 of the paper) of two planes [height, width].
 
-    It differs from Wang's: the window grows with the height and goes on beyond the border, where it is cut off and
-    weighs less (W, the sum of the taps inside), and so does the pixel in the mean.
+    It differs from Wang's: the window grows with the height, and at the border it is cut off. W is the sum of the taps
+    inside the image; a pixel weighs W in the mean.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     taps = daala_taps(a.shape[0])
@@ -153,14 +153,14 @@ def shrunk(sr, lr):
 def consistency(sr, lr):
     """PSNR in dB between LR and SR shrunk again, over RGB and with the border; arguments as in shrunk.
 
-    SR that says something else than LR reads low.
+    It is low where SR contradicts LR.
     """
     return psnr(shrunk(sr, lr), utils.to_rgb(lr))
 
 
 def departure(sr, lr):
-    """Where SR says something else than LR: |SR shrunk again - LR| in grey levels, its largest channel; int [h, w].
+    """Where SR contradicts LR: |SR shrunk again - LR| in grey levels, the largest of the channels; int [h, w].
 
-    Arguments as in shrunk. Zero wherever LR determines what SR shows, whatever detail SR invents beyond it.
+    Arguments as in shrunk. Detail that SR invents does not count, as long as shrinking it gives LR.
     """
     return np.abs(shrunk(sr, lr).astype(int) - utils.to_rgb(lr)).max(axis=-1)

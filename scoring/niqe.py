@@ -1,8 +1,8 @@
-"""NIQE (Mittal, Soundararajan and Bovik, 2013) with a model of our own: how far an image is from natural photographs.
+"""NIQE (Mittal, Soundararajan and Bovik, 2013) with a model fitted by us: how far an image is from natural photographs.
 
-No reference is needed; lower is better. `python -m scoring.niqe score FILE …` scores pictures, `python -m scoring.niqe
-fit --data DIR` makes niqe_model.json from pristine photographs. The figures depend on those, so they compare among
-themselves and not with other programs' NIQE: tables call them niqe_own.
+It needs no original; lower is better. `python -m scoring.niqe score FILE …` scores pictures, `python -m scoring.niqe
+fit --data DIR` makes niqe_model.json from pristine photographs. The figures depend on those: compare them with each
+other, not with the NIQE of other programs. Tables call them niqe_own.
 """
 
 import argparse
@@ -36,7 +36,7 @@ FEATURES = 36  # of a patch: 18 at each of the two scales
 def mscn(plane):
     """(mean-subtracted contrast-normalised coefficients, local deviation σ), both float [h, w], of a plane in [0, 255].
 
-    (I - μ) / (σ + 1) with a 7×7 Gaussian window, σ_window = 7/6; beyond the border the outermost pixels go on.
+    (I - μ) / (σ + 1) with a 7×7 Gaussian window, σ_window = 7/6; beyond the border the outermost pixels are repeated.
     """
     window = {"sigma": 7 / 6, "radius": 3, "mode": "nearest"}
     mean = ndimage.gaussian_filter(plane, **window)
@@ -88,8 +88,8 @@ def fit_aggd(x):
 def features(image_u8):
     """(features [n, 36], sharpness [n]) of the 96×96 patches of uint8 [h, w, 1 or 3]; n is 0 for a smaller image.
 
-    Of Y, at full size and at half of it: shape and variance of the coefficients, and the four parameters of their
-    products with the neighbours to the right, below, and on both diagonals. Patches without any texture are left out.
+    Of Y, at full size and at half size: shape and variance of the coefficients, and the four parameters of their
+    products with the neighbours to the right, below, and on both diagonals. Patches without texture are left out.
     """
     height, width = (length // PATCH * PATCH for length in image_u8.shape[:2])
     if not height or not width:
@@ -122,7 +122,7 @@ def features(image_u8):
 
 @functools.cache
 def load_model(path=MODEL):
-    """(mean [36], covariance [36, 36]) of the features of pristine patches. Raises UserError if the file is not it."""
+    """(mean [36], covariance [36, 36]) of the features of pristine patches. Raises UserError without such a file."""
     try:
         content = json.loads(path.read_text())
         mean, covariance = np.array(content["mean"]), np.array(content["covariance"])
@@ -152,7 +152,7 @@ def sharp_features(path):
         return str(error)
     digest = hashes.pixel_hash(image)
     if known := hashes.load_manifest().get(digest):
-        return f"{path} is {known[1]} of {known[0]}, on which is tested"
+        return f"{path} is the test image {known[1]} of {known[0]}"
     rows, sharpness = features(image)
     if not len(rows):
         return f"{path} is smaller than {PATCH}×{PATCH} pixels or without texture"
@@ -160,7 +160,7 @@ def sharp_features(path):
 
 
 def fit(paths):
-    """The content of niqe_model.json from pristine photographs; what cannot be used is named. Raises UserError."""
+    """The content of niqe_model.json from pristine photographs; prints which cannot be used. Raises UserError."""
     with ThreadPoolExecutor(2) as pool:
         answers = list(tqdm(pool.map(sharp_features, paths), total=len(paths), unit="image", disable=None))
     for answer in answers:
@@ -185,7 +185,7 @@ def fit(paths):
 
 
 def find_images(places):
-    """All image files of a list of files and folders. Raises UserError for one that is not there or has none."""
+    """All image files of a list of files and folders. Raises UserError if one does not exist or has no images."""
     paths = []
     for place in map(Path, places):
         found = utils.list_images(place) if place.is_dir() else [place] if place.is_file() else []

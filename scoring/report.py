@@ -84,7 +84,7 @@ def content(results, sets, focus):
     names = tables.measures_of(results)
 
     def describe(set_name, image):
-        values = [results[set_name][method]["images"][image.name] for method in methods]
+        values = [results[set_name][method].images[image.name] for method in methods]
         height, width = image.hr.shape[:2]
         files = [figures.path_of(image.name, method) for method in methods]
         files = [figures.path_of(image.name, folder="lr"), *files, figures.path_of(image.name, folder="original")]
@@ -135,7 +135,7 @@ def section(i, set_name, results, scale):
     rows = results[set_name]
     table = tables.score_table(set_name, results, scale)
     warning = f'<p class="warning">{escape(table.warning)}</p>' if table.warning else ""
-    links = {image: link_to(set_name, image) for image in next(iter(rows.values()))["images"]}
+    links = {image: link_to(set_name, image) for image in next(iter(rows.values())).images}
     measures = tables.measures_of(results)
     images = [folded(table, links) for table in (tables.image_table(set_name, results, name) for name in measures)]
     more = [f"<details><summary>Figures of each image</summary>{''.join(images)}</details>"]
@@ -180,7 +180,7 @@ def plot(rows, measures):
     """
     for name in ("niqe_own", "consistency"):
         if {name, "psnr_y"} <= set(measures):
-            points = {method: (row["psnr_y"], row[name]) for method, row in rows.items()}
+            points = {method: (row.means["psnr_y"], row.means[name]) for method, row in rows.items()}
             points = {method: point for method, point in points.items() if all(map(math.isfinite, point))}
             if points:
                 return svg(points, COLUMNS["psnr_y"], COLUMNS[name])

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -55,33 +56,58 @@ PAPER_ORIGINALS = {"Set5": 4.32, "Set14": 4.32, "BSD100": 4.46}  # the mean opin
 OPINION = metrics.Column("MOS", 2, "mean opinion of 26 people, 1 to 5; asked by the paper only")
 
 
-def summarise(scores, doubts):
-    """{set: {method: {measure: mean, …, "images": {image: {measure: value}}}}} as it is written to results.json.
+# ---------------------------------------------------------------------------------------------------------------------
+# From the scores of single images to the results of each method
 
-    scores: {set: {method: {image: {measure: value}}}}; doubts: {set: clause or None}. With PSNR-Y each method also gets
-    "p_psnr_y": {other method: p}; where there is a doubt, "not_comparable": the clause.
+
+@dataclass
+class Row:
+    """What one method reached on one set.
+
+    means: {measure: mean over the images}; images: {image: {measure: value}}; p_psnr_y: {other method: p of the
+    difference in PSNR-Y}, None if PSNR-Y was not measured; doubt: why the figures cannot be compared with published
+    ones, a clause, or None.
     """
-    results = {}
-    for set_name, rows in scores.items():
-        results[set_name] = {}
-        for method, images in rows.items():
-            row = {name: mean_of([image[name] for image in images.values()]) for name in next(iter(images.values()))}
-            if "psnr_y" in row:
-                others = {other: theirs for other, theirs in rows.items() if other != method}
-                row["p_psnr_y"] = {other: p_value(images, theirs) for other, theirs in others.items()}
-            if doubts[set_name]:
-                row["not_comparable"] = doubts[set_name]
-            results[set_name][method] = row | {"images": images}
-    return results
+
+    means: dict
+    images: dict
+    p_psnr_y: dict | None = None
+    doubt: str | None = None
+
+    def finite_means(self):
+        """{measure: mean} without infinite means and NaN."""
+        return {name: mean for name, mean in self.means.items() if math.isfinite(mean)}
+
+    def as_json(self):
+        """The row as results.json has it: one dict of all parts, None for a figure that is not finite."""
+        content = dict(self.means)
+        if self.p_psnr_y is not None:
+            content["p_psnr_y"] = self.p_psnr_y
+        if self.doubt:
+            content["not_comparable"] = self.doubt
+        return finite(content | {"images": self.images})
 
 
-def means(row):
-    """{measure: mean} of a row of `summarise`, without those that are no numbers."""
-    return {name: row[name] for name in metrics.COLUMNS if name in row and math.isfinite(row[name])}
+def summarise(scores, doubts):
+    """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}; doubts: {set: clause or None}."""
+    return {
+        set_name: {method: make_row(method, methods, doubts[set_name]) for method in methods}
+        for set_name, methods in scores.items()
+    }
+
+
+def make_row(method, methods, doubt):
+    """The Row of a method; methods: {method: {image: {measure: value}}} of its set; doubt: as in Row."""
+    images = methods[method]
+    names = next(iter(images.values()))
+    row = Row({name: mean_of([image[name] for image in images.values()]) for name in names}, images, doubt=doubt)
+    if "psnr_y" in names:
+        row.p_psnr_y = {other: p_value(images, theirs) for other, theirs in methods.items() if other != method}
+    return row
 
 
 def mean_of(values):
-    """The mean of those values that are numbers; NaN if none is (NIQE of images smaller than its patches)."""
+    """The mean of the values without NaN; NaN if all are (NIQE of images smaller than its patches)."""
     values = [value for value in values if not math.isnan(value)]
     return float(np.mean(values)) if values else math.nan
 
@@ -89,39 +115,40 @@ def mean_of(values):
 def p_value(ours, theirs):
     """p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over images, as in the paper's section 3.1.
 
-    ours, theirs: {image: {"psnr_y": dB}} with the same images. 1.0 if no image differs.
+    ours, theirs: {image: {"psnr_y": dB}} with the same images. 1.0 if all are equal.
     """
     differences = [ours[image]["psnr_y"] - theirs[image]["psnr_y"] for image in ours]
-    return wilcoxon_p([0.0 if math.isnan(d) else d for d in differences])  # both are perfect
+    return wilcoxon_p([0.0 if math.isnan(d) else d for d in differences])  # NaN: ∞ - ∞, both are perfect
 
 
 def wilcoxon_p(differences):
-    """p of the two-sided Wilcoxon signed-rank test on paired differences; 1.0 if all are zero or there is none."""
+    """p of the two-sided Wilcoxon signed-rank test on paired differences; 1.0 if all are zero, or there are none."""
     from scipy.stats import wilcoxon
 
     return float(wilcoxon(differences).pvalue) if any(differences) else 1.0
 
 
 def finite(value):
-    """A nest of dicts with null where a number is not finite, which JSON has no word for."""
+    """The same nested dicts, with None for every number that is not finite: JSON has no such numbers."""
     if isinstance(value, dict):
         return {key: finite(part) for key, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def measures_of(results):
-    """The measures that `summarise` was given, in the order of the columns; they are the same in every row."""
+    """The measures in the rows of {set: {method: Row}}, the same in each, in the order of the tables' columns."""
     row = next(iter(next(iter(results.values())).values()))
-    return [name for name in metrics.COLUMNS if name in row]
+    return [name for name in metrics.COLUMNS if name in row.means]
 
 
 def write_json(path, results):
-    """Write what `summarise` gives."""
-    store.write_json(path, finite(results))
+    """Write {set: {method: Row}} as results.json has it."""
+    rows = {set_name: {name: row.as_json() for name, row in methods.items()} for set_name, methods in results.items()}
+    store.write_json(path, rows)
 
 
 def write_csv(path, results):
-    """Write what `summarise` gives as a line for each set, method and image, and one for the mean."""
+    """Write {set: {method: Row}} with a line for each set, method and image, and one for the method's mean."""
     names = measures_of(results)
 
     def write(temporary):
@@ -130,26 +157,25 @@ def write_csv(path, results):
             writer.writerow(["set", "method", "image", *names, "not_comparable"])
             for set_name, rows in results.items():
                 for method, row in rows.items():
-                    for image, values in {**row["images"], "mean": row}.items():
-                        doubt = row.get("not_comparable", "")
-                        writer.writerow([set_name, method, image, *(values[name] for name in names), doubt])
+                    for image, values in [*row.images.items(), ("mean", row.means)]:
+                        writer.writerow([set_name, method, image, *(values[name] for name in names), row.doubt or ""])
 
     utils.write_atomically(path, write)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables: made once of rows and cells, then printed, written as Markdown, or as HTML by report.py
+# Tables of lines and cells: printed here, written as Markdown here and as HTML by report.py
 
 
 class Cell(NamedTuple):
-    """A figure as it is shown, and whether it is the best among its like."""
+    """A figure as it is shown, and whether it is the best of those it is compared with."""
 
     text: str
     best: bool = False
 
 
-class Row(NamedTuple):
-    """A line of a table; paper: whether the figures are the paper's and not ours."""
+class Line(NamedTuple):
+    """A line of a table: its name and [Cell]; paper: whether the figures are the paper's."""
 
     name: str
     cells: list
@@ -157,7 +183,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """columns: {title: what it is, in words}; rows: [Row]; warning: why the figures are not comparable, or None."""
+    """columns: {title: what it is, in words}; rows: [Line]; warning: why the figures are not comparable, or None."""
 
     title: str
     columns: dict
@@ -166,7 +192,7 @@ class Table(NamedTuple):
 
 
 def make_cells(values, column):
-    """[Cell] of the values of one measure; the best as they read are marked if there are several to choose from."""
+    """[Cell] of values of one measure. With two or more, the best are marked, compared as rounded for the table."""
     texts = ["-" if math.isnan(value) else f"{value:.{column.digits}f}" for value in values]
     figures = [column.better * float(text) for text in texts if text != "-"]
     best = max(figures) if len(figures) > 1 else None
@@ -174,7 +200,7 @@ def make_cells(values, column):
 
 
 def score_table(set_name, results, scale):
-    """The means of a set: a row a method and a column a measure; the paper's rows below where it has figures."""
+    """The means of a set: a line for each method, a column for each measure; then the paper's lines, if it has some."""
     ours, names = results[set_name], measures_of(results)
     paper = PAPER.get(set_name, {}) if scale == 4 and {"psnr_y", "ssim_paper"} & set(names) else {}
     theirs = {
@@ -184,53 +210,53 @@ def score_table(set_name, results, scale):
     columns = {name: metrics.COLUMNS[name] for name in names} | ({"mos": OPINION} if theirs else {})
 
     def cells_of(rows):
-        cells = (make_cells([row.get(name, math.nan) for row in rows], column) for name, column in columns.items())
+        cells = (make_cells([means.get(name, math.nan) for means in rows], column) for name, column in columns.items())
         return zip(*cells, strict=True)
 
-    lines = [Row(method, cells) for method, cells in zip(ours, cells_of(ours.values()), strict=True)]
-    for name, row in theirs.items():
-        lines += [Row(name, *cells_of([row]), paper=True)]
+    means = [row.means for row in ours.values()]
+    lines = [Line(method, cells) for method, cells in zip(ours, cells_of(means), strict=True)]
+    for name, figures in theirs.items():
+        lines += [Line(name, *cells_of([figures]), paper=True)]
     first = next(iter(ours.values()))
-    doubt = first.get("not_comparable")
     return Table(
-        f"{set_name} ({len(first['images'])} images)",
+        f"{set_name} ({len(first.images)} images)",
         {column.title: column.about for column in columns.values()},
         lines,
-        f"NOT COMPARABLE with published figures: {doubt}" if doubt else None,
+        f"NOT COMPARABLE with published figures: {first.doubt}" if first.doubt else None,
     )
 
 
 def image_table(set_name, results, name):
-    """One measure of a set's images: a row an image, a column a method."""
+    """One measure of each image of a set: a line for each image, a column for each method."""
     rows, column = results[set_name], metrics.COLUMNS[name]
-    images = next(iter(rows.values()))["images"]
-    lines = [Row(image, make_cells([row["images"][image][name] for row in rows.values()], column)) for image in images]
+    images = next(iter(rows.values())).images
+    lines = [Line(image, make_cells([row.images[image][name] for row in rows.values()], column)) for image in images]
     return Table(f"{column.title} of each image", dict.fromkeys(rows, column.about), lines)
 
 
 def p_table(set_name, results):
     """The p-values between the methods of a set; below 0.05 a difference counts as real, as in the paper."""
     rows = results[set_name]
-    count = len(next(iter(rows.values()))["images"])
+    count = len(next(iter(rows.values())).images)
     title = f"{set_name}: p of the paired two-sided Wilcoxon signed-rank test on PSNR-Y over {count} images"
     if count < 6:
         title += f" (the least p that {count} images can give is {2 / 2**count:.2g})"
-    return pair_table(title, list(rows), lambda name, other: f"{rows[name]['p_psnr_y'][other]:.2g}")
+    return pair_table(title, list(rows), lambda name, other: f"{rows[name].p_psnr_y[other]:.2g}")
 
 
 def pair_table(title, names, text_of):
-    """A Table of p-values with each pair of `names` once; text_of: from two names to what is shown."""
+    """A Table of p-values with each pair of `names` once; text_of(name, other): what is shown for a pair."""
     lines = []
     for i, name in enumerate(names[1:], start=1):
-        lines.append(Row(name, [Cell(text_of(name, other)) for other in names[:i]] + [Cell("")] * (len(names) - 1 - i)))
+        empty = [Cell("")] * (len(names) - 1 - i)
+        lines.append(Line(name, [Cell(text_of(name, other)) for other in names[:i]] + empty))
     return Table(title, dict.fromkeys(names[:-1], "p"), lines)
 
 
 def tables_of(results, scale, significance=False):
-    """[Table] of each set's means, then of the p-values if they are wanted."""
-    return [score_table(name, results, scale) for name in results] + [
-        p_table(name, results) for name in results if significance
-    ]
+    """[Table]: the means of each set, then, with `significance`, the p-values of each set."""
+    means = [score_table(name, results, scale) for name in results]
+    return means + [p_table(name, results) for name in results if significance]
 
 
 def legend(results, scale):
@@ -240,7 +266,7 @@ def legend(results, scale):
 
 
 def print_tables(results, scale, significance=False):
-    """Print what `summarise` gives; significance: the p-values as well."""
+    """Print the tables of {set: {method: Row}}; significance: the p-values as well."""
     protocol, columns = legend(results, scale)
     print(f"\n{protocol}")
     for title, about in columns.items():
@@ -285,5 +311,5 @@ def markdown_lines(table):
 
 
 def markdown(text):
-    """Any name on one line, with what Markdown would read as more than text escaped."""
+    """A name on one line, with the characters escaped that mean something in Markdown."""
     return re.sub(r"[\\`*\[\]<>|~&]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))

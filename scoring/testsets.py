@@ -1,7 +1,7 @@
-"""The test sets: read, known by their pixels, and the bicubic row that proves the evaluation before it scores a thing.
+"""The test sets: read, recognised by their pixels, and the self-test by bicubic before anything is scored.
 
 A kernel, a rounding, a border or a colour conversion that is slightly wrong costs some tenths of a dB and looks like a
-bad model. MATLAB's bicubic has known figures on the three sets; an evaluation that misses them is refused.
+bad model. MATLAB's bicubic has known figures on the three sets; an evaluation that does not reach them is refused.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ KNOWN = {
     ("BSD100", 8): {"psnr_y": 23.664, "ssim_y": 0.5435, "psnr_rgb": 22.327},
 }
 # The first 16 digits of lr_digest of each set's LR images. Set5's are equal to MATLAB's own files, pixel by pixel.
-# PSNR alone would not see Pillow's bicubic, which differs in every sixth pixel and by 0.001 dB on Set5.
+# PSNR is not enough: Pillow's bicubic differs in every sixth pixel, but by only 0.001 dB on Set5.
 LR_DIGESTS = {
     ("Set5", 2): "a289c111fb23c024",
     ("Set5", 3): "165d36a48d61865a",
@@ -70,7 +70,7 @@ class ImageSet:
 
 
 def read_sets(sets, scale, pool):
-    """{set: ImageSet} of {set: paths}; HR is cropped to multiples of the scale, and unusable images are named.
+    """{set: ImageSet} of {set: paths}; HR is cropped to multiples of the scale, and unusable images are printed.
 
     A set of testsets.json that is not complete, or has other pixels, gets a doubt. pool: Executor for the reading.
     Raises UserError if a set has no image that can be used.
@@ -78,50 +78,71 @@ def read_sets(sets, scale, pool):
     return {name: read_set(name, paths, scale, pool) for name, paths in sets.items()}
 
 
+class Recognised(NamedTuple):
+    """An image as it was read: its pixels, and which image of a known set it is."""
+
+    hr: np.ndarray
+    lr: np.ndarray
+    known_as: str | None  # its name in the known set
+    swapped: bool  # whether it is that image with red and blue swapped
+
+
+def recognise(image, set_name, scale):
+    """(name in the known set or None, whether red and blue are swapped) of uint8 [h, w, 1 or 3], by its pixels."""
+    manifest = hashes.load_manifest()
+    for swapped in (False, True):
+        found = manifest.get(hashes.pixel_hash(image[..., ::-1] if swapped else image))
+        if found and found[0] == set_name and scale % found[2] == 0:
+            return found[1], swapped
+    return None, False
+
+
+def read_and_recognise(path, set_name, scale):
+    """The Recognised image of a file. Raises UserError if it cannot be used."""
+    image = utils.read_image(path)
+    smallest = 11 + 2 * scale  # SSIM's window and the border
+    if min(image.shape[:2]) < smallest:
+        raise UserError(f"{path} is smaller than {smallest}×{smallest}")
+    known_as, swapped = recognise(image, set_name, scale)
+    if known_as and hashes.read_manifest()[set_name][known_as]["channels"] == 1:
+        image = image[..., :1]  # a gray original that was saved as RGB
+    hr = utils.mod_crop(image, scale)
+    return Recognised(hr, utils.imresize(hr, 1 / scale), known_as, swapped)
+
+
 def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> ImageSet:
     """One set of read_sets."""
-    manifest = hashes.load_manifest()
-    entries = hashes.read_manifest().get(set_name, {})
-    smallest = 11 + 2 * scale  # SSIM's window and the border
 
     def read(path):
-        """(HR, LR, name in the known set or None, whether that is with red and blue swapped), or why it is left out."""
         try:
-            image = utils.read_image(path)
+            return read_and_recognise(path, set_name, scale)
         except UserError as error:
-            return str(error)
-        if min(image.shape[:2]) < smallest:
-            return f"{path} is smaller than {smallest}×{smallest}"
-        for turned in (False, True):
-            match = manifest.get(hashes.pixel_hash(image[..., ::-1] if turned else image))
-            if match and match[0] == set_name and scale % match[2] == 0:
-                break
-        known = match[1] if match and match[0] == set_name and scale % match[2] == 0 else None
-        if known and entries[known]["channels"] == 1:
-            image = image[..., :1]  # a gray original that a mirror keeps as RGB
-        hr = utils.mod_crop(image, scale)
-        return hr, utils.imresize(hr, 1 / scale), known, known is not None and turned
+            return error
 
     images, known, swapped = {}, set(), 0
     for path, answer in zip(paths, pool.map(read, paths), strict=True):
-        if isinstance(answer, str):
+        if isinstance(answer, UserError):
             print(f"left out: {answer}")
             continue
-        hr, lr, name_there, turned = answer
-        name = os.fsencode(path.stem).decode(errors="replace")  # whatever bytes it has, a text
-        while name in images:  # two folders, or two formats
+        name = os.fsencode(path.stem).decode(errors="replace")  # a file name may hold any bytes
+        while name in images:  # in two folders, or in two formats
             name += "_"
-        images[name] = Image(name, hr, lr)
-        swapped += turned
-        if name_there and not turned:
-            known.add(name_there)
+        images[name] = Image(name, answer.hr, answer.lr)
+        swapped += answer.swapped
+        if answer.known_as and not answer.swapped:
+            known.add(answer.known_as)
     if not images:
         raise UserError(f"none of the {len(paths)} images of {set_name} can be used")
-    return ImageSet(list(images.values()), doubt_of(set_name, len(images), known, set(entries), swapped))
+    expected = set(hashes.read_manifest().get(set_name, {}))
+    return ImageSet(list(images.values()), doubt_of(set_name, len(images), known, expected, swapped))
 
 
 def doubt_of(set_name, count, known, expected, swapped):
-    """Why `count` images, of which `known` are known by their pixels, are not the set `expected` (names); or None."""
+    """Why `count` images are not the published set, a clause, or None.
+
+    known: names of those that were recognised; expected: names in the published set; swapped: how many have red and
+    blue swapped.
+    """
     if not expected or (known == expected and count == len(expected)):
         return None
     found = f"of its {len(expected)} images {len(known)} are known by their pixels"
@@ -137,15 +158,15 @@ def doubt_of(set_name, count, known, expected, swapped):
 
 
 def lr_digest(images):
-    """SHA-256 over the LR pixels of a list of Image, whatever order they are in and whatever they are called."""
+    """SHA-256 over the LR pixels of a list of Image; independent of their order and names."""
     digests = sorted(hashes.pixel_hash(image.lr) for image in images)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def self_test(set_name, images, scale, pool):
-    """Score bicubic on a known set: why it is not the known one in pixels of LR and in figures; None if it is.
+    """Compare LR and bicubic's scores with the known ones: what is wrong, in words, or None.
 
-    images: list of Image; pool: Executor. A set or scale without known figures passes.
+    images: list of Image; pool: Executor. None too for a set or scale without known figures.
     """
     known = KNOWN.get((set_name, scale))
     if not known:
@@ -173,17 +194,17 @@ def self_test(set_name, images, scale, pool):
 
 
 def prove(sets, scale, pool, force=False):
-    """Refuse sets in doubt, then those whose bicubic row is off, before anything is scored; tell what is proven.
+    """Check every set before anything is scored: is it the published one, and does it pass the self-test?
 
-    sets: from read_sets; what fails the self-test gets its doubt there. force: go on and only say it.
+    sets: from read_sets; one that fails the self-test gets its doubt. force: only print what is wrong and go on.
     Raises UserError.
     """
     for name, members in sets.items():
         if members.doubt:
             claim = f"this is not {name} as it is published: {members.doubt}"
             advice = f"`python data.py {name.lower()}` fetches the originals"
-        elif members_doubt := self_test(name, members.images, scale, pool):
-            members.doubt = members_doubt
+        elif failure := self_test(name, members.images, scale, pool):
+            members.doubt = failure
             claim, advice = f"the evaluation fails its self-test on {name}: {members.doubt}", "nothing was scored"
         else:
             if (name, scale) in KNOWN:

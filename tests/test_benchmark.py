@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import types
 
 import numpy as np
@@ -19,11 +20,19 @@ def test_all_measurements_in_small(run, tmp_path):
     speed = json.loads((tmp_path / "speed.json").read_text())
     units = {"srresnet_train": "img_per_s", "srgan_train": "img_per_s", "inference": "mp_per_s", "input": "crops_per_s"}
     for what, unit in units.items():
-        assert speed[what][unit] > 0 and speed[what]["peak_gib"] > 0
-        assert all(value > 0 for value in speed[what].values())
-        assert "vs_torch" not in speed[what]
-    assert {"compile_s", "flops_share", "s_per_step"} < set(speed["srgan_train"])
-    assert speed["machine"]["cores"] > 0
+        figures = speed[what]
+        assert 0.03 < figures["peak_gib"] < 16 and "vs_torch" not in figures
+        if what != "input":
+            amount = (4 * 128) ** 2 / 1e6 if what == "inference" else 2  # megapixels of the output, crops of a batch
+            assert figures[unit] * figures["s_per_step"] == pytest.approx(amount)
+            share = figures["gflop"] / figures["s_per_step"] / figures["matrix_product_gflops"]
+            assert figures["flops_share"] == pytest.approx(share) and figures["compile_s"] > figures["s_per_step"]
+    # A head of 9×9, 3 convolutions of 3×3, sub-pixel ones at LR's size and at twice that, a tail at SR's size.
+    a_pixel = 81 * 3 * 8 + 3 * 9 * 8 * 8 + (1 + 4) * 9 * 8 * 32 + 16 * 81 * 8 * 3
+    assert speed["inference"]["gflop"] == pytest.approx(2 * 128**2 * a_pixel / 1e9)
+    assert speed["srresnet_train"]["gflop"] == pytest.approx(3 * 2 * 2 * 8**2 * a_pixel / 1e9)
+    assert speed["srgan_train"]["gflop"] > speed["srresnet_train"]["gflop"]
+    assert speed["machine"]["cores"] == os.cpu_count()
     rows = result.stdout.splitlines()
     assert [row.split("  ")[0] for row in rows[2:]] == ["SRResNet training", "SRGAN training", "inference", "input"]
     assert f"{speed['inference']['mp_per_s']:.2f} megapixels/s" in rows[4]
@@ -35,8 +44,32 @@ def test_against_torch(run, tmp_path):
     result = run("benchmark.py", *arguments, "--against", "torch", "--json", tmp_path / "speed.json")
     assert result.returncode == 0, result.stderr
     speed = json.loads((tmp_path / "speed.json").read_text())["inference"]
-    assert speed["vs_torch"] > 0 and speed["torch_layout"] in benchmark.LAYOUTS
+    rivals = {name: speed[f"torch_{name}_mp_per_s"] for name in benchmark.LAYOUTS}
+    assert speed["torch_layout"] == max(rivals, key=rivals.get)
+    assert speed["vs_torch"] == pytest.approx(speed["mp_per_s"] / max(rivals.values()))
     assert f"{speed['vs_torch']:.2f}x" in result.stdout
+
+
+def test_figures_of_a_measurement():
+    """By hand: the medians of three turns, the faster of PyTorch's layouts, and the median of the turns' ratios."""
+
+    def worker(turns, **facts):
+        return types.SimpleNamespace(turns=turns, facts={"peak_gib": 1.5, **facts})
+
+    ours = worker([2.0, 1.0, 4.0], first_s=9.0, flops=6e9, products=[3e9, 5e9, 10e9])
+    rivals = {"contiguous_format": worker([4.0, 4.0, 4.0]), "channels_last": worker([3.0, 3.0, 20.0])}
+    config = make_config(overrides=("TRAIN.batch=8",))
+    expected = {"img_per_s": 4, "peak_gib": 1.5, "s_per_step": 2, "compile_s": 9, "gflop": 6, "flops_share": 0.6}
+    expected["matrix_product_gflops"] = 5
+    assert benchmark.figures_of("srresnet", 16, config, ours, {}) == pytest.approx(expected)
+    found = benchmark.figures_of("srresnet", 16, config, ours, rivals)
+    assert found.pop("torch_layout") == "channels_last"
+    expected |= {"vs_torch": 3, "torch_peak_gib": 1.5}
+    expected |= {"torch_contiguous_format_img_per_s": 2, "torch_channels_last_img_per_s": 8 / 3}
+    assert found == pytest.approx(expected)
+    assert benchmark.figures_of("inference", 250, config, ours, {})["mp_per_s"] == pytest.approx(0.5)
+    crops = benchmark.INPUT_STEPS * 8 / 2
+    assert benchmark.figures_of("input", 16, config, ours, {}) == {"crops_per_s": crops, "peak_gib": 1.5}
 
 
 @pytest.mark.parametrize(

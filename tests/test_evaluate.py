@@ -10,7 +10,7 @@ from conftest import TINY, assert_refused, photo
 import data
 import evaluate
 import utils
-from scoring import metrics, testsets
+from scoring import metrics, tables, testsets
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
 
     sizes = [(5, 7), (6, 7), (5, 7), (5, 7), (5, 7), (5, 7), (6, 7)]
     images = [testsets.Image(str(i), None, photo(rng, *size)) for i, size in enumerate(sizes)]
-    together = [[image.name for image in batch] for batch in evaluate.batches(images)]
+    together = [[image.name for image in batch] for batch in evaluate.batches_of(images)]
     assert together == [["0", "2", "3", "4"], ["5"], ["1", "6"]]
 
     generator, about = store.load_generator(clone / "checkpoint" / "tiny")
@@ -161,10 +161,11 @@ def test_scores_are_recorded_and_compared(tmp_path, capsys):
     weights.write_bytes(b"x")
     rows = [SimpleNamespace(name="mine", weights=weights)]
 
-    def results(psnr, **more):
-        return {name: {"mine": {"psnr_y": psnr, "niqe_own": np.nan, "images": {}, **more}} for name in ("Set5", "own")}
+    def results(psnr, doubt=None, **more):
+        row = tables.Row({"psnr_y": psnr, "niqe_own": np.nan, **more}, images={}, doubt=doubt)
+        return {name: {"mine": row} for name in ("Set5", "own")}
 
-    evaluate.record(rows, results(30.0, not_comparable="other pixels"), 4)
+    evaluate.record(rows, results(30.0, doubt="other pixels"), 4)
     assert not (tmp_path / store.SCORES).exists()
     evaluate.record(rows, results(30.0), 4)
     evaluate.record(rows, results(30.001), 4)

@@ -33,7 +33,8 @@ def refuse_to_decode(monkeypatch):
 def in_process(folder, preparation, **settings):
     """Start a Python that runs `preparation`, then packs the photographs of a folder and says "done"."""
     code = (
-        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\nimport photographs, utils\n{preparation}\n"
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\nimport utils\n"
+        f"from images import photographs\n{preparation}\n"
         f"photographs.Photographs(utils.list_images({str(folder)!r}), 32, 0.0, 'disk', False)\nprint('done')"
     )
     pipe = subprocess.PIPE

@@ -177,7 +177,7 @@ def test_names_are_text_and_nothing_else(made):
     assert content["views"] == ["LR", *METHODS, "original"]
     assert {one["name"]: tuple(image["name"] for image in one["images"]) for one in content["sets"]} == SETS
     assert "NOT COMPARABLE with published figures: of its 5 images <none> are known" in page.text
-    figures = results["Set5"]["bicubic"]["images"]["plain"]
+    figures = results["Set5"]["bicubic"].images["plain"]
     assert content["sets"][0]["images"][0]["captions"][2] == f"{figures['psnr_y']:.2f} dB / {figures['ssim_y']:.4f}"
 
 

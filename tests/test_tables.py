@@ -54,15 +54,18 @@ def results():
 
 def test_means_doubts_and_p(results):
     row = results["Set5"]["mine"]
-    assert row["psnr_y"] == 26 and row["p_psnr_y"] == {"bicubic": 0.5} and row["not_comparable"] == "because"
-    assert math.isnan(results["Set5"]["bicubic"]["niqe_own"])
-    assert "not_comparable" not in results["x"]["mine"] and results["x"]["mine"]["p_psnr_y"] == {}
+    assert row.means["psnr_y"] == 26 and row.p_psnr_y == {"bicubic": 0.5} and row.doubt == "because"
+    assert math.isnan(results["Set5"]["bicubic"].means["niqe_own"])
+    assert list(results["Set5"]["bicubic"].finite_means()) == ["psnr_y", "ssim_paper"]
+    assert results["x"]["mine"].doubt is None and results["x"]["mine"].p_psnr_y == {}
 
 
 def test_json_and_csv(results, tmp_path):
     tables.write_json(tmp_path / "r.json", results)
     content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
-    assert content["Set5"]["bicubic"]["niqe_own"] is None
+    assert list(content["Set5"]["mine"]) == [*tables.measures_of(results), "p_psnr_y", "not_comparable", "images"]
+    assert content["Set5"]["bicubic"]["niqe_own"] is None and content["Set5"]["mine"]["psnr_y"] == 26
+    assert content["Set5"]["mine"]["not_comparable"] == "because" and "not_comparable" not in content["x"]["mine"]
     assert content["x"]["mine"]["images"]["b"] == {"psnr_y": 32, "ssim_paper": 0.5, "niqe_own": 5}
     tables.write_csv(tmp_path / "r.csv", results)
     with open(tmp_path / "r.csv") as file:
@@ -122,11 +125,38 @@ def test_names_stay_names_in_markdown():
     assert tables.markdown("a|b *c* <d> _e_\n`f`") == r"a\|b \*c\* \<d\> \_e\_ \`f\`"
 
 
-def test_the_papers_figures_hang_together():
-    """As Table 2 has them: SRResNet's PSNR is the best everywhere, SRGAN's opinion but for Table 1's variants."""
-    for name, rows in tables.PAPER.items():
-        assert all(10 < psnr < 40 and 0 < ssim < 1 and 1 <= opinion <= 5 for psnr, ssim, opinion in rows.values())
-        assert max(rows, key=lambda method: rows[method][0]) == "SRResNet"
-        table2 = list(rows)[:8]
-        assert max(table2, key=lambda method: rows[method][2]) == "SRGAN"
-        assert len(rows) == (8 if name == "BSD100" else 11)
+# The paper's Tables 1 (Set5, Set14) and 2 (PSNR, SSIM and MOS of Set5, Set14, BSD100), row by row as they are printed;
+# tables.PAPER has them method by method.
+TABLE_1 = """
+SRResNet-MSE   SRResNet-VGG22 SRGAN-MSE      SRGAN-VGG22    SRGAN-VGG54
+32.05/.9019/3.37 30.51/.8803/3.46 30.64/.8701/3.77 29.84/.8468/3.78 29.40/.8472/3.58
+28.49/.8184/2.98 27.19/.7807/3.15 26.92/.7611/3.43 26.44/.7518/3.57 26.02/.7397/3.72
+"""
+TABLE_2 = """
+NN    bicubic SRCNN SelfExSR DRCN  ESPCN SRResNet SRGAN HR
+26.26 28.43   30.07 30.33    31.52 30.76 32.05    29.40 inf
+.7552 .8211   .8627 .872     .8938 .8784 .9019    .8472 1
+1.28  1.97    2.57  2.65     3.26  2.89  3.37     3.58  4.32
+24.64 25.99   27.18 27.45    28.02 27.66 28.49    26.02 inf
+.7100 .7486   .7861 .7972    .8074 .8004 .8184    .7397 1
+1.20  1.80    2.26  2.34     2.84  2.52  2.98     3.72  4.32
+25.02 25.94   26.68 26.83    27.21 27.02 27.58    25.16 inf
+.6606 .6935   .7291 .7387    .7493 .7442 .7620    .6688 1
+1.11  1.47    1.87  1.89     2.12  2.01  2.29     3.56  4.46
+"""
+
+
+def test_the_papers_figures_are_the_papers():
+    names, *lines = [line.split() for line in TABLE_2.strip().splitlines()]
+    expected, originals = {}, {}
+    for i, set_name in enumerate(("Set5", "Set14", "BSD100")):
+        columns = zip(*(map(float, line) for line in lines[3 * i : 3 * i + 3]), strict=True)
+        expected[set_name] = dict(zip(names, columns, strict=True))
+        originals[set_name] = expected[set_name].pop("HR")[2]
+    names, *lines = [line.split() for line in TABLE_1.strip().splitlines()]
+    of_table_2 = {"SRResNet-MSE": "SRResNet", "SRGAN-VGG54": "SRGAN"}
+    for set_name, cells in zip(("Set5", "Set14"), lines, strict=True):
+        for name, cell in zip(names, cells, strict=True):
+            figures = tuple(map(float, cell.split("/")))
+            assert expected[set_name].setdefault(of_table_2.get(name, name), figures) == figures
+    assert tables.PAPER == expected and tables.PAPER_ORIGINALS == originals

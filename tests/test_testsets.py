@@ -11,7 +11,7 @@ from conftest import assert_refused, photo
 from PIL import Image
 
 import utils
-from images import download, hashes
+from images import hashes
 from scoring import testsets
 from utils import UserError
 
@@ -80,7 +80,7 @@ PLANTED = {
         lambda image: utils.round_u8(image.mean(axis=-1)),
         "row reads .*the colour conversion to Y",
     ),
-    "uniform SSIM": ("metrics.ssim", lambda a, b: uniform_ssim(a, b), "the SSIM is another one"),
+    "uniform SSIM": ("scoring.metrics.ssim", lambda a, b: uniform_ssim(a, b), "the SSIM is another one"),
 }
 
 
@@ -187,7 +187,7 @@ def test_a_gray_original_kept_as_rgb_is_still_gray(monkeypatch, tmp_path, pool, 
     """A mirror that stores Set14's one-channel image with three equal channels must give the same score."""
     gray = photo(rng, 40, 40)[..., :1]
     manifest = {"Set14": {"bridge": {"channels": 1, "sha256": {"1": hashes.pixel_hash(gray)}}}}
-    monkeypatch.setattr(download, "read_manifest", lambda: manifest)
+    monkeypatch.setattr(hashes, "read_manifest", lambda: manifest)
     for name, image in (("gray", gray), ("rgb", utils.to_rgb(gray))):
         as_png(tmp_path / name / "x", image)
         members = testsets.read_set("Set14", utils.list_images(tmp_path / name), 4, pool)
