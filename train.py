@@ -3,13 +3,16 @@
 One step, from uint8 crops to updated weights, is one function compiled by XLA. Ledig et al., CVPR 2017, section 2.
 """
 
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 
 import data
 from cli import terminal
 from config import VGG_LOSSES
 from networks import features, losses
-from networks.baselines import RECONSTRUCTIONS
 from runs import devices, logs, store
 from training import doctor
 from training.plan import parse_arguments, read_plan
@@ -76,123 +79,165 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The step
+# The update: crops in, one step of the discriminator, one of the generator (paper: alternating, k = 1)
 
 
-def make_step(config, state, strategy=None, xla=True):
-    """The compiled update: step(crops, turns) → {name: scalar tensor}; crops and turns as data.Batches gives them.
+class Values(NamedTuple):
+    """What one replica's update measures. The mean over all replicas is the whole batch's."""
 
-    state: TrainState; strategy: a tf.distribute strategy, whose every replica gets its share of the batch; xla: whether
-    XLA compiles it. The loss terms are differentiated one by one down to the generator's output, which costs nothing
-    more than their sum and shows the weight of each: `<term>_grad`, an L2 norm.
+    losses: dict  # {name: scalar}: loss terms and sums, what the discriminator believes, norms of whole gradients
+    squares: dict  # {term: square of the L2 norm of its gradient at SR}; squares of shares add up, norms do not
+    picture: dict  # doctor.measure
+
+    def by_name(self):
+        """{name: scalar tensor} as metrics.jsonl has them; the gradient norm of a term is `<term>_grad`."""
+        norms = {f"{term}_grad": tf.sqrt(square) for term, square in self.squares.items()}
+        return self.losses | doctor.strengths(self.picture) | norms
+
+
+def update(config, state, crops, turns):
+    """One update of one replica: its crops and turns, as data.Batches gives them, to Values."""
+    # 1. LR [batch, n/scale, n/scale, 3] in [0, 1] and HR [batch, n, n, 3] in [-1, 1] (section 3.2).
+    lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
+    # 2. SR = G(LR). DRCN gives what else is supervised behind it.
+    with tf.GradientTape() as g_tape:
+        outputs = tf.nest.flatten(state.supervised(lr_01, training=config.TRAIN.batch_norm == "batch"))
+    # 3. The discriminator first, then the generator against the updated one.
+    d_losses = discriminator_update(config, state, outputs[0], real) if state.discriminator else {}
+    values = generator_update(config, state, outputs, g_tape, real)
+    picture = doctor.measure(outputs[0], real, lr_01, config.MODEL.scale)
+    return Values(d_losses | values.losses, values.squares, picture)
+
+
+def discriminator_update(config, state, fake, real):
+    """D learns to tell generated images from real ones (Eq. 2). fake, real: [batch, n, n, 3] in [-1, 1].
+
+    Returns {name: scalar}.
     """
+    discriminator, optimizer = state.discriminator, state.d_optimizer
+    fake, real = seen(config, state, fake), seen(config, state, real)
+    # 1. D's opinion of both, and its loss.
+    with tf.GradientTape() as tape:
+        logits_real = discriminator(real, training=True)
+        logits_fake = discriminator(fake, training=True)
+        d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
+        d_loss = d_loss1 + d_loss2
+        scaled = optimizer.scale_loss(d_loss)
+    # 2. One step of the optimizer.
+    gradients = tape.gradient(scaled, discriminator.trainable_variables)
+    d_grad = apply_gradients(config, optimizer, gradients, discriminator.trainable_variables)
+    d_real, d_fake = (tf.reduce_mean(tf.sigmoid(logits)) for logits in (logits_real, logits_fake))
+    return {"d_loss": d_loss, "d_real": d_real, "d_fake": d_fake, "d_grad": d_grad}
+
+
+def generator_update(config, state, outputs, g_tape, real):
+    """G learns from the sum of its loss terms (Eq. 3, or the slides' three lines). Returns Values without a picture.
+
+    outputs: [SR, and what else is supervised], recorded by g_tape; real: HR [batch, n, n, 3].
+
+    The terms are differentiated one by one down to SR, which costs no more than their sum and shows the weight of each.
+    """
+    optimizer, train = state.g_optimizer, config.TRAIN
+    # 1. The loss terms at SR: what D and VGG make of it.
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(outputs)
+        fake = seen(config, state, outputs[0])
+        logits_fake = state.discriminator(fake, training=True) if state.discriminator else None
+        share = 1 - tf.cast(state.step, fake.dtype) / train.steps
+        real = seen(config, state, real)
+        terms = generator_losses(config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share)
+        scale = tf.cast(optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
+        scaled = {name: scale * loss for name, loss in terms.items()}
+    # 2. The gradient of each term at SR; a term without influence shows as zero.
+    zero = tf.UnconnectedGradients.ZERO
+    by_term = {name: tape.gradient(loss, outputs, unconnected_gradients=zero) for name, loss in scaled.items()}
+    # 3. Their sum goes on through the generator to its weights.
+    together = [sum(parts) for parts in zip(*by_term.values(), strict=True)]
+    gradients = g_tape.gradient(outputs, state.generator.trainable_variables, output_gradients=together)
+    gradients = [rate * gradient for rate, gradient in zip(state.rates, gradients, strict=True)]
+    # 4. One step of the optimizer.
+    g_grad = apply_gradients(config, optimizer, gradients, state.generator.trainable_variables)
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync  # each has the gradient of its share's mean
+    squares = {name: tf.linalg.global_norm(parts) ** 2 / scale**2 / replicas for name, parts in by_term.items()}
+    return Values(terms | {"g_loss": sum(terms.values()), "g_grad": g_grad}, squares, {})
+
+
+def seen(config, state, images):
+    """What the discriminator and VGG see of images [batch, n, n, 3] in this update: rolled with TRAIN.shift."""
+    return losses.shifted(images, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
+
+
+def apply_gradients(config, optimizer, gradients, variables):
+    """Apply the mean of all replicas' gradients, clipped as TRAIN.clip_value and clip_norm say; return its norm."""
+    scale = tf.cast(optimizer.scale_loss(1.0), gradients[0].dtype)
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync > 1:
+        gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+    norm = tf.linalg.global_norm(gradients)
+    if config.TRAIN.clip_value:
+        limit = config.TRAIN.clip_value * scale / tf.cast(optimizer.learning_rate, gradients[0].dtype)
+        gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
+    if config.TRAIN.clip_norm:
+        gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
+    # Keras sums over the replicas.
+    optimizer.apply([gradient / context.num_replicas_in_sync for gradient in gradients], variables)
+    return norm / scale
+
+
+def make_update(config, state, strategy=None):
+    """The update of the whole batch, not yet compiled: (crops, turns) → {name: scalar tensor}."""
     _ = tl.cost  # loaded now: TensorLayer makes variables, which it must not do while the step is traced
     strategy = strategy or tf.distribute.get_strategy()
-    replicas, accumulate = strategy.num_replicas_in_sync, config.TRAIN.accumulate
-    generator, discriminator, vgg = state.generator, state.discriminator, state.vgg
-    more = [layer.output for layer in generator.layers if layer.name == RECONSTRUCTIONS]
-    trained = keras.Model(generator.input, [generator.output, *more])
 
-    def generate(lr_01):
-        """([SR, and what else is supervised], tape)."""
-        with tf.GradientTape() as g_tape:
-            outputs = tf.nest.flatten(trained(lr_01, training=config.TRAIN.batch_norm == "batch"))
-        return outputs, g_tape
-
-    def d_gradients(fake, real):
-        with tf.GradientTape() as tape:
-            logits_real = discriminator(real, training=True)
-            logits_fake = discriminator(fake, training=True)
-            d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
-            d_loss = d_loss1 + d_loss2
-            scaled = state.d_optimizer.scale_loss(d_loss)
-        judged = {"d_real": tf.reduce_mean(tf.sigmoid(logits_real)), "d_fake": tf.reduce_mean(tf.sigmoid(logits_fake))}
-        return tape.gradient(scaled, discriminator.trainable_variables), {"d_loss": d_loss} | judged
-
-    def seen(images):
-        """What the discriminator and VGG see of them in this update."""
-        return losses.shifted(images, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
-
-    def g_gradients(outputs, g_tape, real, lr_01):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(outputs)
-            fake = seen(outputs[0])
-            logits_fake = discriminator(fake, training=True) if discriminator else None
-            share = 1 - tf.cast(state.step, fake.dtype) / config.TRAIN.steps
-            terms = generator_losses(config, fake, seen(real), logits_fake, vgg, *outputs[1:], share=share)
-            scale = tf.cast(state.g_optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
-            scaled = {name: scale * loss for name, loss in terms.items()}
-        zero = tf.UnconnectedGradients.ZERO  # a dead term shows as zero
-        by_term = {name: tape.gradient(loss, outputs, unconnected_gradients=zero) for name, loss in scaled.items()}
-        together = [sum(parts) for parts in zip(*by_term.values(), strict=True)]
-        gradients = g_tape.gradient(outputs, generator.trainable_variables, output_gradients=together)
-        # This is the gradient of a part's mean; the batch's mean has it divided by the number of parts. Squares add up.
-        norms = {
-            f"{name}_grad": tf.linalg.global_norm(by_term[name]) ** 2 / scale**2 / (replicas * accumulate)
-            for name in terms
-        }
-        values = terms | {"g_loss": sum(terms.values())} | doctor.measure(outputs[0], real, lr_01, config.MODEL.scale)
-        return gradients, values | norms
-
-    def update(optimizer, gradients, network):
-        """Apply the mean of all replicas' gradients, clipped; return its norm."""
-        scale = tf.cast(optimizer.scale_loss(1.0), gradients[0].dtype)
-        if replicas > 1:
-            context = tf.distribute.get_replica_context()
-            gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        norm = tf.linalg.global_norm(gradients)
-        if config.TRAIN.clip_value:
-            limit = config.TRAIN.clip_value * scale / tf.cast(optimizer.learning_rate, gradients[0].dtype)
-            gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
-        if config.TRAIN.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
-        # Keras sums over the replicas.
-        optimizer.apply([gradient / replicas for gradient in gradients], network.trainable_variables)
-        return norm / scale
-
-    def replica_step(crops, turns):
-        lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
-        # One batch goes through the generator once; parts that are accumulated, twice, or all would be kept in memory.
-        whole = generate(lr_01) if accumulate == 1 else None
-        values = {}
-        # The discriminator first, then the generator against the updated one (paper: alternating, k = 1).
-        if discriminator:
-
-            def d_part(lr_01, real):
-                outputs, _ = whole or generate(lr_01)
-                return d_gradients(seen(outputs[0]), seen(real))
-
-            gradients, values = devices.mean_over_parts(d_part, accumulate, lr_01, real)
-            values["d_grad"] = update(state.d_optimizer, gradients, discriminator)
-
-        def g_part(lr_01, real):
-            outputs, g_tape = whole or generate(lr_01)
-            return g_gradients(outputs, g_tape, real, lr_01)
-
-        gradients, g_values = devices.mean_over_parts(g_part, accumulate, lr_01, real)
-        if config.TRAIN.last_layer_rate != 1:
-            last = {id(v) for v in [layer for layer in generator.layers if layer.trainable_weights][-1].weights}
-            rates = [config.TRAIN.last_layer_rate if id(v) in last else 1.0 for v in generator.trainable_variables]
-            gradients = [rate * gradient for rate, gradient in zip(rates, gradients, strict=True)]
-        values |= g_values | {"g_grad": update(state.g_optimizer, gradients, generator)}
-        return values
-
-    @tf.function(jit_compile=xla, autograph=False)
-    def step(crops, turns):
-        if replicas == 1:
-            values = replica_step(crops, turns)
+    def whole_update(crops, turns):
+        if strategy.num_replicas_in_sync == 1:
+            values = update(config, state, crops, turns)
         else:
-            values = strategy.run(replica_step, (crops, turns))
-            values = {name: strategy.reduce("mean", value, axis=None) for name, value in values.items()}
-        values |= doctor.strengths(values)
-        for name in doctor.terms_of(values):
-            values[f"{name}_grad"] = tf.sqrt(values[f"{name}_grad"])
+            values = strategy.run(update, (config, state, crops, turns))
+            values = tf.nest.map_structure(lambda value: strategy.reduce("mean", value, axis=None), values)
         state.step.assign_add(1)
         if state.average:
             state.follow(config.TRAIN.ema)
-        return values
+        return values.by_name()
 
-    return step
+    return whole_update
+
+
+def make_step(config, state, strategy=None, xla=True):
+    """The compiled update: step(crops, turns) → Measured; crops and turns as data.Batches gives them.
+
+    state: TrainState; strategy: a tf.distribute strategy, whose every replica gets its share of the batch; xla: whether
+    XLA compiles it.
+    """
+    whole_update, names = make_update(config, state, strategy), []
+
+    @tf.function(jit_compile=xla, autograph=False)
+    def compiled(crops, turns):
+        values = whole_update(crops, turns)
+        names[:] = values  # known once this is traced, before the first call returns
+        return tf.stack([tf.cast(value, keras.config.floatx()) for value in values.values()])
+
+    return lambda crops, turns: Measured(compiled(crops, turns), names)
+
+
+class Measured(Mapping):
+    """{name: float} of one update. The numbers stay on the device until one is asked for, and come all at once."""
+
+    def __init__(self, vector, names):
+        self.vector, self.names = vector, names
+
+    @functools.cached_property
+    def floats(self):
+        return dict(zip(self.names, self.vector.numpy().tolist(), strict=True))
+
+    def __getitem__(self, name):
+        return self.floats[name]
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -309,13 +354,13 @@ class NotFinite(UserError):
 
 
 def check_finite(steps):
-    """The last values of {step: {name: scalar tensor}} as floats. Raises NotFinite, naming the first bad step.
+    """The last values of {step: Measured} as a dict of floats. Raises NotFinite, naming the first bad step.
 
     Gradients in float16 overflow now and then and are left out by the optimizer; that is no error.
     """
     float16 = keras.config.dtype_policy().compute_dtype == "float16"
     for step, values in steps.items():
-        values = {name: float(value) for name, value in values.items()}
+        values = dict(values)
         checked = [name for name in values if not (float16 and name.endswith("_grad"))]
         if bad := [name for name in checked if not np.isfinite(values[name])]:
             raise NotFinite(f"step {step}: {', '.join(bad)} not finite; a smaller TRAIN.learning_rate may help")

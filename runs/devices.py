@@ -82,14 +82,11 @@ def choose_precision(name):
 
 def check_shares(settings, strategy):
     """Raise UserError if a batch cannot be cut into equal shares; settings: the TRAIN section."""
-    if strategy.num_replicas_in_sync > 1 and settings.accumulate > 1:
-        # Synchronised batch norm cannot be inside the loop over the parts.
-        raise UserError("--accumulate works with one replica: leave it out, or give --replicas 1")
-    shares = strategy.num_replicas_in_sync * settings.accumulate
-    if settings.batch % shares:
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch % replicas:
         raise UserError(
-            f"a batch of {settings.batch} cannot be cut into {shares} equal shares ({strategy.num_replicas_in_sync} "
-            f"replicas times {settings.accumulate} parts): choose another --batch"
+            f"a batch of {settings.batch} cannot be cut into equal shares for {replicas} replicas: "
+            "choose another --batch"
         )
 
 
@@ -132,36 +129,13 @@ def describe(strategy, precision, xla):
     return "on " + ", ".join(filter(None, parts))
 
 
-def mean_over_parts(function, parts, *tensors):
-    """The mean of function(*part) over so many equal parts of a batch, one after the other to save memory.
-
-    function returns any nest of tensors; tensors: [batch, …] each.
-    """
-    if parts == 1:
-        return function(*tensors)
-    # Of the plain graph: this pass makes temporary variables that clash between the turns of a loop (TensorFlow 2.21).
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-    tensors = [tf.reshape(tensor, [parts, -1, *tensor.shape[1:]]) for tensor in tensors]
-
-    def add(i, total):
-        part = function(*(tensor[i] for tensor in tensors))
-        return i + 1, tf.nest.map_structure(tf.add, total, part)
-
-    first = function(*(tensor[0] for tensor in tensors))
-    _, total = tf.while_loop(lambda i, _: i < parts, add, (1, first), parallel_iterations=1)
-    return tf.nest.map_structure(lambda value: value / parts, total)
-
-
 def explained(error, run):
     """The UserError for an error of TensorFlow that a user can do something about, else the error itself."""
     if "No space left" in str(error):
         return UserError(f"the disk is full ({utils.short(error)}); make room, and --resume {run.name} goes on")
     if isinstance(error, tf.errors.ResourceExhaustedError):
-        batch, parts = run.config.TRAIN.batch, run.config.TRAIN.accumulate + 1
-        parts = next((n for n in range(parts, batch) if batch % n == 0), batch)
         return UserError(
-            f"there is not enough memory for an update; what was done is saved: --resume {run.name} --accumulate "
-            f"{parts}, or begin with a smaller --batch ({utils.short(error)})"
+            f"there is not enough memory for an update of {run.config.TRAIN.batch} crops: begin with a smaller --batch; what {run.name} has done is saved ({utils.short(error)})"
         )
     if workers()[1] > 1:
         return UserError(

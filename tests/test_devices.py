@@ -1,4 +1,4 @@
-"""Replicas, workers, parts of a batch and precisions: the same numbers whatever a run is computed on."""
+"""Replicas, workers and precisions: the same numbers whatever a run is computed on."""
 
 import json
 import os
@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from conftest import TINY, TINY_SETTINGS, assert_refused, photo, tiny_vgg
 
-import model
 import train
 from config import make_config
-from layers import blocks
 from networks import features
 from runs import devices
 from training.state import TrainState
@@ -41,10 +39,8 @@ def test_a_wrong_tf_config_is_refused_with_an_example(run, text):
 
 
 def test_batches_must_be_cut_evenly(run):
-    result = run("train.py", "--accumulate=4", "--batch=6", "--steps=1", "--name=uneven")
-    assert_refused(result, "a batch of 6 cannot be cut into 4 equal shares")
-    result = run("train.py", "--replicas=2", "--accumulate=2", "--batch=8", "--steps=1", "--name=uneven")
-    assert_refused(result, "--accumulate works with one replica")
+    result = run("train.py", "--replicas=4", "--batch=6", "--steps=1", "--name=uneven")
+    assert_refused(result, "a batch of 6 cannot be cut into equal shares for 4 replicas")
 
 
 def test_precision_of_a_cpu_is_float32():
@@ -80,9 +76,9 @@ def test_what_a_user_can_mend_is_explained(monkeypatch):
 
     run = train.store.Run(Path("somewhere/a"), "srgan", "slides", make_config("srgan"))
     full = devices.explained(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), run)
-    assert isinstance(full, UserError) and "--resume a --accumulate 2" in str(full) and "OOM" in str(full)
+    assert isinstance(full, UserError) and "a smaller --batch" in str(full) and "OOM" in str(full)
     no_room = devices.explained(tf.errors.ResourceExhaustedError(None, None, "x; No space left on device"), run)
-    assert "the disk is full" in str(no_room) and "--accumulate" not in str(no_room)
+    assert "the disk is full" in str(no_room) and "--batch" not in str(no_room)
     lost = tf.errors.UnavailableError(None, None, "connection reset")
     assert devices.explained(lost, run) is lost
     monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
@@ -90,7 +86,7 @@ def test_what_a_user_can_mend_is_explained(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Mixed precision and parts
+# Mixed precision
 
 
 def tiny_step(mode, *settings):
@@ -146,27 +142,6 @@ def test_float16_leaves_an_overflowing_update_out(rng):
     kinds = [variable.trainable for variable in state.generator.variables]
     assert all(same for same, trainable in zip(trained, kinds, strict=True) if trainable)
     assert int(state.step.numpy()) == 1
-
-
-@pytest.mark.parametrize("mode", ["srresnet", "srgan"])
-def test_parts_of_a_batch_add_up_to_the_whole(rng, monkeypatch, mode):
-    """--accumulate: the same losses, gradient norms and weights after two updates; batch norm is taken out for it."""
-    for module in (blocks, model):
-        monkeypatch.setattr(module, "batch_norm", lambda x, *_, **__: x)
-    batch = batch_of_four(rng)
-    results = []
-    try:
-        for parts in (1, 2, 4):
-            step, state = tiny_step(mode, f"TRAIN.accumulate={parts}", "TRAIN.precision=float64")
-            results.append(([step(*batch) for _ in range(2)], state.generator.get_weights()))
-    finally:
-        devices.choose_precision("float32")
-    for values, weights in results[1:]:
-        for ours, theirs in zip(values, results[0][0], strict=True):
-            for name in ours:
-                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
-        for ours, theirs in zip(weights, results[0][1], strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
 def test_clipping(rng):

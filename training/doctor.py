@@ -17,7 +17,7 @@ PATIENCE = 5  # logged steps in a row that must show an ailment before it is nam
 def measure(fake, real, lr_01, scale):
     """{"colour_drift": [3], "checkerboard": [scale·scale, 3]} of a batch, in grey levels of 255.
 
-    They are to be averaged over the parts of a batch before `strengths` makes numbers of them.
+    They are to be averaged over the replicas before `strengths` makes numbers of them.
 
     fake, real: SR and HR [batch, scale·h, scale·w, 3] in [-1, 1]; lr_01: [batch, h, w, 3] in [0, 1].
 
@@ -32,7 +32,7 @@ def measure(fake, real, lr_01, scale):
 
 
 def strengths(values):
-    """The measures among the values of a step as scalars: the largest drift of the channels, the pattern's RMS."""
+    """What `measure` gives, as scalars: the largest drift of the channels, the pattern's RMS."""
     return {
         "colour_drift": tf.reduce_max(tf.abs(values["colour_drift"])),
         "checkerboard": tf.sqrt(tf.reduce_mean(values["checkerboard"] ** 2)),

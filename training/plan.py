@@ -16,7 +16,7 @@ from utils import UserError
 WHAT = {"batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network", "precision": "TRAIN.precision"}
 WHAT |= {"model": "MODEL.network", "upsampler": "MODEL.upsampler", "upsampler_init": "MODEL.upsampler_init"}
 HOW = {"steps": "TRAIN.steps", "cache": "DATA.cache"}
-HOW |= {name: f"TRAIN.{name}" for name in ("xla", "accumulate", "replicas", "on_nan")}
+HOW |= {name: f"TRAIN.{name}" for name in ("xla", "replicas", "on_nan")}
 
 
 def parse_arguments(arguments=None):
@@ -47,11 +47,6 @@ def parse_arguments(arguments=None):
         help="auto, float32, mixed_float16, mixed_bfloat16 (default: auto, which is mixed on GPUs with tensor cores)",
     )
     add("--no-xla", dest="xla", action="store_false", default=None, help="run the plain graph, do not compile the step")
-    add(
-        "--accumulate",
-        metavar="N",
-        help="work a batch off in N parts, one after the other, to save memory (default: 1)",
-    )
     add(
         "--replicas",
         metavar="N",

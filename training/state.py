@@ -10,6 +10,7 @@ import numpy as np
 import utils
 from config import learning_rate_at
 from networks import registry
+from networks.baselines import RECONSTRUCTIONS
 from runs import devices, store
 from runs.logs import read_metrics
 from utils import LazyModule, UserError
@@ -31,6 +32,9 @@ class TrainState:
         self.generator = registry.build_generator(config.MODEL)
         if init:
             store.load_weights(self.generator, init)
+        more = [layer.output for layer in self.generator.layers if layer.name == RECONSTRUCTIONS]
+        self.supervised = keras.Model(self.generator.input, [self.generator.output, *more])
+        self.rates = layer_rates(self.generator, config.TRAIN.last_layer_rate)
         self.g_optimizer = make_optimizer(config, self.generator)
         self.discriminator = self.d_optimizer = None
         self.vgg = vgg
@@ -42,8 +46,8 @@ class TrainState:
             self.average = registry.build_generator(config.MODEL)
             self.average.set_weights(self.generator.get_weights())
         self.step = tf.Variable(0, dtype=tf.int64)  # updates that are done
-        self.best = Number(0.0)  # the best validation so far, in dB
-        self.slowdown = Number(1.0)  # multiplied to the learning rate, after rollbacks
+        self.best = tf.Variable(0.0, dtype=tf.float64)  # the best validation so far, in dB
+        self.slowdown = tf.Variable(1.0, dtype=tf.float64)  # multiplied to the learning rate, after rollbacks
 
     @property
     def result(self):
@@ -81,22 +85,10 @@ class TrainState:
         save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
 
 
-class Number:
-    """A number that is saved as a variable is, and lives on the host: reading it waits for no device."""
-
-    shape = ()
-
-    def __init__(self, value):
-        self.value = np.float64(value)
-
-    def assign(self, value):
-        self.value = np.float64(value)
-
-    def numpy(self):
-        return self.value
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.value, dtype)
+def layer_rates(network, last_layer_rate):
+    """The learning rate of each trainable weight as a share of TRAIN.learning_rate: the last layer's may be another."""
+    last = {id(v) for v in [layer for layer in network.layers if layer.trainable_weights][-1].weights}
+    return [last_layer_rate if id(v) in last else 1.0 for v in network.trainable_variables]
 
 
 def make_optimizer(config, network):
