@@ -319,10 +319,10 @@ def test_frozen_statistics_are_used_and_stay(rng, batch_norm):
     lr_01, real = train.data.degrade(crops, turns, 4)
     before = [variable.numpy() for variable in generator.variables]
     expected = {
-        name: float(np.mean((generator(lr_01, training=name == "batch") - real) ** 2)) for name in ("batch", "frozen")
+        name: float(np.mean((generator(lr_01, training=name == "batch") - real) ** 2)) for name in ("frozen", "batch")
     }
     for variable, value in zip(generator.variables, before, strict=True):
-        variable.assign(value)  # a call in training moves the statistics
+        variable.assign(value)  # the call in training moved the statistics
     assert abs(expected["batch"] / expected["frozen"] - 1) > 0.01  # else nothing is tested
     assert float(step(crops, turns)["mse_loss"]) == pytest.approx(expected[batch_norm], rel=1e-4)
     moved = {}
