@@ -106,12 +106,12 @@ def find_training(argument=None):
 
 SAMPLES_BANNER = """
   No data set was found: training on the few sample photographs that come with the installed libraries.
-  That shows that everything works, not more. `python data.py` says how to get real data.
+  This only shows that everything works. `python data.py` says how to get real data.
 """
 
 
 def read_training(argument, config):
-    """(Photographs, what config.json says of them); what cannot be used is named. Raises UserError.
+    """(Photographs, facts for config.json); prints what cannot be used. Raises UserError.
 
     argument: the value of --data; config: all sections of config.py.
     """
@@ -188,9 +188,9 @@ class Batches:
         """(crops uint8 [batch, crop+4·scale, crop+4·scale, 3], turns bool [batch, 3]) of update `step`.
 
         The crops lie on multiples of the scale and bring the margin that `degrade` needs; the images of a batch are
-        distinct while the set lasts. turns: flip left-right, flip up-down, transpose.
-        share: (i, n) gives the i-th, from 0, of n equal shares of the batch, and reads no more images than that; all
-        shares in a row are the whole batch. Raises UserError if the batch does not divide by n.
+        distinct if the set has enough. turns: flip left-right, flip up-down, transpose.
+        share: (i, n) gives the i-th, from 0, of n equal shares of the batch, and reads only those images; all shares
+        in order are the whole batch. Raises UserError if the batch does not divide by n.
         """
         i, n = share
         if self.batch % n:
@@ -243,7 +243,7 @@ def shrink(image, scale, axis):
     """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; the margin is used up.
 
     image: int32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights for
-    a scale of 2, 4 or 8 are multiples of 2^-16, so that whole numbers do, and the result is exact on every device.
+    a scale of 2, 4 or 8 are multiples of 2^-16, so integers are enough and the result is exact on every device.
     """
     count = image.shape[axis] // scale - 4
     total = 2**15  # a half, to round halves up

@@ -1,6 +1,6 @@
-"""Export a trained generator as SavedModel, ONNX and TFLite, and prove each file on photographs before it is kept.
+"""Export a trained generator as SavedModel, ONNX and TFLite; each file is checked on photographs before it is kept.
 
-formats.py says how a file is written and read; here it is compared with the source, timed and put into a table.
+inference/formats.py writes and reads the files; here they are compared with the source, timed and listed in a table.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from scoring import metrics, tables, testsets
 from utils import UserError
 
 CROP = 64  # side in pixels of the LR crops that int8 is calibrated on
-ODD = (33, 47)  # height and width of the crops by which a batch of two is proven
+ODD = (33, 47)  # height and width of the crops that check a batch of two
 MACHINE = ("tensorflow", "keras", "tf2onnx", "onnxruntime", "ai-edge-litert")  # whose versions export.json names
 
 
@@ -53,16 +53,16 @@ def calibration_crops(argument, count, scale):
 
 
 def batches_of(images):
-    """LR uint8 [batch, h, w, 3]: each of the images (testsets.Image) alone, then two crops of odd size as one batch."""
+    """LR uint8 [batch, h, w, 3]: each image (testsets.Image) as a batch of one, then two odd-sized crops as a batch."""
     whole = [utils.to_rgb(image.lr)[None] for image in images]
     height, width = (min(length, odd) for length, odd in zip(whole[0].shape[1:3], ODD, strict=True))
     return [*whole, np.concatenate([whole[0][:, :height, :width], whole[0][:, -height:, -width:]])]
 
 
 def compare(upscale, wanted, images, scale):
-    """{measure: number} of upscale(lr) beside the source's output, all pixels together, and beside the originals.
+    """{measure: number} that compares upscale(lr) with the source's output, over all pixels, and with the originals.
 
-    upscale: LR uint8 [batch, h, w, 3] to SR; wanted: what the source makes of batches_of(images). Raises UserError.
+    upscale: LR uint8 [batch, h, w, 3] to SR; wanted: the source's output for batches_of(images). Raises UserError.
     """
     sr = [upscale(lr) for lr in batches_of(images)]
     for ours, theirs in zip(sr, wanted, strict=True):
@@ -101,7 +101,7 @@ def time_in_turns(functions, side, rounds):
 
 
 def export(name, source, path, judge):
-    """Write one format to `path`, and put it there if what is loaded again passes; {measure: number}. Raises UserError.
+    """Write one format to `path` if the file, loaded again, passes the check; {measure: number}. Raises UserError.
 
     name: a key of FORMATS; judge: from an export's function to compare's measures.
     """
@@ -127,7 +127,7 @@ def export(name, source, path, judge):
 
 
 def describe(weights, about):
-    """{word: text} of what is exported, as it goes into each file that has room for it."""
+    """{word: text} about the exported network, written into each file whose format has a place for it."""
     scale = about["config"].MODEL.scale
     return {
         "name": weights.resolve().parent.name,

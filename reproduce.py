@@ -1,6 +1,6 @@
 """Train the rows of the paper's Tables 1 and 2 for an equal time each, score them, and write a page of the results.
 
-It goes on where it was stopped: finished rows are left alone, an unfinished one is resumed. `--report` trains nothing.
+It can be stopped and started again: finished rows are kept, an unfinished one is resumed. `--report` trains nothing.
 """
 
 import argparse
@@ -40,17 +40,13 @@ def is_finished(row):
 
 
 def train_row(row, minutes, data_directory, overrides):
-    """Train a row, or go on with it. Raises UserError if train.py does not come to the end."""
+    """Train a row, or resume its run. Raises UserError if train.py does not finish it."""
     name = run_name(row.name)
     if is_finished(row):
-        done, wanted = (
-            store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps,
-            steps_of(row, minutes),
-        )
-        print(
-            f"{name}: done before, {done:,} updates"
-            + f" (and not {wanted:,}: remove {store.root() / name} to train it anew)" * (done != wanted)
-        )
+        done = store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps
+        wanted = steps_of(row, minutes)
+        other = f" (and not {wanted:,}: remove {store.root() / name} to train it anew)" if done != wanted else ""
+        print(f"{name}: done before, {done:,} updates{other}")
         return
     command = command_of(row, minutes, data_directory, overrides)
     if (store.root() / name / "config.json").is_file():
@@ -59,7 +55,7 @@ def train_row(row, minutes, data_directory, overrides):
     with subprocess.Popen([sys.executable, store.PROJECT / "train.py", *command]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and ends
         while process.poll() is None:
-            with contextlib.suppress(KeyboardInterrupt):  # train.py has had it too
+            with contextlib.suppress(KeyboardInterrupt):  # train.py gets Ctrl-C too
                 process.wait()
         signal.signal(signal.SIGTERM, before)
     if not is_finished(row):
@@ -67,7 +63,7 @@ def train_row(row, minutes, data_directory, overrides):
 
 
 def common_settings(row, begins_with):
-    """All settings {"SECTION.key": value} that a row would have with nothing of its own.
+    """All settings {"SECTION.key": value} that a row would have without `row.settings`.
 
     begins_with: the name of the run whose weights it begins with, or None.
     """
@@ -77,7 +73,7 @@ def common_settings(row, begins_with):
 
 
 def facts_of(row):
-    """What a finished row's directory says of its training: {"steps", "hours", "seconds_per_step", …}."""
+    """How a finished row was trained, from its run directory: {"steps", "hours", "seconds_per_step", …}."""
     directory = store.root() / run_name(row.name)
     about, lines = store.read_about(directory / "config.json"), read_metrics(directory)
     config, init = about["config"], about.get("init")
@@ -104,7 +100,7 @@ def facts_of(row):
 
 
 def score(names, data_directory, sets):
-    """Score rows by evaluate.py: {row name: {set: {measure: mean}}}, bicubic among them. Raises UserError."""
+    """Score bicubic and rows by evaluate.py: {row name: {set: {measure: mean}}}. Raises UserError."""
     path, rows = PICTURES / "results.json", [run_name(name) for name in names]
     command = ["--methods", ",".join(["bicubic", *rows]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
     if rows:
@@ -122,30 +118,30 @@ def score(names, data_directory, sets):
 
 
 def score_new(rows, facts, before, data_directory, sets, keep):
-    """Score what `before` has no scores of for the same weights; keep(scores) after each call of evaluate.py.
+    """Score the rows that `before` has no scores of, for the same weights; keep(scores) after each call of evaluate.py.
 
-    rows: [Row]; facts: {row name: facts_of}; before: an older content of results.json, or {}; keep takes all
-    scores that there are, as score() gives them. Raises UserError.
+    rows: [Row]; facts: {row name: facts_of}; before: an older content of results.json, or {}; keep is given all scores
+    so far, in the form of score(). Raises UserError.
     """
     wanted = tuple(data.find_test_sets(data_directory, sets))
     known = before.get("rows", {})
     same = {"bicubic", *(name for name in known if facts[name]["sha256"] == known[name]["sha256"])}
-    # Under another name than those of the known sets there may be other images today. What has lost its run keeps all.
+    # A set of one's own may have other images by now: it is scored again, except for rows whose runs are gone.
     again = {"bicubic", *(row.name for row in rows)}
     scores = {
-        name: {one: means for one, means in its.items() if one in data.TEST_SETS or name not in again}
-        for name, its in before.get("scores", {}).items()
+        name: {one: means for one, means in sets_of_row.items() if one in data.TEST_SETS or name not in again}
+        for name, sets_of_row in before.get("scores", {}).items()
         if name in same
     }
-    new = {}  # {sets: names that are to be scored on them}
-    for name, its in (("bicubic", None), *((row.name, row.sets) for row in rows)):
-        on = tuple(one for one in wanted if its is None or one in its)
-        if missing := tuple(one for one in on if one not in scores.get(name, {})):
+    new = {}  # {sets: names of the rows to score on them}
+    for name, only in (("bicubic", None), *((row.name, row.sets) for row in rows)):
+        missing = tuple(one for one in wanted if (only is None or one in only) and one not in scores.get(name, {}))
+        if missing:
             new.setdefault(missing, []).append(name)
     if scores.get("bicubic"):
         keep(scores)
-    for on, names in new.items():
-        found = score([name for name in names if name != "bicubic"], data_directory, on)
+    for missing, names in new.items():
+        found = score([name for name in names if name != "bicubic"], data_directory, missing)
         for name in names:
             scores[name] = scores.get(name, {}) | found[name]
         keep(scores)
@@ -191,7 +187,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    make_config(overrides=args.set)  # a mistake is told before the first row, not after the last
+    make_config(overrides=args.set)  # a mistake is reported before the first row is trained
     data.find_test_sets(args.data, args.sets)
     wanted = [row for row in ROWS if row.name in args.rows]
     if not args.report:
@@ -206,7 +202,7 @@ def main():
     finished = [row for row in ROWS if is_finished(row)]
     if not finished and not before["rows"]:
         raise UserError("no row is finished, there is nothing to report")
-    facts = before["rows"] | {row.name: facts_of(row) for row in finished}  # those of before may have lost their runs
+    facts = before["rows"] | {row.name: facts_of(row) for row in finished}  # the runs of earlier rows may be gone
     args.out.mkdir(parents=True, exist_ok=True)
 
     def keep(scores):

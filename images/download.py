@@ -1,6 +1,6 @@
-"""Fetching image sets and weights, and knowing them for what they are: by hash, from whatever place they come.
+"""Download image sets and weights from any place, and check them by hash.
 
-`python data.py NAME` is the command. A test image is known by its decoded pixels; hashes.py has more on that.
+`python data.py NAME` is the command. Test images are recognised by their decoded pixels, see hashes.py.
 """
 
 import os
@@ -19,11 +19,11 @@ from utils import PROJECT, UserError
 # ---------------------------------------------------------------------------------------------------------------------
 # Downloads that survive a cut connection
 
-ATTEMPTS = 5  # in a row without a single new byte, before a download is given up
+ATTEMPTS = 5  # in a row without a single new byte, before a download is abandoned
 
 
 def reachable(url, seconds):
-    """Whether `url` answers within so many seconds, name look-up included. A hanging look-up is left behind."""
+    """Whether `url` answers within so many seconds, name look-up included; a look-up that hangs is abandoned."""
     answers = []
 
     def ask():
@@ -41,9 +41,9 @@ def reachable(url, seconds):
 def download(url, path, digest=None, timeout=20):
     """Fetch `url`, an address or a local file, to `path` with a progress bar; return `path`.
 
-    What an earlier attempt left in `path`.part is gone on from, and a file at `path` with the right digest is kept.
-    digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be had, if the connection is
-    cut again and again without progress, or if the bytes are not the right ones (they are deleted then).
+    An earlier attempt's `path`.part is continued, and a file at `path` with the right digest is kept.
+    digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be reached, if the
+    connection is cut again and again without progress, or if the digest is wrong (the file is deleted then).
     """
     if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
         return path
@@ -79,7 +79,7 @@ def download(url, path, digest=None, timeout=20):
 
 
 def fetch_rest(url, part, timeout):
-    """Append to `part` what is missing of `url`; start over where the server does not do ranges."""
+    """Append to `part` what is missing of `url`; start over if the server does not support ranges."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {"Accept-Encoding": "identity"}
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
@@ -117,7 +117,7 @@ VGG19_FILES = (  # where the weights are looked for: Keras's file, machrisaa's, 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
 DIV2K_DIGEST = "md5:bdc2d9338d4e574fe81bf7d158758658"
 BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision"
-MIRRORS = {  # archives that held the originals when this was written; any other place will do, see --from
+MIRRORS = {  # archives that had the originals when this was written; --from takes any other place
     "Set5": ("https://huggingface.co/datasets/eugenesiow/Set5/resolve/main/data/Set5_HR.tar.gz",),
     "Set14": ("https://huggingface.co/datasets/eugenesiow/Set14/resolve/main/data/Set14_HR.tar.gz",),
     "BSD100": (
@@ -129,14 +129,14 @@ MIRRORS = {  # archives that held the originals when this was written; any other
 
 
 def known_images(name, folder):
-    """{image name: (crop, path)} of the images of test set `name` that are found below a folder, by their pixels."""
+    """{image name: (crop, path)} of the images of test set `name` in a folder and below, recognised by their pixels."""
     manifest, found = load_manifest(), {}
     for path in tqdm(utils.list_images(folder), desc=f"looking for {name}", unit="", leave=False, disable=None):
         try:
             known = manifest.get(pixel_hash(utils.read_image(path)))
         except UserError:
             continue
-        # A whole image is better than a cropped copy of it.
+        # Prefer a whole image to a cropped copy.
         if known and known[0] == name and known[2] < found.get(known[1], (99,))[0]:
             found[known[1]] = (known[2], path)
     return found
@@ -145,8 +145,8 @@ def known_images(name, folder):
 def fetch_test_set(name, root, source=None):
     """Fill root/<name> from the mirrors, or from `source`: an address or file of an archive, or a folder.
 
-    Every image is known by its pixels, whole or cropped to a multiple of a scale, whatever its file is called; others
-    are left alone. Raises UserError naming what is missing.
+    Images are recognised by their pixels, whole or cropped to a multiple of a scale, under any file name; other files
+    are ignored. Raises UserError naming what is missing.
     """
     target, reasons = root / name, []
     wanted = set(read_manifest()[name])
@@ -181,7 +181,7 @@ def fetch_test_set(name, root, source=None):
 def unpack(place, folder, downloads):
     """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`.
 
-    What is fetched goes to `downloads` until it is unpacked, so that a cut download can be gone on from.
+    Downloads lie in `downloads` until they are unpacked, so that one that was cut can be continued.
     """
     if Path(place).is_dir():
         return Path(place)

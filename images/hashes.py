@@ -1,4 +1,4 @@
-"""What files and images are known by: a test image by the SHA-256 of its pixels, whatever file it comes in."""
+"""Hashes of files, and of decoded pixels: by the latter a test image is recognised in any file format."""
 
 import hashlib
 import json

@@ -1,9 +1,9 @@
-"""Anybody's picture files: what the network sees of one, what is kept beside it, and a file of the same kind again.
+"""Picture files of all kinds: their pixels for the network, their metadata, and writing both in the same format.
 
-A picture is of one kind, which says what its channels are: L (gray), LA (gray, alpha), RGB, RGBA or CMYK. A palette or
-one bit a pixel become RGB(A) or gray, as a palette has no colours between its own. Pixels are turned upright by their
-EXIF mark, which then goes. Pillow reads and writes; what it cannot (16 bits in more than one channel) OpenCV reads and
-sixteen_bits.py writes.
+The kind of a picture names its channels: L (gray), LA (gray, alpha), RGB, RGBA or CMYK. A palette becomes RGB(A), one
+bit a pixel becomes gray, since upscaling makes colours in between. Pixels are turned upright as the EXIF orientation
+says, which is then removed. Pillow reads and writes; 16 bits in more than one channel are read by OpenCV and written by
+sixteen_bits.py.
 """
 
 import io
@@ -22,8 +22,8 @@ from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
 
-Image.MAX_IMAGE_PIXELS = None  # read() has a limit of its own, and a sentence
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it finds wrong comes as an exception as well
+Image.MAX_IMAGE_PIXELS = None  # opened() has its own limit and message
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors come as exceptions too
 
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # names of Pillow
 # name of --format: (file endings, kinds, 16-bit kinds, longest side in pixels)
@@ -35,7 +35,7 @@ FORMATS = {
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
 }
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
-# Chunks of a PNG that say nothing of its size, depth or palette, so that they are true of the output too.
+# Chunks of a PNG that do not depend on its size, depth or palette, so they hold for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
 # Tags of a TIFF that describe the picture, not how it is stored: texts, resolution, XMP, IPTC, EXIF, GPS.
 TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
@@ -47,8 +47,8 @@ class Picture:
     """One decoded picture. `picture[rows, columns]` (two slices) is uint8 or uint16 [h, w, channels] of its kind.
 
     pixels: a Pillow image, or uint16 [height, width, channels] for 16 bits in several channels; kind: see CHANNELS;
-    kept: what is to be written again beside the pixels. The inks of CMYK are given as light (255 - ink), as the
-    network knows pictures: C, M and Y as if they were red, green and blue, and K as if it were gray.
+    kept: metadata to be written with the output. Inks of CMYK are given as light (255 - ink), which is what the network
+    was trained on: C, M and Y like red, green and blue, and K like gray.
     """
 
     pixels: object
@@ -92,7 +92,7 @@ class Picture:
         self.pixels.paste(part, (columns.start, rows.start))
 
     def canvas(self, scale):
-        """An empty picture of the same kind, `scale` times as high and wide, with the same things kept beside it."""
+        """An empty picture of the same kind, `scale` times as high and wide, with the same metadata."""
         height, width, channels = self.shape
         if self.dtype == np.uint16 and channels > 1:
             pixels = np.zeros((scale * height, scale * width, channels), np.uint16)
@@ -122,7 +122,7 @@ def opened(path, max_megapixels):
         raise
     except Image.UnidentifiedImageError:
         raise UserError("is not a picture, or of a kind that cannot be read (damaged, or unusual channels)") from None
-    except Exception as error:  # many kinds for a broken file; they all mean the same to the user
+    except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
         raise unreadable(error) from error
     if image.width * image.height > max_megapixels * 1e6:
         image.close()
@@ -142,7 +142,7 @@ def unreadable(error):
 
 
 def read(path, max_megapixels):
-    """The Picture in a file. Raises UserError, a sentence that goes on from the file's name, if it is not whole."""
+    """The Picture in a file. Raises UserError if it is not whole; the message follows the file's name."""
     with opened(path, max_megapixels) as image:
         try:
             with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def decode(path, image):
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
-            kind = "L"  # one of 65,536 grays is transparent: such a mark does not outlive an upscaling
+            kind = "L"  # one of 65,536 grays is transparent: upscaling would lose that gray
         return Picture(upright, kind, kept)
 
     content = Path(path).read_bytes()
@@ -196,9 +196,9 @@ def decode(path, image):
 
 
 def turn_of(image):
-    """The EXIF mark by which an opened image is to be turned, or None; damaged EXIF is left behind."""
+    """The EXIF orientation of an opened image, or None; damaged EXIF is removed from it."""
     try:
-        # Read anew: what Pillow has read when it opened the file may be broken without a word.
+        # Parsed again: Pillow ignores damage in what it read when it opened the file.
         Image.Exif().load(image.info.get("exif", b""))
         return image.getexif().get(274)
     except Exception:  # Pillow's many kinds
@@ -208,12 +208,12 @@ def turn_of(image):
 
 
 def upright_size(image):
-    """(height, width) of an opened image once its EXIF mark has turned it."""
+    """(height, width) of an opened image after its EXIF rotation."""
     return image.size if turn_of(image) in (5, 6, 7, 8) else image.size[::-1]
 
 
 def facts_of(path, image):
-    """What is to be kept beside the pixels of an opened image, a dict; what is not there has no key."""
+    """The metadata of an opened image that the output keeps; only what is present has a key."""
     info = image.info
     kept = {key: info[key] for key in ("icc_profile", "exif", "xmp", "dpi", "comment") if info.get(key)}
     if image.format == "PNG":
@@ -247,7 +247,7 @@ def format_of(path):
 
 
 def fit(picture, name, scale):
-    """(picture, remark): the picture as the format `name` can hold it once upscaled; in words what was lost, or "".
+    """(picture, remark): the picture as the format `name` can hold it after upscaling; what was lost as text, or "".
 
     Alpha that cannot be held is laid over white, 16 bits become 8, CMYK becomes RGB (through its profile if it has
     one). Raises UserError if the upscaled picture is too large for the format.
@@ -266,9 +266,9 @@ def fit(picture, name, scale):
     if picture.has_alpha and picture.kind not in kinds and "RGBA" not in kinds:
         picture = over_white(picture)
         remarks.append("transparent parts become white")
-    if picture.kind not in kinds:  # gray where there is only colour: nothing is lost
+    if picture.kind not in kinds:  # gray in a format of colours only: nothing is lost
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
-        kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # that is one of gray
+        kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # it is a profile for gray
         picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
     return picture, f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
 
@@ -310,7 +310,7 @@ def write(path, picture, name):
         utils.write_atomically(Path(path), lambda temporary: encode(temporary, picture, name))
     except UserError:
         raise
-    except Exception as error:  # what stands beside the pixels may be too long for the format, as one example
+    except Exception as error:  # for example metadata too long for the format
         raise UserError(f"cannot be written as {name} ({utils.short(error)})") from error
 
 

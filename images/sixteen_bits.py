@@ -53,8 +53,8 @@ def write_png(path, pixels, kept):
 
 
 def write_tiff(path, pixels, kept, tags):
-    """Write uint16 [h, w, 3 or 4] as TIFF; of the tags the texts are kept, and the resolution, the profile and XMP."""
-    # As bytes: Pillow reads texts as Latin-1, tifffile takes only ASCII as a string, and only one form of a date.
+    """Write uint16 [h, w, 3 or 4] as TIFF; keeps the texts among the tags, the resolution, the profile and XMP."""
+    # As bytes: Pillow reads texts as Latin-1, but tifffile accepts only ASCII strings, and one date format.
     texts = {tag: str(tags[tag]).encode("latin-1", "replace") for tag in TEXTS if tag in tags}
     options = {name: texts.pop(tag) for tag, name in ((270, "description"), (305, "software")) if tag in texts}
     if DATE.fullmatch(date := texts.pop(306, b"").decode("latin-1")):

@@ -1,7 +1,7 @@
 """Frame by frame: animated GIF, WebP and PNG by Pillow, videos by imageio-ffmpeg, which brings ffmpeg with it.
 
-An animation keeps its frames' durations and loops, a video its frame rate and first sound track, which is copied as it
-is. ffmpeg turns a video upright that is marked to be turned.
+An animation keeps its frames' durations and loops, a video its frame rate and its first sound track, copied unchanged.
+ffmpeg applies the rotation that a video file asks for.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ from utils import LazyModule, UserError
 
 imageio_ffmpeg = LazyModule("imageio_ffmpeg")
 
-logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it remarks on every video that is turned upright
-# Said in the file, as players otherwise guess a large picture's colours otherwise than ffmpeg does.
+logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns about every rotated video
+# Written into the file: without it, players and ffmpeg guess different colours for large pictures.
 COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-color_range", "tv"]
 COLOURS += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-# file ending: the encoder and its quality, which the eye hardly tells from the frames
+# file ending: the encoder and its options; the quality is hardly distinguishable from the frames
 ENCODERS = dict.fromkeys((".mp4", ".mov", ".mkv", ".avi", ".m4v"), ("libx264", ["-crf", "16", "-preset", "medium"]))
 ENCODERS[".webm"] = ("libvpx-vp9", ["-crf", "20", "-b:v", "0"])
 SUFFIXES = tuple(ENCODERS)
@@ -49,8 +49,8 @@ def frames_of(image, target):
 def upscale_animation(path, target, upscaler, max_megapixels, progress):
     """Upscale all frames of an animation into `target`, whose ending says the format (.gif, .webp or .png).
 
-    The output's frames are all in memory until the end, as Pillow wants them. progress: called with the number of LR
-    pixels done. Raises UserError.
+    All frames of the output stay in memory to the end, because Pillow needs that. progress: called with the number of
+    LR pixels done. Raises UserError.
     """
     with pictures.opened(path, max_megapixels) as image:
         format_name = ANIMATED[target.suffix.lower()]
@@ -88,7 +88,7 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
             first, *rest = frames()
             try:
                 first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
-            except (ValueError, TypeError, KeyError) as error:  # times or colours that the format has no way to say
+            except (ValueError, TypeError, KeyError) as error:  # times or colours that the format cannot store
                 raise UserError(f"cannot be written as {format_name} ({utils.short(error)})") from error
 
         utils.write_atomically(target, write)
@@ -117,7 +117,7 @@ def check_installed():
 
 
 def describe(path, max_megapixels):
-    """(frames, about; (height, width)) of a video. Raises UserError if it is none, or its frames are too large."""
+    """(number of frames, about; (height, width)) of a video. Raises UserError if it is no video or too large."""
     reader, meta = open_reader(path)
     reader.close()
     width, height = meta["size"]
@@ -135,12 +135,12 @@ def open_reader(path):
         if not (meta["fps"] > 0 and min(meta["size"]) > 0 and math.isfinite(meta["duration"])):
             raise ValueError("no pictures in it")
         return reader, meta
-    except Exception as error:  # it has no one kind for what ffmpeg does not like
+    except Exception as error:  # imageio-ffmpeg raises many kinds
         raise UserError(f"is not a video that ffmpeg can read ({utils.short(error)})") from error
 
 
 def frame_rate(fps):
-    """The exact rate of one that ffmpeg has printed with two digits: television's 23.98, 29.97 … are n·1000/1001."""
+    """The exact Fraction for a rate that ffmpeg prints with two digits: television's 23.98, 29.97 … are n·1000/1001."""
     television = Fraction(round(fps * 1.001) * 1000, 1001)
     if not float(fps).is_integer() and abs(float(television) - fps) < 0.006:
         return television
@@ -177,7 +177,7 @@ def upscale_video(path, target, upscaler, progress):
                 count += 1
         finally:
             writer.close()
-        # imageio-ffmpeg does not tell whether ffmpeg was content.
+        # imageio-ffmpeg does not report whether ffmpeg succeeded.
         if not count:
             raise UserError("has no picture that can be decoded")
         written = imageio_ffmpeg.count_frames_and_secs(temporary)[0] if Path(temporary).is_file() else 0

@@ -1,4 +1,4 @@
-"""The page of reproduce.py's results: the trained rows beside the paper's, claims as found. Ours is docs/results.md."""
+"""The page of reproduce.py: our trained rows beside the paper's, and what became of claims. Ours is docs/results.md."""
 
 import data
 from papers.rows import ALL, ROWS, SAME_RULE, run_name
@@ -6,7 +6,7 @@ from scoring import tables
 
 
 def table(results):
-    """The page's table of the rows: ours beside the paper's, Markdown lines."""
+    """The table of our rows and the paper's, Markdown lines."""
     scored = results["scores"]["bicubic"]
     sets = [one for one in data.TEST_SETS if one in scored] + [one for one in scored if one not in data.TEST_SETS]
     lines = ["| | updates | s each | hours | " + " | ".join(sets) + " |", "|---|---|---|---|" + "---|" * len(sets)]
@@ -48,17 +48,17 @@ CLAIMS = (
     ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (no claim of the notes)"),
     ("espcn-hr", "espcn", "layers in LR space beat those in HR space, whose work an update is 5 % more, in equal time"),
 )
-# dB. With one seed a row, less is no finding: twice what the difference of two small networks moves with the seed.
+# dB. A smaller difference may be chance, with one seed per row: two networks differ by half of it from seed to seed.
 NOISE = 0.1
 
 
 def verdict_of(gain):
-    """What a difference of PSNR says of the claim that it is above zero."""
+    """In words, what a difference of PSNR in dB says about the claim that it is above zero."""
     return "too little to tell" if abs(gain) < NOISE else "as claimed" if gain > 0 else "the contrary"
 
 
 def claims(results):
-    """What the notes on sub-pixel convolution claim, what we found, and who is below bicubic: Markdown lines."""
+    """The claims of the notes on sub-pixel convolution, our findings, and the rows below bicubic: Markdown lines."""
     for other, claimed, what in CLAIMS:
         ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
         if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
@@ -79,7 +79,7 @@ def claims(results):
 
 
 def remarks(results):
-    """What is to be known of single rows, as their runs tell it: what they were trained with and on. Markdown lines."""
+    """Notes on single rows: other settings, the weights they started from, VGG. Markdown lines."""
     trained = [(row.title, results["rows"][row.name]) for row in ROWS if row.name in results["rows"]]
     titles = {run_name(row.name): row.title for row in ROWS}
     for title, facts in trained:
@@ -130,13 +130,13 @@ Trained at {commits}; results.json says which.
 
 
 def between(numbers):
-    """The smallest and the largest of some numbers in words, or the one that all are."""
+    """The smallest and the largest of some numbers as text: "2 to 5", or "2" if all are equal."""
     words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
     return " to ".join(dict.fromkeys(words))
 
 
 def in_words(commits):
-    """Commits as store.git_commit gives them, each once and short."""
+    """Commits of store.git_commit as text, shortened, each once."""
     full = dict.fromkeys(commit or "unknown" for commit in commits)
     short = [f"`{commit.replace(commit[7:40], '')}`" for commit in full]  # leaves "-dirty"
     return f"commit{'s' * (len(short) > 1)} {', '.join(short)}"

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-# What every row that begins with random weights is trained by, whatever its paper says: minutes are too short for their
-# rules, and one rule for all compares the networks. Rows that begin with another's weights keep their paper's rule.
+# How every row that starts from random weights is trained, whatever its paper says: the papers' rules need more than
+# minutes, and one rule for all compares the networks. Rows that start from other rows' weights keep their paper's rule.
 SAME_RULE = {
     "TRAIN.optimizer": "adam",
     "TRAIN.learning_rate": 1e-3,
@@ -14,27 +14,27 @@ SAME_RULE = {
     "TRAIN.weight_decay": 0,
     "TRAIN.ema": 0.999,
 }
-# Of every row: the paper's networks to the letter. A budget this small does more in many updates on small crops than
-# in few on the paper's of 96.
+# For every row: the networks exactly as in the paper. With this little time, many updates on small crops are worth more
+# than few on the paper's crops of 96.
 ALL = {"DATA.crop": 64, "MODEL.skip": "none", "TRAIN.shift": False}
 
 
 class Row(NamedTuple):
-    """A row of the tables: its run's name, train.py's arguments, what an update takes, and what it is."""
+    """A row of the tables: the name of its run, arguments of train.py, seconds per update, and its title."""
 
     name: str
     arguments: tuple
-    seconds: float  # of two quiet cores, as estimated from short trials
+    seconds: float  # on two quiet cores, estimated from short trials
     title: str
     paper: str | None = None  # its name in tables.PAPER
-    after: str | None = None  # the row whose weights it begins with
-    sets: tuple | None = None  # the only sets that it is scored on, where all would take hours
-    settings: dict = {}  # where it departs from what all have
-    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} as other papers than the SRGAN's have it, where that is known
+    after: str | None = None  # the row whose weights it starts from
+    sets: tuple | None = None  # the only sets to score it on, where all would take hours
+    settings: dict = {}  # in which it differs from ALL and SAME_RULE
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, if known
 
 
 def after_mse(preset, seconds, title, paper):
-    """A row of Table 1 that begins with SRResNet-MSE's weights."""
+    """A row of Table 1 that starts from SRResNet-MSE's weights."""
     return Row(preset, ("--preset", preset), seconds, title, paper, after="srresnet-mse")
 
 
@@ -92,12 +92,12 @@ def run_name(name):
 
 
 def rule_of(row):
-    """The settings {"SECTION.key": value} that a row is trained with, whatever its preset or network says."""
+    """The settings {"SECTION.key": value} of a row that override those of its preset or network."""
     return ALL | (SAME_RULE if row.after is None else {}) | row.settings
 
 
 def command_of(row, minutes, data_directory=None, overrides=()):
-    """train.py's arguments for a row that has not begun, which is saved about ten times and validated twice."""
+    """train.py's arguments for a new row; it saves about ten times and validates twice."""
     steps = steps_of(row, minutes)
     settings = rule_of(row) | {"TRAIN.save_every": max(steps // 10, 1), "TRAIN.validate_every": max(steps // 2, 1)}
     command = [*row.arguments, "--name", run_name(row.name), "--steps", str(steps)]

@@ -1,8 +1,8 @@
-"""How the generator's upsampler starts and learns: four arms, trained equally long, by several seeds each.
+"""How the generator's upsampler starts and learns: four kinds, trained equally long, with several seeds each.
 
-It writes subpixel.md (ours is docs/subpixel.md), and goes on where it was stopped.
+It writes subpixel.md (ours is docs/subpixel.md); stopped, it resumes when started again.
 
-The two notes it looks at: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
+The two notes it examines: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
 Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
@@ -40,7 +40,7 @@ ARMS = (
 
 
 def seeded(row, seed):
-    """An arm with one seed of its weights and batches; those of one seed see the same batches."""
+    """An arm with a seed for its weights and batches; arms with the same seed see the same batches."""
     return row._replace(name=f"{row.name}-{seed}", arguments=(*row.arguments, "--seed", str(seed)))
 
 
@@ -52,7 +52,7 @@ def config_of(row):
 
 
 def first_outputs(lr_u8):
-    """What each arm makes of LR untrained: uint8 [scale·h, scale·w, 3] each, stretched to the same contrast."""
+    """[uint8 [scale·h, scale·w, 3]]: the output of each arm before training, stretched to the same contrast."""
     pictures = []
     for row in ARMS:
         keras.utils.set_random_seed(0)
@@ -66,8 +66,8 @@ def read_study(seeds):
     """What the finished runs of all arms by these seeds logged, as subpixel.json keeps it. Raises UserError.
 
     {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "commits", "arms": {name: {"parameters":
-    number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was stopped
-    has logged more steps than others: those of all are kept.
+    number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was
+    stopped has logged more steps than others: only the steps that all have are kept.
     """
     names = {row.name: [run_name(seeded(row, seed).name) for seed in seeds] for row in ARMS}
     places = {name: store.root() / name for of_arm in names.values() for name in of_arm}
@@ -158,13 +158,13 @@ Trained at {commits}.
 
 
 def spread(values, digits):
-    """The mean of one value a seed and their standard deviation, in words."""
+    """The mean and standard deviation of one value per seed, as text."""
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def moved(study):
-    """How much the difference of two arms in validation moves with the seed, in words; nothing of a single seed."""
+    """By how much the difference of two arms in validation changes with the seed, as text; "" for a single seed."""
     if study["seeds"] == 1:
         return ""
     validation = [np.array(study["arms"][row.name]["validation"]) for row in ARMS]
@@ -173,12 +173,12 @@ def moved(study):
 
 
 def lower(ours, theirs):
-    """With how many seeds one value is below the other, in words: "2 of 3"."""
+    """With how many seeds one value is below the other, as text: "2 of 3"."""
     return f"{int(np.sum(np.less(ours, theirs)))} of {len(ours)}"
 
 
 def page_of(study):
-    """The text of subpixel.md, all of it from what read_study gave."""
+    """The text of subpixel.md; study: from read_study."""
     lines, first, early, late = [], {}, {}, {}
     tenth, fifth = (max(len(study["steps"]) // share, 1) for share in (10, 5))
     for row in ARMS:
@@ -212,7 +212,7 @@ def page_of(study):
 
 
 def write_page(study, out):
-    """subpixel.md, its figures as subpixel.json and its two pictures, into the folder `out`."""
+    """Write subpixel.md, its figures as subpixel.json and its two pictures into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
     start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]

@@ -146,7 +146,8 @@ def test_set(tmp_path, rng, monkeypatch):
             for name, image in (("a", a), ("b", b))
         }
     }
-    monkeypatch.setattr(download, "read_manifest", lambda: manifest)
+    for module in (download, hashes):  # one imports it from the other
+        monkeypatch.setattr(module, "read_manifest", lambda: manifest)
     source = tmp_path / "source"
     utils.write_image(source / "deep" / "img_001.png", a)
     utils.write_image(source / "deep" / "other.png", photo(rng, 40, 40))

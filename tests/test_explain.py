@@ -101,7 +101,7 @@ def test_the_flag_of_evaluate_shows_the_same(run):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["Set6"], "holds no images"), (["explain.py"], "none of the 1 images"), (["--scale=5"], "--scale")],
+    [(["Set6"], "holds no images"), (["scoring/explain.py"], "none of the 1 images"), (["--scale=5"], "--scale")],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
     assert_refused(run("-m", "scoring.explain", *arguments), words)

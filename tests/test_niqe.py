@@ -91,7 +91,7 @@ def test_originals_are_better_than_bicubic(shared, rng, name):
 
 
 def test_the_model_tells_where_it_comes_from():
-    content = json.loads((PROJECT / "niqe_model.json").read_text())
+    content = json.loads((PROJECT / "scoring" / "niqe_model.json").read_text())
     assert content["patches"] > 5000 and len(content["fingerprint"]) == 64 and "96x96" in content["recipe"]
     mean, covariance = niqe.load_model()
     assert np.all(np.linalg.eigvalsh(covariance) > 0) and 2 < mean[0] < 3.5
@@ -126,7 +126,7 @@ def test_images_of_the_test_sets_are_not_fitted_to(shared):
         (["fit", "--data=nowhere"], "'nowhere' is neither an image nor a folder"),
         (["fit", "--data=vgg19"], "'vgg19' is neither an image nor a folder"),
         (["score", "nowhere"], "'nowhere' is neither an image nor a folder"),
-        (["score", "niqe.py"], "niqe.py is not a readable image"),
+        (["score", "scoring/niqe.py"], "niqe.py is not a readable image"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):

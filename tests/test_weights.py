@@ -54,6 +54,19 @@ def test_bytes_and_scores(shipped):
     assert all(scores[f"{name} ×4"]["psnr_y"] >= least for name, least in LEAST[shipped[0]].items())
 
 
+@pytest.mark.slow
+def test_scores_json_is_measured(shared, shipped):
+    """Set5, measured here by the network itself: its means are the recorded ones."""
+    name, generator = shipped
+    psnr = []
+    for path in utils.list_images(shared / "Set5"):
+        hr = utils.mod_crop(utils.read_image(path), 4)
+        lr_01 = utils.u8_to_01(utils.to_rgb(utils.imresize(hr, 1 / 4)))[None]
+        psnr.append(metrics.psnr_y(utils.m11_to_u8(generator(lr_01, training=False)[0]), hr, 4))
+    recorded = store.read_scores(store.find_runs()[name][0])["Set5 ×4"]
+    assert np.mean(psnr) == pytest.approx(recorded["psnr_y"], abs=0.01)
+
+
 def test_golden_output(shipped):
     """SR of a small image is the committed one, but for a level here and there that another processor may round."""
     name, generator = shipped
