@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 import data
-import reproduce
 import utils
 from cli import terminal
 from config import make_config
 from networks.registry import build_generator
 from papers import results
 from papers.rows import Row, run_name
+from papers.runner import is_finished, train_row
 from runs import store
 from runs.logs import read_metrics
 from utils import LazyModule, UserError
@@ -247,8 +247,8 @@ def main():
     seeds = range(args.seeds)
     rows = [seeded(row, seed) for seed in seeds for row in ARMS]
     for row in () if args.report else rows:
-        reproduce.train_row(row, args.minutes, args.data, SMALL)
-    if missing := [run_name(row.name) for row in rows if not reproduce.is_finished(row)]:
+        train_row(row, args.minutes, args.data, SMALL)
+    if missing := [run_name(row.name) for row in rows if not is_finished(row)]:
         raise UserError(f"not trained yet: {', '.join(missing)}")
     write_page(read_study(seeds), args.out)
     print(f"written: {args.out / 'subpixel.md'}, its figures and its pictures")

@@ -135,7 +135,7 @@ def explained(error, run):
         return UserError(f"the disk is full ({utils.short(error)}); make room, and --resume {run.name} goes on")
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return UserError(
-            f"there is not enough memory for an update of {run.config.TRAIN.batch} crops: begin with a smaller --batch; "
+            f"there is not enough memory for an update of {run.config.TRAIN.batch} crops: choose a smaller --batch; "
             f"what {run.name} has done is saved ({utils.short(error)})"
         )
     if workers()[1] > 1:

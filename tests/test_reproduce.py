@@ -15,6 +15,7 @@ from conftest import PROJECT, TINY_SETTINGS, assert_refused
 
 import reproduce
 from config import make_config
+from papers import runner
 from papers.rows import ROWS, run_name
 from runs import store
 from training.state import save_checkpoint
@@ -46,16 +47,16 @@ def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, 
     config = make_config(overrides=["TRAIN.steps=30"])
     run = store.Run(tmp_path / run_name(row.name), "srresnet", "slides", config)
     store.create(run, {"data": {"images": 5}})
-    assert not reproduce.is_finished(row)
+    assert not runner.is_finished(row)
     lines = [{"step": s, "seconds_per_step": 60.0} for s in (1, 2, 3, 10, 11, 20, 30)]
     lines[-1]["val_psnr_y"] = 25.1234
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run.directory / store.WEIGHTS).write_bytes(b"")
     save_checkpoint(run.directory, 20, {})
-    assert not reproduce.is_finished(row)  # all is logged, not all is saved
+    assert not runner.is_finished(row)  # all is logged, not all is saved
     save_checkpoint(run.directory, 30, {})
-    monkeypatch.setattr(reproduce.subprocess, "Popen", None)  # nothing is started
-    reproduce.train_row(row, 20, None, ())
+    monkeypatch.setattr(runner.subprocess, "Popen", None)  # nothing is started
+    runner.train_row(row, 20, None, ())
     assert "row-srcnn: done before" in capsys.readouterr().out
     facts = reproduce.facts_of(row)
     assert facts["unlike"]["DATA.crop"] == 96 and "TRAIN.batch" not in facts["unlike"]  # begun by another rule
@@ -73,8 +74,9 @@ def stop_while_training(tmp_path, stop):
         "pathlib.Path('started').write_text('x')\ntime.sleep(60)\n"
     )
     code = (
-        "import pathlib, sys; import reproduce; from runs import store; store.PROJECT = pathlib.Path('.').resolve()\n"
-        "reproduce.terminal.run_command(lambda: reproduce.train_row(reproduce.ROWS[0], 1, None, ()))"
+        "import pathlib; from cli import terminal; from papers import rows, runner; from runs import store\n"
+        "store.PROJECT = pathlib.Path('.').resolve()\n"
+        "terminal.run_command(lambda: runner.train_row(rows.ROWS[0], 1, None, ()))"
     )
     process = subprocess.Popen(
         [sys.executable, "-B", "-c", code],

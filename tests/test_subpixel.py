@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from conftest import PROJECT
 
-import reproduce
 import utils
 from config import make_config
-from papers import rows, subpixel
+from papers import rows, runner, subpixel
 from training import state
 
 
@@ -39,7 +38,7 @@ def plant(root, row, value, steps=100, photographs="a"):
     (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run.directory / subpixel.store.WEIGHTS).write_bytes(b"")
     state.save_checkpoint(run.directory, steps, {})
-    assert reproduce.is_finished(row)
+    assert runner.is_finished(row)
 
 
 def test_page_is_written_from_the_runs(tmp_path, monkeypatch):

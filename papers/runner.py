@@ -1,0 +1,42 @@
+"""Training a row: its run is begun or resumed by train.py in a process of its own."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+
+from papers.rows import command_of, run_name, steps_of
+from runs import store
+from training.state import newest_step
+from utils import UserError
+
+
+def is_finished(row):
+    """Whether a row's run has saved the updates that its own config.json asks for."""
+    directory = store.root() / run_name(row.name)
+    if not all((directory / name).is_file() for name in ("config.json", store.WEIGHTS)):
+        return False
+    return newest_step(directory) >= store.read_about(directory / "config.json")["config"].TRAIN.steps
+
+
+def train_row(row, minutes, data_directory, overrides):
+    """Train a row, or resume its run. Raises UserError if train.py does not finish it."""
+    name = run_name(row.name)
+    if is_finished(row):
+        done = store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps
+        wanted = steps_of(row, minutes)
+        other = f" (and not {wanted:,}: remove {store.root() / name} to train it anew)" if done != wanted else ""
+        print(f"{name}: done before, {done:,} updates{other}")
+        return
+    command = command_of(row, minutes, data_directory, overrides)
+    if (store.root() / name / "config.json").is_file():
+        command = ["--resume", name, *(("--data", data_directory) if data_directory else ())]
+    print(f"{name}: python train.py {' '.join(command)}", flush=True)
+    with subprocess.Popen([sys.executable, store.PROJECT / "train.py", *command]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and ends
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # train.py gets Ctrl-C too
+                process.wait()
+        signal.signal(signal.SIGTERM, before)
+    if not is_finished(row):
+        raise UserError(f"{name} has not come to its end; the same command goes on with it")
