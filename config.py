@@ -53,7 +53,7 @@ YES_OR_NO = (True, False)
 # fmt: off
 SETTINGS = {
     "MODEL": {  # the networks (paper, section 2.1 and Figure 4)
-        "network": Setting("srresnet", (), "the generator; CHOICES, below, has the names of all networks"),
+        "network": Setting("srresnet", tuple(NETWORKS), "the generator; networks/registry.py has them all"),
         "discriminator": Setting("paper", ("paper", "tensorlayer"), "Figure 4's, or that of the TensorLayer code"),
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
@@ -190,7 +190,6 @@ CHOICES = {
     for key, row in rows.items()
     if isinstance(row.allowed, tuple)
 }
-CHOICES["MODEL.network"] = tuple(NETWORKS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

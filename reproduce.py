@@ -18,7 +18,7 @@ from config import make_config
 from images import hashes
 from networks.registry import NETWORKS
 from papers.results import page_of
-from papers.rows import ROWS, command_of, run_name
+from papers.rows import ROWS, command_of, run_name, steps_of
 from papers.runner import is_finished, train_row
 from runs import store
 from runs.logs import read_metrics
