@@ -14,7 +14,7 @@ from cli import terminal
 from config import VGG_LOSSES
 from networks import features, losses
 from runs import devices, logs, store
-from training import doctor
+from training import doctor, other_runtimes
 from training.plan import parse_arguments, read_plan
 from training.state import TrainState, load_checkpoint, save_checkpoint
 from training.validation import Validation
@@ -271,10 +271,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     if not held_out:
         print("no photographs are held out, validation shows one that is trained on")
     validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
-    crop, detail = config.DATA.crop, config.DATA.detail
-    batches = data.Batches(
-        photographs, indices, config.TRAIN.batch, crop, config.MODEL.scale, config.TRAIN.seed, detail
-    )
+    batches = batches_of(photographs, indices, config)
     if resume:
         load_checkpoint(run.directory, state.parts())
     else:
@@ -298,6 +295,12 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
             return None
         print(f"done: {run.directory / store.WEIGHTS}; samples are in {run.samples}")
     return run.directory / store.WEIGHTS
+
+
+def batches_of(photographs, indices, config):
+    """The batches (data.Batches) of a run; indices: the photographs to train on."""
+    crop, train = config.DATA.crop, config.TRAIN
+    return data.Batches(photographs, indices, train.batch, crop, config.MODEL.scale, train.seed, config.DATA.detail)
 
 
 def loop(run, state, step_function, batches, validation, strategy, log):
@@ -377,11 +380,31 @@ def roll_back(run, state, error):
     print(f"{error}: back to step {int(state.step.numpy())}, learning rate times {slowdown:g} from there on")
 
 
+def export_update(run, plan, folder):
+    """Write the compiled update of a run as a program for another XLA runtime; see training/other_runtimes.py."""
+    config = run.config
+    facts = {"data": plan.data_facts, "init": plan.init.parent.name if plan.init else None}
+    facts["precision"] = devices.choose_precision(config.TRAIN.precision)
+    vgg = None
+    if config.TRAIN.loss in VGG_LOSSES:
+        vgg, facts["vgg"] = features.load_vgg(config, plan.vgg_path)
+    state = TrainState(config, run.mode, plan.init, vgg)
+    batch = batches_of(plan.photographs, plan.photographs.split(config.DATA.validation)[0], config)(1)
+    other_runtimes.export_update(folder, run, state, make_update(config, state), batch, facts)
+
+
 def main():
-    plan = read_plan(parse_arguments())
+    args = parse_arguments()
+    if args.collect:
+        other_runtimes.collect(*args.collect, args.name)
+        return
+    plan = read_plan(args)
     if plan is None:
         return  # a dry run
     asked = plan.jobs[-1]
+    if args.export_update:
+        export_update(asked, plan, args.export_update)
+        return
     strategy = devices.choose_strategy(asked.config.TRAIN.replicas)
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():

@@ -59,6 +59,19 @@ def parse_arguments(arguments=None):
         metavar="RUN",
         help="go on with this run from its newest checkpoint (besides: --data, --steps, and how it is computed)",
     )
+    add(
+        "--export-update",
+        type=Path,
+        metavar="DIR",
+        help="train nothing: write the compiled update for another XLA runtime, as JAX (docs/other_runtimes.md)",
+    )
+    add(
+        "--collect",
+        type=Path,
+        nargs=2,
+        metavar=("DIR", "RESULTS"),
+        help="make a run of what another runtime trained with the update in DIR; --name gives it a name",
+    )
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
 
@@ -102,6 +115,8 @@ def read_new(args):
                 f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
                 f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
             )
+    if args.export_update and len(jobs) > 1:
+        raise UserError("--export-update of a GAN needs weights to begin with: name some by --init")
     if args.dry_run:
         print(json.dumps(config, indent=2))
         print(f"dry run: all is in order, {jobs[-1].directory} would be written")
@@ -113,8 +128,8 @@ def read_new(args):
 
 def read_resumed(args):
     """The Plan of a run that goes on as it was begun, if the photographs and the VGG are those of then."""
-    kept = ("mode", "preset", "name", "init", "set", *WHAT)
-    if given := [f"--{key}" for key in kept if getattr(args, key) not in (None, [])]:
+    kept = ("mode", "preset", "name", "init", "set", "export_update", *WHAT)
+    if given := [f"--{key.replace('_', '-')}" for key in kept if getattr(args, key) not in (None, [])]:
         raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
     run, about = store.reopen(args.resume)
     # What "auto" was where the run was begun: a checkpoint of float16 has more in it than one of float32.
