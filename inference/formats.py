@@ -64,7 +64,7 @@ def to_be_quantised(network, shift):
     """What int8 is made from: `lr` float32 in [0, 1] to {"sr": float32 in [0, 1]}; 255 steps of it are grey levels.
 
     shift: [3], taken off the output (see write_int8). The tail is Keras's convolution again: the nine parts of
-    blocks.row_convolution would each be rounded to eight bits.
+    layers.blocks.row_convolution would each be rounded to eight bits.
     """
     whole = network
     for rows in [layer for layer in network.layers if layer.name == "tail_conv"]:

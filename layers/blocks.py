@@ -39,8 +39,8 @@ def batch_norm(x, config, name, folded=False, gamma="ones"):
 def residual_block(x, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
     """k3, batch norm, activation, k3, batch norm, + input, all of config.width maps. Paper: Figure 4.
 
-    activation: prelu or relu; folded: without batch norms; gammas: the two batch norms'
-    initial scales; settings: keras.layers.Conv2D's.
+    activation: prelu or relu; folded: without batch norms; gammas: the two batch norms' initial scales;
+    settings: keras.layers.Conv2D's.
     """
     skip = x
     x = batch_norm(conv(x, config.width, 3, f"{name}_conv1", **settings), config, f"{name}_bn1", folded, gammas[0])

@@ -44,6 +44,51 @@ def test_as_many_weights_as_in_the_papers(name, weights):
     assert {"srcnn": 57_184, "drcn": 1_774_096}.get(name, weights) == weights
 
 
+SUM_RATES = {
+    "srcnn": 1e-4 * 17**2 / 2,
+    "vdsr": 0.1 * 41**2 / 2,
+}  # for half the sum over an output, as one of the mean
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "rate", "last_layer", "crop", "loss", "more"),
+    [
+        ("srcnn", "sgd", SUM_RATES["srcnn"], 0.1, 33, "luma", {"TRAIN.batch": 128}),
+        ("espcn", "sgd", 0.01, 0.1, 17 * 4, "luma", {}),
+        ("espcn-hr", "sgd", 0.01, 0.1, 17 * 4, "luma", {}),
+        ("vdsr", "sgd", SUM_RATES["vdsr"], 1, 41, "luma", {"TRAIN.batch": 64, "TRAIN.beta1": 0.9, "MODEL.blocks": 18}),
+        ("drcn", "sgd", 0.01, 1, 41, "luma", {"MODEL.blocks": 16, "MODEL.width": 256}),
+        (
+            "johnson",
+            "adam",
+            1e-3,
+            1,
+            288,
+            "feature",
+            {"TRAIN.batch": 4, "TRAIN.steps": 200_000, "TRAIN.weight_decay": 0, "VGG.layer": "conv2_2"}
+            | {"MODEL.blocks": 4, "MODEL.output": "tanh"},
+        ),
+        ("tensorlayer", "adam", 1e-4, 1, 96, "mse", {"MODEL.output": "tanh", "MODEL.blocks": 16, "TRAIN.beta1": 0.9}),
+    ],
+)
+def test_training_rules_are_the_papers(name, optimizer, rate, last_layer, crop, loss, more):
+    """Crops are the multiple of 16 next to the paper's: 33 is 32, 41 is 48, 68 is 64 (docs/departures.md, 27)."""
+    config = make_config(overrides=[f"MODEL.network={name}"])
+    rule = config.TRAIN
+    assert (rule.optimizer, rule.loss, rule.last_layer_rate) == (optimizer, loss, last_layer)
+    assert rule.learning_rate == pytest.approx(rate, rel=0.01)
+    assert abs(config.DATA.crop - crop) < 8 and config.DATA.crop % 16 == 0
+    for setting, value in more.items():
+        section, key = setting.split(".")
+        assert config[section][key] == value, setting
+    assert config.MODEL.skip == "none" and NETWORKS[name].matched == (name == "johnson")
+    assert NETWORKS[name].gan == (name == "tensorlayer")
+    if name == "vdsr":  # weight decay of 1e-4 at a rate of 0.1
+        assert rule.learning_rate * rule.weight_decay == pytest.approx(0.1 * 1e-4, rel=0.01)
+    else:
+        assert rule.weight_decay == 0
+
+
 def anatomy(network):
     """[(kernel, maps, stride, activation, bias)] of the convolutions in order; transposed ones have stride 1/2."""
     return [

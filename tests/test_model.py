@@ -60,6 +60,15 @@ def test_discriminator_has_the_papers_layers():
     assert network.count_params() == expected == 23_569_217
 
 
+def test_discriminator_in_order():
+    """Figure 4, bottom: convolution, batch norm, LeakyReLU; none of the norm in the first; two dense layers."""
+    network = registry.build_discriminator(make_config().MODEL, 32)
+    layers = ["Conv2D", "LeakyReLU"] + ["Conv2D", "BatchNormalization", "LeakyReLU"] * 7
+    assert kinds(network) == ["InputLayer", *layers, "Flatten", "Dense", "LeakyReLU", "Dense"]
+    for before, layer in zip(network.layers, network.layers[1:], strict=False):
+        assert layer.input is before.output  # one after the other, without a branch
+
+
 def test_leaky_slope_is_a_fifth():
     network = registry.build_discriminator(make_config().MODEL, 32)
     assert {layer.negative_slope for layer in network.layers if type(layer).__name__ == "LeakyReLU"} == {0.2}
