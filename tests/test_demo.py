@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -273,27 +274,43 @@ def test_an_example_on_a_phone_by_keyboard(server, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+def call(server, config, i, value, session):
+    """What the server says at the end of its i-th action, called with `value` in place of each of its inputs."""
+    api = f"{server.address}/gradio_api"
+    data = [value] * len(config["dependencies"][i]["inputs"])
+    asked = {"data": data, "fn_index": i, "session_hash": session}
+    assert requests.post(f"{api}/queue/join", json=asked, timeout=20).status_code == 200
+    with requests.get(f"{api}/queue/data?session_hash={session}", stream=True, timeout=20) as told:
+        assert told.status_code == 200
+        for line in told.iter_lines():
+            if line.startswith(b"data:") and (message := json.loads(line[5:]))["msg"] == "process_completed":
+                return message
+    raise AssertionError(f"action {i} did not end")
+
+
 @needs_packages
-def test_nobody_gets_other_files_of_the_machine(server, tmp_path):
+def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     """By naming one as if it had been uploaded, in place of each kind of value; nor is another server asked for one."""
-    secret = tmp_path / "secret.txt"
-    secret.write_text("a secret")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(content_of(photo(rng, 16, 24)))
+    assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code == 403
     config = requests.get(f"{server.address}/config", timeout=20).json()
-    named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code in (403, 404)
-    elsewhere = named | {"path": "https://example.com/a.png"}
-    calls = [
-        (i, dependency, value) for value in (named, elsewhere) for i, dependency in enumerate(config["dependencies"])
-    ]
-    for n, (i, dependency, value) in enumerate(calls):
-        call = {"data": [value] * len(dependency["inputs"]), "fn_index": i, "session_hash": f"s{n}"}
-        requests.post(f"{server.address}/gradio_api/queue/join", json=call, timeout=20)
-        with requests.get(f"{server.address}/gradio_api/queue/data?session_hash=s{n}", stream=True, timeout=20) as told:
-            for line in told.iter_lines():
-                if b"process_completed" in line or b"close_stream" in line or b"unexpected" in line:
-                    break
-    assert len(config["dependencies"]) > 8
-    assert "secret.txt" not in {path.name for path in server.files()}
+    kinds = {part["id"]: part["type"] for part in config["components"]}
+    actions = [(i, [kinds[part] for part in d["inputs"]]) for i, d in enumerate(config["dependencies"]) if d["inputs"]]
+    assert {kind for _, inputs in actions for kind in inputs} == {"file", "checkboxgroup", "slider", "dropdown"}
+    for path, words in ((str(secret), "not uploaded by a user"), ("https://example.com/a.png", "asks no other")):
+        named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for i, _ in actions:
+            told = call(server, config, i, named, f"{words} {i}")
+            assert told["success"] is False and words in told["output"]["error"], (i, told)
+    assert "secret.png" not in {path.name for path in server.files()}
+
+    # What was uploaded is taken, by the same way.
+    with open(secret, "rb") as file:
+        answer = requests.post(f"{server.address}/gradio_api/upload", files={"files": file}, timeout=20)
+    named = {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
+    told = call(server, config, next(i for i, inputs in actions if inputs == ["file"]), named, "uploaded")
+    assert told["success"] is True and "secret.png: 24×16, to be 96×64" in told["output"]["data"]
 
 
 @needs_packages
