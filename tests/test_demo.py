@@ -39,6 +39,9 @@ HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
         (["--report"], "--report goes with --mos"),
         (["--run", "a", "--weights", "b"], "--weights is of the page that upscales, not of --run"),
         (["--run", "a", "--mos", "b"], "pages of their own"),
+        (["--mos", "a", "--max-megapixels=1"], "--max-megapixels is of the page that upscales, not of --mos"),
+        (["--mos", "a", "--run=b"], "pages of their own"),
+        (["--run"], "argument --run: expected one argument"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, arguments, words):
@@ -47,6 +50,24 @@ def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, argum
     with pytest.raises(SystemExit) as exit_status:
         terminal.run_command(demo.main)
     assert exit_status.value.code == 2 and words in capsys.readouterr().err
+
+
+def help_of(monkeypatch, capsys, *arguments):
+    """The flags in the help of demo.py."""
+    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    with pytest.raises(SystemExit) as exit_status:
+        demo.parse_arguments()
+    assert not exit_status.value.code
+    return set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+
+
+def test_each_page_has_its_own_help_and_all_are_shown_together(monkeypatch, capsys):
+    serving = {"--host", "--port"}
+    watching = help_of(monkeypatch, capsys, "--run", "a", "--help")
+    rating = help_of(monkeypatch, capsys, "--mos", "b", "-h")
+    assert watching == {"--run"} | serving
+    assert rating == {"--mos", "--report", "--without", "--raters", *demo.NEW_STUDY} | serving
+    assert help_of(monkeypatch, capsys, "--help") == {"--weights", "--max-megapixels"} | watching | rating
 
 
 # ---------------------------------------------------------------------------------------------------------------------
