@@ -164,7 +164,7 @@ def as_written(value):
 
 def rate(args):
     """Ask people, or write the report of what they said."""
-    serving.check_packages(server.PACKAGES)
+    serving.check_packages(opinions.PACKAGES if args.report else server.PACKAGES)
     with contextlib.closing(open_study(args)) as study:
         if args.report:
             opinions.write(study, args.without or ())
