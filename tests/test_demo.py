@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -38,6 +39,9 @@ HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
         (["--report"], "--report goes with --mos"),
         (["--run", "a", "--weights", "b"], "--weights is of the page that upscales, not of --run"),
         (["--run", "a", "--mos", "b"], "pages of their own"),
+        (["--mos", "a", "--max-megapixels=1"], "--max-megapixels is of the page that upscales, not of --mos"),
+        (["--mos", "a", "--run=b"], "pages of their own"),
+        (["--run"], "argument --run: expected one argument"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, arguments, words):
@@ -46,6 +50,24 @@ def test_wrong_arguments_are_one_sentence(runs_there, monkeypatch, capsys, argum
     with pytest.raises(SystemExit) as exit_status:
         terminal.run_command(demo.main)
     assert exit_status.value.code == 2 and words in capsys.readouterr().err
+
+
+def help_of(monkeypatch, capsys, *arguments):
+    """The flags in the help of demo.py."""
+    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    with pytest.raises(SystemExit) as exit_status:
+        demo.parse_arguments()
+    assert not exit_status.value.code
+    return set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+
+
+def test_each_page_has_its_own_help_and_all_are_shown_together(monkeypatch, capsys):
+    serving = {"--host", "--port"}
+    watching = help_of(monkeypatch, capsys, "--run", "a", "--help")
+    rating = help_of(monkeypatch, capsys, "--mos", "b", "-h")
+    assert watching == {"--run"} | serving
+    assert rating == {"--mos", "--report", "--without", "--raters", *demo.NEW_STUDY} | serving
+    assert help_of(monkeypatch, capsys, "--help") == {"--weights", "--max-megapixels"} | watching | rating
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -273,27 +295,43 @@ def test_an_example_on_a_phone_by_keyboard(server, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+def call(server, config, i, value, session):
+    """What the server says at the end of its i-th action, called with `value` in place of each of its inputs."""
+    api = f"{server.address}/gradio_api"
+    data = [value] * len(config["dependencies"][i]["inputs"])
+    asked = {"data": data, "fn_index": i, "session_hash": session}
+    assert requests.post(f"{api}/queue/join", json=asked, timeout=20).status_code == 200
+    with requests.get(f"{api}/queue/data?session_hash={session}", stream=True, timeout=20) as told:
+        assert told.status_code == 200
+        for line in told.iter_lines():
+            if line.startswith(b"data:") and (message := json.loads(line[5:]))["msg"] == "process_completed":
+                return message
+    raise AssertionError(f"action {i} did not end")
+
+
 @needs_packages
-def test_nobody_gets_other_files_of_the_machine(server, tmp_path):
+def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     """By naming one as if it had been uploaded, in place of each kind of value; nor is another server asked for one."""
-    secret = tmp_path / "secret.txt"
-    secret.write_text("a secret")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(content_of(photo(rng, 16, 24)))
+    assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code == 403
     config = requests.get(f"{server.address}/config", timeout=20).json()
-    named = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    assert requests.get(f"{server.address}/gradio_api/file={secret}", timeout=20).status_code in (403, 404)
-    elsewhere = named | {"path": "https://example.com/a.png"}
-    calls = [
-        (i, dependency, value) for value in (named, elsewhere) for i, dependency in enumerate(config["dependencies"])
-    ]
-    for n, (i, dependency, value) in enumerate(calls):
-        call = {"data": [value] * len(dependency["inputs"]), "fn_index": i, "session_hash": f"s{n}"}
-        requests.post(f"{server.address}/gradio_api/queue/join", json=call, timeout=20)
-        with requests.get(f"{server.address}/gradio_api/queue/data?session_hash=s{n}", stream=True, timeout=20) as told:
-            for line in told.iter_lines():
-                if b"process_completed" in line or b"close_stream" in line or b"unexpected" in line:
-                    break
-    assert len(config["dependencies"]) > 8
-    assert "secret.txt" not in {path.name for path in server.files()}
+    kinds = {part["id"]: part["type"] for part in config["components"]}
+    actions = [(i, [kinds[part] for part in d["inputs"]]) for i, d in enumerate(config["dependencies"]) if d["inputs"]]
+    assert {kind for _, inputs in actions for kind in inputs} == {"file", "checkboxgroup", "slider", "dropdown"}
+    for path, words in ((str(secret), "not uploaded by a user"), ("https://example.com/a.png", "asks no other")):
+        named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        for i, _ in actions:
+            told = call(server, config, i, named, f"{words} {i}")
+            assert told["success"] is False and words in told["output"]["error"], (i, told)
+    assert "secret.png" not in {path.name for path in server.files()}
+
+    # What was uploaded is taken, by the same way.
+    with open(secret, "rb") as file:
+        answer = requests.post(f"{server.address}/gradio_api/upload", files={"files": file}, timeout=20)
+    named = {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
+    told = call(server, config, next(i for i, inputs in actions if inputs == ["file"]), named, "uploaded")
+    assert told["success"] is True and "secret.png: 24×16, to be 96×64" in told["output"]["data"]
 
 
 @needs_packages

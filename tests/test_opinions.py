@@ -15,6 +15,8 @@ from utils import UserError
 from web.study import opinions, stimuli
 from web.study.plans import Picture, Rating, Study
 
+pytest.importorskip("pandas")  # of requirements-demo.txt
+
 NAN = math.nan
 # Krippendorff, Computing Krippendorff's alpha-reliability (2011), section C: four observers, twelve units.
 KRIPPENDORFF = np.array(
@@ -60,6 +62,20 @@ def test_interval_knows_both_kinds_of_chance():
         assert all(map(math.isnan, opinions.interval(few)))
 
 
+def test_interval_is_scipys_but_for_the_draws():
+    draw = np.random.default_rng(5)
+    grid = draw.integers(1, 6, (26, 100)).astype(float)
+    grid[draw.random(grid.shape) < 0.1] = NAN
+
+    def mean_of_drawn(raters, pictures):
+        return np.nanmean(grid[np.ix_(raters, pictures)])
+
+    numbers = (np.arange(26), np.arange(100))
+    settings = {"n_resamples": 2000, "method": "percentile", "vectorized": False, "rng": 0}
+    expected = scipy.stats.bootstrap(numbers, mean_of_drawn, **settings).confidence_interval
+    np.testing.assert_allclose(opinions.interval(grid), expected, atol=0.01)
+
+
 def test_p_values():
     draw = np.random.default_rng(2)
     ours, theirs = draw.integers(1, 6, (2, 4, 10)).astype(float)
@@ -94,8 +110,9 @@ def test_consistency_and_correlation():
         for kind, value in zip(("first", "repeat"), both, strict=True)
     ]
     ratings += [rating("first", 5, "e"), rating("first", 1, "a", rater=2)]
-    assert opinions.consistency(ratings) == (4, 0.5, 0.75)
-    assert opinions.consistency(ratings[-1:])[0] == 0 and math.isnan(opinions.consistency(ratings[-1:])[1])
+    assert opinions.consistency(opinions.table_of(ratings)) == (4, 0.5, 0.75)
+    pairs, *others = opinions.consistency(opinions.table_of(ratings[-1:]))
+    assert pairs == 0 and all(map(math.isnan, others))
     grid = np.array([[1.0, 2, 4, 5, NAN], [2, 2, 5, 4, 3], [1, NAN, 3, 5, NAN], [1, 1, 1, 1, 1]])
     expected = np.corrcoef([1, 2, 4, 5], [4 / 3, 1.5, 3, 10 / 3])[0, 1]
     assert opinions.with_others(grid, 0) == pytest.approx(expected)
@@ -142,7 +159,7 @@ def test_a_report_with_planted_raters(opened, capsys):
     printed = capsys.readouterr().out
     assert "108 ratings of 3 raters; the paper's rows are of 26 raters" in printed
     firsts = [r for r in opened.ratings() if r.kind == "first"]
-    grids = opinions.by_set(opened, firsts)
+    grids = opinions.by_set(opened, opinions.table_of(firsts))
     assert list(grids) == ["Set5", ODD] and list(grids["Set5"]) == list(METHODS)
     mos = opinions.mos_table("Set5", grids["Set5"])
     rows = rows_of(mos)
@@ -160,7 +177,7 @@ def test_a_report_with_planted_raters(opened, capsys):
     p = rows_of(opinions.p_table("Set5", grids["Set5"]))
     expected = tables.wilcoxon_p([2] * 10 + [0] * 5)
     assert p[ODD][0] == f"{expected:.2g} / 0.062" and p["original"][2:] == []
-    raters = rows_of(opinions.rater_table(opened, opened.ratings()))
+    raters = rows_of(opinions.rater_table(opened, opinions.table_of(opened.ratings())))
     assert raters["rater 1"] == ["36", "3.00", "1.63", "1.0", "6", "1.00", "0.00", "1.00"]
     again = [r for r in opened.ratings() if r.rater == 2 and r.kind == "repeat"]
     same = sum(METHODS[r.method] == 1 for r in again) / 6
@@ -191,7 +208,7 @@ def test_the_files_of_a_report(opened):
 def test_the_distribution_shows_shares_and_means(opened):
     """The paper's Figure 5, read back from the drawing: the middle of each field is as dark as the ratings are many."""
     ratings = [r for r in opened.ratings() if r.kind == "first"]
-    picture = opinions.draw(opinions.by_set(opened, ratings))
+    picture = opinions.draw(opinions.by_set(opened, opinions.table_of(ratings)))
     panel = picture.axes[0]
     shares = np.asarray(panel.images[0].get_array())
     np.testing.assert_allclose(shares.T, [[1, 0, 0, 0, 0], [1 / 3, 0, 2 / 3, 0, 0], [1 / 3, 0, 0, 0, 2 / 3]])

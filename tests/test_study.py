@@ -99,7 +99,7 @@ def test_no_method_comes_early_more_often():
 def test_pictures_are_copied(opened, source):
     assert len(opened.pictures) == 5 * 4 and opened.repeats == 3
     for picture in opened.pictures:
-        path = stimuli.picture_path(source, *picture[:3])
+        path = stimuli.picture_path(source, *picture.key)
         assert (opened.folder / "pictures" / f"{picture.sha256}.png").read_bytes() == path.read_bytes()
     assert len({picture.sha256 for picture in opened.pictures}) == 20
     kept = {path.stem for path in (opened.folder / "pictures").iterdir()}

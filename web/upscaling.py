@@ -1,7 +1,9 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
-An upload is in memory until its page is closed, or any page is used after KEEP seconds, and on disk only while it is
-worked on. What is shown and can be downloaded is on disk for KEEP seconds, or until the last page is closed.
+An upload stays in memory until its page is closed, or until another page is used KEEP seconds later; it is on disk only
+while it is worked on. Results are on disk for KEEP seconds, or until the last page is closed.
+
+`Actions` says what the page does; below it, `build` makes its parts, and `connect` joins both.
 """
 
 import tempfile
@@ -45,195 +47,267 @@ def make_examples(folder):
     return examples
 
 
-def build(weights, scale, folder, max_megapixels, sessions):
-    """The page, a gradio.Blocks.
+class Actions:
+    """What happens on the page: Gradio calls these methods with the values of the page's parts.
 
-    weights, scale: as offered() gives them; folder: that of serving.gradio_folder; sessions: Sessions.
+    It recognises a parameter that is annotated as gr.Request or gr.SelectData, and fills it in.
     """
-    (folder / "examples").mkdir()
-    examples = make_examples(folder / "examples")
 
-    def open_page(request: gr.Request):
-        sessions.of(request)
+    def __init__(self, scale, folder, max_megapixels, sessions):
+        """folder: serving.gradio_folder's; sessions: Sessions."""
+        self.scale, self.folder, self.max_megapixels, self.sessions = scale, folder, max_megapixels, sessions
+        (folder / "examples").mkdir()
+        self.examples = make_examples(folder / "examples")
+        self.lasting = set()
 
-    def forget(request: gr.Request):
-        sessions.drop(request.session_hash)
-        if not sessions:
-            for path in set(folder.rglob("*")) - lasting:
+    def keep_files(self):
+        """Whatever is in the folder now, the examples and Gradio's copies of them, stays until the end."""
+        self.lasting = set(self.folder.rglob("*"))
+
+    # A page is opened and closed
+
+    def open_page(self, request: "gr.Request"):
+        self.sessions.of(request)
+
+    def close_page(self, request: "gr.Request"):
+        self.sessions.drop(request.session_hash)
+        if not self.sessions:
+            for path in set(self.folder.rglob("*")) - self.lasting:
                 if path.is_file():
                     path.unlink(missing_ok=True)
 
-    def take(request, name, content):
+    # A picture comes in
+
+    def receive(self, path, request: "gr.Request"):
+        """An upload: [nothing in the drop area, and what `take` returns]."""
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file, and it is deleted
+            self.sessions.of(request).replace(None)
+            return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
+        if path not in self.lasting:
+            path.unlink(missing_ok=True)
+        return None, *self.take(request, path.name, content)
+
+    def choose_example(self, event: "gr.SelectData", request: "gr.Request"):
+        path, _ = self.examples[event.index]
+        return self.take(request, path.name, path.read_bytes())
+
+    def take(self, request, name, content):
         """What an upload or an example changes: [about, the button, the picture to click into]."""
-        session = sessions.of(request)
+        session = self.sessions.of(request)
         session.replace(None)
         try:
-            upload = read_upload(name, content, scale, max_megapixels)
+            upload = read_upload(name, content, self.scale, self.max_megapixels)
         except (UserError, OSError, MemoryError) as error:
             return f"{name}: {upscale.reason(error)}", gr.Button(interactive=False), None
         session.replace(upload)
         return upload.about, gr.Button(interactive=True), upload.lr
 
-    def receive(path, request: gr.Request):
-        path = Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError:  # another page has dropped the same bytes, which was one file, and it was taken
-            sessions.of(request).replace(None)
-            return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
-        if path not in lasting:
-            path.unlink(missing_ok=True)
-        return None, *take(request, path.name, content)
+    # It is upscaled
 
-    def choose(event: gr.SelectData, request: gr.Request):
-        path = examples[event.index][0]
-        return take(request, path.name, path.read_bytes())
+    def stop(self, request: "gr.Request"):
+        self.sessions.of(request).stopped.set()
 
-    def ask(request: gr.Request):
-        """Ready for Upscale again: what is still being made ends, what is asked for next has not been stopped."""
-        session = sessions.of(request)
+    def start_again(self, request: "gr.Request"):
+        """Stop what is being made, and be ready for what is asked for next."""
+        session = self.sessions.of(request)
         session.stopped.set()
         session.stopped = threading.Event()
 
-    def halt(request: gr.Request):
-        sessions.of(request).stopped.set()
+    def make(self, methods, share, request, progress):
+        """Upscale, and yield [status, files, left, right, slider, crops]; nothing if nobody waits for it any more.
 
-    def make(methods, share, request: gr.Request, progress=gr.Progress()):  # noqa: B008, as Gradio asks for it
-        session = sessions.of(request)
+        progress: a gr.Progress.
+        """
+        session = self.sessions.of(request)
         upload, stopped = session.upload, session.stopped
         if upload is None or not methods:
-            said = "Choose at least one method." if upload else "There is nothing to upscale: drop a picture."
-            yield said, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
+            reason = "Choose at least one method." if upload else "There is nothing to upscale: drop a picture."
+            yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
             return
 
         def report(share, what):
             session.used = time.monotonic()
             progress(share, what)
 
-        with tempfile.TemporaryDirectory(prefix="srgan-") as place:
-            made = Making(upload, scale, max_megapixels, Path(place), stopped, report)
+        with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+            made = Making(upload, self.scale, self.max_megapixels, Path(folder), stopped, report)
             made.run(methods, share)
-            if sessions.get(request.session_hash) is not session or session.upload is not upload:
-                return  # the page is closed, or shows another upload: what was made goes
+            if self.sessions.get(request.session_hash) is not session or session.upload is not upload:
+                return  # the page is closed, or shows another upload: what was made is deleted
             session.views = made.views
-            left, right = [*made.views, None][0], [None, *made.views][-1]
-            yield (
-                "\n".join(made.said) or "Done.",
-                gr.File([str(file) for file in made.files] or None, visible=bool(made.files)),
-                gr.Dropdown(list(made.views), value=left),
-                gr.Dropdown(list(made.views), value=right),
-                write_pair(made.views, left, right, place),
-                crops(made.views, 50, 50, ZOOM),
-            )  # Gradio has copied the files when it comes back here
+            yield results(made, folder)  # Gradio has copied the files when it comes back here
 
-    def write_pair(views, left, right, place):
-        """Two files for the slider, or None; JPEGs of high quality, which a browser shows sooner than PNGs."""
-        if not {left, right} <= set(views):
-            return None
-        paths = [Path(place, f"{side}.jpg") for side in ("left", "right")]
-        for path, name in zip(paths, (left, right), strict=True):
-            Image.fromarray(views[name]).save(path, quality=95, subsampling=0)
-        return tuple(map(str, paths))
+    # It is looked at
 
-    def choose_pair(left, right, request: gr.Request):
-        with tempfile.TemporaryDirectory(prefix="srgan-") as place:
-            yield write_pair(sessions.of(request).views, left, right, place)
+    def choose_pair(self, left, right, request: "gr.Request"):
+        with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+            yield write_pair(self.sessions.of(request).views, left, right, folder)
 
-    def move(position):
+    def move_slider(self, position):
         return gr.ImageSlider(slider_position=position)
 
-    def closer(x, y, zoom, request: gr.Request):
-        return crops(sessions.of(request).views, x, y, zoom)
+    def look_closer(self, x, y, zoom, request: "gr.Request"):
+        return crops(self.sessions.of(request).views, x, y, zoom)
 
-    def point(event: gr.SelectData, request: gr.Request):
-        upload = sessions.of(request).upload
+    def point(self, event: "gr.SelectData", request: "gr.Request"):
+        """A click into the small picture: [x, y] in percent."""
+        upload = self.sessions.of(request).upload
         if upload is None or upload.lr is None:
             return gr.skip(), gr.skip()
         height, width = upload.lr.shape[:2]
         return 100 * event.index[0] / width, 100 * event.index[1] / height
 
+
+def results(made, folder):
+    """[status, files, left, right, slider, crops] of a Making that has run; folder: for the slider's files."""
+    names = list(made.views)
+    left, right = (names[0], names[-1]) if names else (None, None)
+    return (
+        "\n".join(made.said) or "Done.",
+        gr.File([str(file) for file in made.files] or None, visible=bool(made.files)),
+        gr.Dropdown(names, value=left),
+        gr.Dropdown(names, value=right),
+        write_pair(made.views, left, right, folder),
+        crops(made.views, 50, 50, ZOOM),
+    )
+
+
+def write_pair(views, left, right, folder):
+    """Two files for the slider, or None; JPEGs of high quality, which a browser shows sooner than PNGs."""
+    if left not in views or right not in views:
+        return None
+    paths = [Path(folder, f"{side}.jpg") for side in ("left", "right")]
+    for path, name in zip(paths, (left, right), strict=True):
+        Image.fromarray(views[name]).save(path, quality=95, subsampling=0)
+    return tuple(map(str, paths))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def build(weights, scale, folder, max_megapixels, sessions):
+    """The page, a gradio.Blocks.
+
+    weights, scale: as offered() gives them; folder: that of serving.gradio_folder; sessions: Sessions.
+    """
+    actions = Actions(scale, folder, max_megapixels, sessions)
     with gr.Blocks(title="srgan", analytics_enabled=False, delete_cache=(60, KEEP)) as page:
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                drop = gr.File(label="Picture, animation or video", height=150, elem_id="drop")
-                shown = gr.Gallery(
-                    examples,
-                    label="Or one of these",
-                    columns=3,
-                    height="auto",
-                    allow_preview=False,
-                    buttons=[],
-                    elem_id="examples",
-                )
-                methods = gr.CheckboxGroup(
-                    [*FIXED, *weights], value=["bicubic", weights[0]], label="Methods, side by side", elem_id="methods"
-                )
-                share = gr.Slider(
-                    minimum=0,
-                    maximum=1,
-                    value=1,
-                    step=0.05,
-                    label="From SRResNet (0, smooth) to SRGAN (1, textured)",
-                    visible=any(map(partner_of, weights)),
-                    elem_id="share",
-                )
-                with gr.Row():
-                    go = gr.Button("Upscale again", interactive=False, elem_id="go")
-                    stop = gr.Button("Stop", elem_id="stop")
-                about = gr.Textbox("nothing so far", label="Upload", interactive=False, elem_id="about")
-                status = gr.Textbox(label="Result", lines=2, interactive=False, elem_id="status")
-                files = gr.File(label="Download", visible=False, file_count="multiple", elem_id="files")
+                choice = build_choice(actions.examples, weights)
             with gr.Column(scale=2, min_width=300):
-                with gr.Row():
-                    left = gr.Dropdown([], label="Left of the slider", interactive=True, elem_id="left")
-                    right = gr.Dropdown([], label="Right of it", interactive=True, elem_id="right")
-                slider = gr.ImageSlider(
-                    label="Before and after", type="filepath", interactive=False, max_height=700, elem_id="slider"
-                )
-                position = gr.Slider(0, 100, 50, step=5, label="Slider, by keyboard, %", elem_id="position")
-                closest = gr.Gallery(
-                    label="Closer",
-                    columns=3,
-                    height="auto",
-                    format="png",
-                    allow_preview=False,
-                    buttons=[],
-                    elem_id="closer",
-                )
-                with gr.Row():
-                    where = gr.Image(
-                        label="Click where to look closer",
-                        interactive=False,
-                        format="png",
-                        height=230,
-                        buttons=[],
-                        elem_id="where",
-                    )
-                    with gr.Column(min_width=200):
-                        x = gr.Slider(0, 100, 50, step=1, label="Across, %", elem_id="x")
-                        y = gr.Slider(0, 100, 50, step=1, label="Down, %", elem_id="y")
-                        zoom = gr.Slider(1, 8, ZOOM, step=1, precision=0, label="Zoom", elem_id="zoom")
-        taken = [about, go, where]
-        making = {
-            "fn": make,
-            "inputs": [methods, share],
-            "outputs": [status, files, left, right, slider, closest],
-            "show_progress_on": [status],
-            "trigger_mode": "multiple",  # an upload while another is worked on takes its place
-        }
-        page.load(open_page)
-        page.unload(forget)
-        drop.upload(receive, drop, [drop, *taken]).then(**making)
-        shown.select(choose, None, taken).then(**making)
-        go.click(ask, queue=False).then(**making)
-        stop.click(halt, queue=False)
-        gr.on([left.input, right.input], choose_pair, [left, right], slider, trigger_mode="always_last")
-        position.input(move, position, slider, trigger_mode="always_last", show_progress="hidden")
-        gr.on([x.change, y.change, zoom.change], closer, [x, y, zoom], closest, show_progress="hidden")
-        where.select(point, None, [x, y])
-    lasting = set(folder.rglob("*"))  # the examples and Gradio's copies of them
+                view = build_view()
+        connect(page, choice, view, actions)
+    actions.keep_files()
     return page
+
+
+def build_choice(examples, weights):
+    """The left column, {name: part}: a picture and methods to choose, and what is said of them."""
+    parts = {
+        "drop": gr.File(label="Picture, animation or video", height=150, elem_id="drop"),
+        "examples": gr.Gallery(
+            examples,
+            label="Or one of these",
+            columns=3,
+            height="auto",
+            allow_preview=False,
+            buttons=[],
+            elem_id="examples",
+        ),
+        "methods": gr.CheckboxGroup(
+            [*FIXED, *weights], value=["bicubic", weights[0]], label="Methods, side by side", elem_id="methods"
+        ),
+        "share": gr.Slider(
+            minimum=0,
+            maximum=1,
+            value=1,
+            step=0.05,
+            label="From SRResNet (0, smooth) to SRGAN (1, textured)",
+            visible=any(map(partner_of, weights)),
+            elem_id="share",
+        ),
+    }
+    with gr.Row():
+        parts["go"] = gr.Button("Upscale again", interactive=False, elem_id="go")
+        parts["stop"] = gr.Button("Stop", elem_id="stop")
+    return parts | {
+        "about": gr.Textbox("nothing so far", label="Upload", interactive=False, elem_id="about"),
+        "status": gr.Textbox(label="Result", lines=2, interactive=False, elem_id="status"),
+        "files": gr.File(label="Download", visible=False, file_count="multiple", elem_id="files"),
+    }
+
+
+def build_view():
+    """The right column, {name: part}: two results under a slider, and crops to look closer at."""
+    parts = {}
+    with gr.Row():
+        parts["left"] = gr.Dropdown([], label="Left of the slider", interactive=True, elem_id="left")
+        parts["right"] = gr.Dropdown([], label="Right of it", interactive=True, elem_id="right")
+    parts["slider"] = gr.ImageSlider(
+        label="Before and after", type="filepath", interactive=False, max_height=700, elem_id="slider"
+    )
+    parts["position"] = gr.Slider(0, 100, 50, step=5, label="Slider, by keyboard, %", elem_id="position")
+    parts["closer"] = gr.Gallery(
+        label="Closer",
+        columns=3,
+        height="auto",
+        format="png",
+        allow_preview=False,
+        buttons=[],
+        elem_id="closer",
+    )
+    with gr.Row():
+        parts["where"] = gr.Image(
+            label="Click where to look closer",
+            interactive=False,
+            format="png",
+            height=230,
+            buttons=[],
+            elem_id="where",
+        )
+        with gr.Column(min_width=200):
+            parts["x"] = gr.Slider(0, 100, 50, step=1, label="Across, %", elem_id="x")
+            parts["y"] = gr.Slider(0, 100, 50, step=1, label="Down, %", elem_id="y")
+            parts["zoom"] = gr.Slider(1, 8, ZOOM, step=1, precision=0, label="Zoom", elem_id="zoom")
+    return parts
+
+
+def connect(page, choice, view, actions):
+    """Say which action follows when something happens to a part of the page."""
+
+    def make(methods, share, request: gr.Request, progress=gr.Progress()):  # noqa: B008, Gradio knows it by its default
+        yield from actions.make(methods, share, request, progress)
+
+    taken = [choice["about"], choice["go"], view["where"]]
+    pair = [view["left"], view["right"]]
+    place = [view["x"], view["y"]]
+    making = {
+        "fn": make,
+        "inputs": [choice["methods"], choice["share"]],
+        "outputs": [choice["status"], choice["files"], *pair, view["slider"], view["closer"]],
+        "show_progress_on": [choice["status"]],
+        "trigger_mode": "multiple",  # an upload while another is worked on takes its place
+    }
+    page.load(actions.open_page)
+    page.unload(actions.close_page)
+    choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken]).then(**making)
+    choice["examples"].select(actions.choose_example, None, taken).then(**making)
+    choice["go"].click(actions.start_again, queue=False).then(**making)
+    choice["stop"].click(actions.stop, queue=False)
+
+    latest = {"trigger_mode": "always_last"}  # of many changes one after the other
+    hidden = {"show_progress": "hidden"}
+    gr.on([part.input for part in pair], actions.choose_pair, pair, view["slider"], **latest)
+    view["position"].input(actions.move_slider, view["position"], view["slider"], **latest, **hidden)
+    moved = [*place, view["zoom"]]
+    gr.on([part.change for part in moved], actions.look_closer, moved, view["closer"], **hidden)
+    view["where"].select(actions.point, None, place)
 
 
 def serve(weights, max_megapixels, host, port):

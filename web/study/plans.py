@@ -56,6 +56,16 @@ class Picture(NamedTuple):
     sha256: str
     worth: int | None = None
 
+    @property
+    def key(self):
+        """What tells it from the study's other pictures."""
+        return self.set, self.image, self.method
+
+    @property
+    def photo(self):
+        """The photograph that it shows."""
+        return self.set, self.image
+
 
 class Rating(NamedTuple):
     """What a rater thinks of a picture; kind: "first" showing or "repeat"."""
@@ -98,10 +108,10 @@ def make_plan(examples, pictures, repeats, draw):
 
     Repeats are of the first third of the pictures and come among the last third. draw: random.Random.
     """
-    plan = [("example", i) for i in spread(range(len(examples)), lambda i: examples[i][:2], draw)]
+    plan = [("example", i) for i in spread(range(len(examples)), lambda i: examples[i].photo, draw)]
 
     def image_of(showing):
-        return pictures[showing[1]][:2]
+        return pictures[showing[1]].photo
 
     order = spread([("first", i) for i in range(len(pictures))], image_of, draw)
     third = len(order) // 3
@@ -184,7 +194,10 @@ class Study:
     def showing(self, rater, position):
         """(kind, Picture) that a rater is shown at a position, or None."""
         found = self.query("SELECT kind, picture FROM showings WHERE rater = ? AND position = ?", rater, position)
-        return found and (found[0][0], (self.examples if found[0][0] == "example" else self.pictures)[found[0][1]])
+        if not found:
+            return None
+        ((kind, index),) = found
+        return kind, (self.examples if kind == "example" else self.pictures)[index]
 
     def read_picture(self, rater, position):
         """The PNG that a rater is shown at a position, as bytes; None if there is no such position."""
@@ -233,4 +246,4 @@ class Study:
             "ON s.rater = r.rater AND s.position = r.position WHERE s.kind != 'example' "
             "AND r.id IN (SELECT MAX(id) FROM ratings GROUP BY rater, position) ORDER BY r.rater, r.position"
         )
-        return [Rating(rater, *self.pictures[i][:3], kind, *rest) for rater, kind, i, *rest in rows]
+        return [Rating(rater, *self.pictures[i].key, kind, *rest) for rater, kind, i, *rest in rows]
