@@ -7,6 +7,9 @@ The end of a name tells its range where it could be mistaken: `_u8` is uint8 in 
 import importlib
 import os
 import shutil
+import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -30,7 +33,31 @@ class LazyModule:
         self.name = name
 
     def __getattr__(self, attribute):
+        if self.name not in sys.modules:
+            import_quietly(self.name)
         return getattr(importlib.import_module(self.name), attribute)
+
+
+# TensorFlow writes these before its own log, and so its log level, is there: no GPU was found, which is no fault.
+NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc")
+IMPORTING = threading.Lock()  # standard error is one for all threads
+
+
+def import_quietly(name):
+    """Import a library; lines of NOISE that it writes to standard error meanwhile are left out, all others stay."""
+    with IMPORTING, tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(name)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            for line in said:
+                if not any(noise in line for noise in NOISE):
+                    os.write(2, line)
 
 
 sparse = LazyModule("scipy.sparse")

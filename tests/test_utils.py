@@ -194,3 +194,16 @@ def test_folders_are_replaced_whole(tmp_path):
     with pytest.raises(utils.UserError, match="is not a folder"):
         utils.write_folder_atomically(path / "two", write("four"))
     assert (path / "two").read_text() == "two"
+
+
+def test_a_library_is_imported_without_noise_but_with_its_errors(tmp_path, monkeypatch, capfd):
+    """What TensorFlow says of a missing GPU is left out; other lines stay, also those of an import that fails."""
+    (tmp_path / "noisy_library.py").write_text(
+        "import os\n"
+        "os.write(2, b'I0000 cudart_stub.cc:31] Could not find cuda drivers\\nsomething is wrong\\n')\n"
+        "raise ImportError('no such thing')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="no such thing"):
+        utils.LazyModule("noisy_library").anything  # noqa: B018
+    assert capfd.readouterr().err == "something is wrong\n"
