@@ -70,7 +70,7 @@ class Server:
 
 
 @pytest.fixture
-def server(evaluation, tmp_path):
+def fresh(evaluation, tmp_path):
     served = Server(tmp_path / "a study", "--pictures", evaluation, "--raters", 2, "--repeats", 4)
     yield served
     served.close()
@@ -225,34 +225,34 @@ def test_one_server_a_study_and_one_port_a_server(lasting):
 
 
 @needs_packages
-def test_a_killed_server_loses_nothing_that_was_answered_for(server):
+def test_a_killed_server_loses_nothing_that_was_answered_for(fresh):
     """Two raters in turns; the server dies between two answers, and in the middle of one."""
     counts, sent = [0, 0], [[], []]
-    plans = [server.opened.progress(rater) for rater in (1, 2)]
+    plans = [fresh.opened.progress(rater) for rater in (1, 2)]
     total = plans[0]["count"]
     assert total == 20 + 18 + 4
     for turn in range(2 * total):
         i = turn % 2
         worth = plans[i]["worth"]
         value = worth[counts[i]] if counts[i] < 20 else 1 + (7 * turn) % 5
-        assert rate(server.links[i], counts[i], value).json() == {"saved": True}
-        assert rate(server.links[i], counts[i], value).json() == {"saved": True}  # sent again: counts once
+        assert rate(fresh.links[i], counts[i], value).json() == {"saved": True}
+        assert rate(fresh.links[i], counts[i], value).json() == {"saved": True}  # sent again: counts once
         sent[i].append(value)
         counts[i] += 1
         if turn in (9, 50):
-            links = server.links
-            server.kill()
-            assert [server.opened.progress(rater)["ratings"] for rater in (1, 2)] == sent
-            server.start()
-            assert server.links == links
+            links = fresh.links
+            fresh.kill()
+            assert [fresh.opened.progress(rater)["ratings"] for rater in (1, 2)] == sent
+            fresh.start()
+            assert fresh.links == links
             for j in range(2):
                 page = requests.get(links[j], timeout=20).text
                 assert json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["ratings"] == sent[j]
-    assert server.opened.query("SELECT COUNT(*) FROM ratings") == [(2 * total,)]
-    assert "42 of 42" not in server.printed
-    server.process.send_signal(signal.SIGINT)
-    assert "stopped; every rating is saved" in server.process.communicate(timeout=30)[0]
-    assert server.process.returncode == 0
+    assert fresh.opened.query("SELECT COUNT(*) FROM ratings") == [(2 * total,)]
+    assert "42 of 42" not in fresh.printed
+    fresh.process.send_signal(signal.SIGINT)
+    assert "stopped; every rating is saved" in fresh.process.communicate(timeout=30)[0]
+    assert fresh.process.returncode == 0
 
 
 def run_demo(monkeypatch, capsys, *arguments):
@@ -333,11 +333,11 @@ def give(page, position, rating, by_key):
 
 
 @needs_packages
-def test_a_whole_session(server, browser):
+def test_a_whole_session(fresh, browser):
     """Examples, ratings by key and click, a double click, a correction, a reload, the server killed, thanks."""
     from selenium.webdriver.common.keys import Keys
 
-    link, opened = server.links[0], server.opened
+    link, opened = fresh.links[0], fresh.opened
     open_page(browser, link)
     assert "20 examples" in find(browser, "text").text and "22 pictures" in find(browser, "text").text
     press(browser, "3")  # nothing is shown yet
@@ -376,11 +376,11 @@ def test_a_whole_session(server, browser):
         if i == 7:
             browser.refresh()
         if i == 12:
-            server.kill()
+            fresh.kill()
             press(browser, str(wanted[i]))
             wait_until(browser, lambda: "server does not answer" in find(browser, "words").text)
             assert len(opened.progress(1)["ratings"]) == 32
-            server.start()
+            fresh.start()
             continue
         give(browser, 20 + i, wanted[i], by_key=i % 3)
     wait_until(browser, lambda: find(browser, "title").text == "Thank you!")
@@ -389,7 +389,7 @@ def test_a_whole_session(server, browser):
     assert opened.query("SELECT rating FROM ratings WHERE position = 23 ORDER BY id") == [(1,), (wanted[3],)]
     assert opened.query("SELECT COUNT(*) FROM ratings") == [(43,)]
     assert all(0 <= r.milliseconds < 60_000 for r in opened.ratings())
-    assert {urlsplit(address).netloc for address in requested(browser)} == {f"127.0.0.1:{server.port}"}
+    assert {urlsplit(address).netloc for address in requested(browser)} == {f"127.0.0.1:{fresh.port}"}
     refused = [entry["message"] for entry in browser.get_log("browser")]
     assert refused and all("ERR_CONNECTION_REFUSED" in message for message in refused)  # while it was dead
 

@@ -1,18 +1,20 @@
 """The report: departures and crops by hand, names that would like to be HTML, and the page itself in a browser."""
 
 import io
+import itertools
 import json
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from conftest import open_page, photo, requested
 
 import utils
-from scoring import figures, metrics, report, tables, testsets
+from scoring import figures, metrics, pages, plot, report, tables, testsets
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 ODD = "50% #1 'quoted' <b>é</b>?".replace("/", "|")
@@ -191,8 +193,13 @@ def test_nothing_is_fetched_from_elsewhere(made):
             assert ":" not in attributes[name] and not attributes[name].startswith("/"), attributes
 
 
-def test_what_cannot_stand_in_a_page_or_an_address():
-    assert report.escape("a\x00\n<") == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}&lt;"
+def test_what_cannot_stand_in_a_page_or_an_address(tmp_path):
+    template = tmp_path / "page.html"
+    template.write_text("{% macro row(name) %}<i>\n{{ name }}</i>{% endmacro %}{{ row(name) }}{{ data|tojson }}")
+    text = pages.load(template).render(name="a\x00\n<", data="</script>")
+    assert text == '<i>\na\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}&lt;</i>"\\u003c/script\\u003e"'
+    with pytest.raises(Exception, match="'name' is undefined"):
+        pages.load(template).render(data="")
     assert report.address("a:b", "c?d#e.png") == "a%3Ab/c%3Fd%23e.png"
 
 
@@ -213,14 +220,45 @@ def test_values_that_are_no_numbers(rng, tmp_path):
 
 
 def test_plot_puts_points_where_they_belong():
-    points = {"a": (26.0, 10.0), "b": (30.0, 6.0), "c": (30.0, 6.001)}
-    drawn = Page(report.svg(points, metrics.COLUMNS["psnr_y"], metrics.COLUMNS["niqe_own"]))
-    circles = [attributes for tag, attributes in drawn.elements if tag == "circle"]
-    place = {name: (float(c["cx"]), float(c["cy"])) for name, c in zip(("a", "c", "b"), circles, strict=True)}
-    assert place["a"][0] < place["b"][0] and place["a"][1] < place["b"][1]
-    names = [attributes for tag, attributes in drawn.elements if attributes.get("class") == "name"]
-    lines = sorted(float(name["y"]) for name in names)
-    assert all(below - above >= 13 for above, below in zip(lines, lines[1:], strict=False))
+    points = {
+        "a": (26.0, 10.0),
+        "b": (30.0, 6.0),
+        "c": (30.0, 6.001),
+        "d" * 30: (28.0, 8.0),
+        "<e>\x00$中$": (27, 7),
+    }
+    columns = metrics.COLUMNS["psnr_y"], metrics.COLUMNS["niqe_own"]
+    text = plot.draw(points, *columns)
+    assert text == plot.draw(points, *columns)
+    elements = Page(text).elements
+    places = [(float(found["x"]), float(found["y"])) for tag, found in elements if tag == "use"]
+    tree = ElementTree.fromstring(text)
+    titles = [title.text.split(": ") for title in tree.iter("{http://www.w3.org/2000/svg}title")]
+    assert dict(titles)["c"] == "PSNR-Y 30.00, NIQE-own 6.00" and dict(titles)["a"] == "PSNR-Y 26.00, NIQE-own 10.00"
+    place = {name: place for (name, _), place in zip(titles, places, strict=True)}
+    # To the right and upwards, by as much as the values differ.
+    units = (place["b"][0] - place["a"][0]) / 4, (place["b"][1] - place["a"][1]) / 4
+    assert units[0] > 50 and units[1] > 40
+    for name, (x, y) in points.items():
+        expected = (place["a"][0] + units[0] * (x - 26), place["a"][1] + units[1] * (10 - y))
+        assert place[name.replace("\x00", "\N{REPLACEMENT CHARACTER}")] == pytest.approx(expected, abs=0.01)
+    names = [text for group in tree.iter() if group.get("class") == "name" for text in group]
+    lines = {text.text: (float(text.get("x")), float(text.get("y"))) for text in names}
+    assert lines["a"] == pytest.approx((place["a"][0] + 9, place["a"][1] + 4)) and "d" * 23 + "…" in lines
+    assert abs(lines["b"][1] - lines["c"][1]) >= 13
+    # The page's policy forbids style inside; colours come from the page.
+    assert not [found for tag, found in elements if "style" in found or tag in ("style", "metadata")]
+
+
+def test_labels_never_overlap(rng):
+    labels = [("x" * 9, *point) for point in rng.uniform((150, 120), (250, 220), (14, 2))]
+    placed = [(start, baseline, 9 * plot.LETTER) for _, start, baseline in plot.place_labels(labels)]
+    pairs = itertools.combinations(placed, 2)
+    assert all(plot.apart(one, other) for one, other in pairs)
+    assert plot.apart((0, 0, 10), (11, 0, 5)) and plot.apart((0, 0, 10), (0, 13, 10))
+    assert not plot.apart((0, 0, 10), (9, 12, 5))
+    ((_, start, baseline),) = plot.place_labels([("name", plot.WIDTH - 30, 200)])
+    assert start + 4 * plot.LETTER == plot.WIDTH - 39 and baseline == 196  # before its point: behind it is no room
 
 
 # ---------------------------------------------------------------------------------------------------------------------

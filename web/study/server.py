@@ -6,11 +6,10 @@ page.html is the page; it asks for nothing but what is served here.
 
 import json
 from pathlib import Path
-from string import Template
 
 from filelock import FileLock, Timeout
 
-from scoring import report
+from scoring import pages
 from utils import UserError
 from web import serving
 from web.study.plans import Refused
@@ -27,11 +26,11 @@ def make_app(study):
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    template = PAGE.read_text(encoding="utf-8")
+    template = pages.load(PAGE)
     # no-store: a repeated picture must not show itself by coming from the cache. no-referrer: the link is the key.
     allowed = ("img-src 'self'", "connect-src 'self'", "frame-ancestors 'none'")
     headers = {
-        "Content-Security-Policy": report.policy_of(template, *allowed),
+        "Content-Security-Policy": pages.policy_of(PAGE, *allowed),
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
@@ -45,7 +44,7 @@ def make_app(study):
         if rater is None:
             return not_found()
         content = {"address": request.url.path} | study.progress(rater)
-        return HTMLResponse(Template(template).substitute(data=report.json_inside(content)))
+        return HTMLResponse(template.render(data=content))
 
     def picture(request):
         rater = study.find_rater(request.path_params["token"])
