@@ -82,26 +82,31 @@ def draw_points(axes, points, x_column, y_column):
         name = printable(name)
         label = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
         labels.append((label, *axes.transData.transform((x, y))))
-    for label, start, baseline in place_labels(labels):
-        axes.annotate(label, (start, baseline), xycoords="figure pixels", va="baseline", gid="name", parse_math=False)
+    for label, x, baseline, side in place_labels(labels):
+        axes.annotate(
+            label, (x, baseline), xycoords="figure pixels", ha=side, va="baseline", gid="name", parse_math=False
+        )
     return tips
 
 
 def place_labels(labels):
-    """[(text, start, baseline)]: a free place for each label, beside its point or else on the nearest free line.
+    """[(text, x, baseline, side)]: a free place for each label, beside its point or else on the nearest free line.
 
+    side: "left" if the label starts at x, "right" if it ends there.
     labels: [(text, x, y of its point)], in SVG units from the lower left corner of the picture.
     """
-    placed = []
+    taken, placed = [], []
     for text, x, y in labels:
         width = LETTER * len(text)
         fits_behind = x + 14 + width <= WIDTH - RIGHT
         start = x + 9 if fits_behind else x - 9 - width
         near = sorted(range(-15 * LINE, 15 * LINE + 1, LINE), key=abs)
         lines = [y - 4 - away for away in near if BOTTOM < y - 4 - away < HEIGHT - TOP]
-        free = (line for line in lines if all(apart((start, line, width), other) for other in placed))
-        placed.append((start, next(free, y - 4), width))
-    return [(text, start, baseline) for (text, _, _), (start, baseline, _) in zip(labels, placed, strict=True)]
+        free = [line for line in lines if all(apart((start, line, width), other) for other in taken)]
+        baseline = free[0] if free else y - 4
+        taken.append((start, baseline, width))
+        placed.append((text, x + 9, baseline, "left") if fits_behind else (text, x - 9, baseline, "right"))
+    return placed
 
 
 def apart(one, other):

@@ -1,6 +1,6 @@
-"""An upload, and what is made of it for looking at and comparing: the page of upscaling.py without the page.
+"""An upload and its results by several methods: the work behind the page of upscaling.py.
 
-It does with a file what upscale.py does, by one method after the other.
+Each network does what upscale.py does with the same file.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from utils import UserError
 
 KEEP = 1800  # seconds that an upload and results are kept for
 FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
-LONGEST = 65500  # pixels: side of a JPEG, and so of what is compared
-CLOSER = 256  # pixels: side of the crops to look closer at
+LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
+CLOSER = 256  # pixels: side of the enlarged crops
 FIXED = ("nearest", "bicubic")  # methods without weights
 
 
 class Upload(NamedTuple):
-    """A file that came in, and what it looks like if it is one picture that a page can show, else None."""
+    """A file that was uploaded."""
 
     name: str
     content: bytes
-    about: str  # what it is and becomes, in words
-    lr: np.ndarray | None  # uint8 RGB [h, w, 3]
+    about: str  # a sentence: its size, and the size of the result
+    lr: np.ndarray | None  # uint8 RGB [h, w, 3], if it is one picture that a page can show
 
 
 def read_upload(name, content, scale, max_megapixels):
@@ -56,7 +56,7 @@ def read_upload(name, content, scale, max_megapixels):
 
 @contextlib.contextmanager
 def on_disk(name, content):
-    """The path of a file of this name and content for as long as it is needed."""
+    """The path of a temporary file of this name and content."""
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
         source = Path(folder, name)
         source.write_bytes(content)
@@ -72,8 +72,9 @@ def view_of(path):
 
 
 class Making:
-    """What is being made of an Upload: files in `folder`, and views, {method: uint8 RGB [scale·h, scale·w, 3]}.
+    """The work on one Upload, and its results.
 
+    files: paths in `folder`; views: {method: uint8 RGB [scale·h, scale·w, 3]}; said: sentences for the user.
     stopped: an event that ends the work at the next tile; report: called with the share of the work done and a name.
     """
 
@@ -85,7 +86,7 @@ class Making:
     def run(self, methods, share):
         """Upscale by each method; share: the SRGAN's in a blend with its SRResNet, where there are both.
 
-        What goes wrong is said in `said`; what was done before is kept. Raises nothing of upscale.py's.
+        An error is added to `said` and ends the work; earlier results stay.
         """
         lr = self.upload.lr
         networks = [method for method in methods if method not in FIXED]
@@ -113,13 +114,9 @@ class Making:
             done += pixels
             if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
                 raise UserError("is longer than this page takes: `python upscale.py` does it")
-            self.report((i + min(done / job.pixels, 1)) / len(networks), method)
-            if self.stopped.is_set():
-                raise KeyboardInterrupt
+            self.advance((i + min(done / job.pixels, 1)) / len(networks), method)
 
-        self.report(i / len(networks), method)
-        if self.stopped.is_set():
-            raise KeyboardInterrupt
+        self.advance(i / len(networks), method)
         partner = partner_of(method) if share < 1 else None
         written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
         upscaler = upscaler_of(method, share if partner else None, written)
@@ -134,17 +131,29 @@ class Making:
         if self.upload.lr is not None:
             self.views[method] = view_of(target)
 
+    def advance(self, share, method):
+        """Report the share of the work that is done. Raises KeyboardInterrupt if the user has stopped it."""
+        self.report(share, method)
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+
 
 def crops(views, x, y, zoom):
-    """[(uint8 RGB, at most CLOSER a side, method)]: what lies x and y percent into the pictures, enlarged by zoom."""
+    """[(uint8 RGB, at most CLOSER a side, method)]: crops x and y percent into the pictures, enlarged by zoom."""
     side = CLOSER // zoom
     found = []
     for method, view in views.items():
-        corner = [round(share / 100 * (n - 1)) - side // 2 for share, n in zip((y, x), view.shape, strict=False)]
-        top, left = (min(max(a, 0), max(n - side, 0)) for a, n in zip(corner, view.shape, strict=False))
+        height, width, _ = view.shape
+        top, left = start_of_crop(y, height, side), start_of_crop(x, width, side)
         crop = view[top : top + side, left : left + side]
         found.append((crop.repeat(zoom, axis=0).repeat(zoom, axis=1), method))
     return found
+
+
+def start_of_crop(percent, length, side):
+    """Where a crop of `side` pixels begins whose middle is so far along `length` pixels, moved inside them."""
+    middle = round(percent / 100 * (length - 1))
+    return min(max(middle - side // 2, 0), max(length - side, 0))
 
 
 def offered(weights):
@@ -177,25 +186,28 @@ def partner_of(weights):
 
 @lru_cache(maxsize=4)
 def upscaler_of(weights, share, written):
-    """The Upscaler of some weights, loaded once for each time they are written; share: of an SRGAN in a blend."""
+    """The Upscaler of some weights; share: the SRGAN's in a blend, or None.
+
+    written: when the files were written, so that weights which training has changed are loaded again.
+    """
     return Upscaler(weights, blend=share)
 
 
 class Session:
-    """What one open page has: its upload, the views of what was made of it, and the end of what is being made."""
+    """One open page: its upload, the views of its results, and `stopped`, which ends the work on it."""
 
     def __init__(self):
         self.upload, self.views = None, {}
         self.stopped, self.used = threading.Event(), time.monotonic()
 
     def replace(self, upload):
-        """Put another upload, or none, in the place of the one before; what is being made of that ends."""
+        """Take another upload, or None, instead of the one before, and stop the work on that."""
         self.stopped.set()
         self.upload, self.views, self.stopped = upload, {}, threading.Event()
 
 
 class Sessions(dict):
-    """{Gradio's name of an open page: Session}. Those that nobody has used for KEEP seconds go."""
+    """{Gradio's name of an open page: Session}. A session that is not used for KEEP seconds is dropped."""
 
     def of(self, request):
         """The Session of the page that a gr.Request comes from."""

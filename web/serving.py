@@ -25,7 +25,7 @@ def address_of(host, port):
     if host in ANY:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
             try:
-                way_out.connect(("192.0.2.1", 9))  # of UDP: it chooses a way and sends nothing
+                way_out.connect(("192.0.2.1", 9))  # UDP: this only chooses a network, and sends nothing
                 host = way_out.getsockname()[0]
             except OSError:
                 host = socket.gethostname()
@@ -39,7 +39,7 @@ def listening(host, port):
     with contextlib.ExitStack() as stack:
         try:
             listener = stack.enter_context(socket.create_server((host, port), **settings))
-        except (OSError, ValueError) as error:  # ValueError: no name, or one that no machine can have
+        except (OSError, ValueError) as error:  # ValueError: not a possible name of a machine
             reason = getattr(error, "strerror", None) or "no such host"
             raise UserError(
                 f"port {port} of {host} cannot be had ({reason}): choose another --port or --host"
@@ -65,7 +65,7 @@ def with_headers(app, headers):
 def run(app, listener, goodbye, leave=lambda: None, **settings):
     """Serve an ASGI application at an open socket until Ctrl-C, kill or hang-up, then print `goodbye`.
 
-    leave: called as soon as the end is asked for; settings: of uvicorn.Config.
+    leave: called at that signal, before connections are closed; settings: of uvicorn.Config.
     """
     import uvicorn
 
@@ -76,7 +76,8 @@ def run(app, listener, goodbye, leave=lambda: None, **settings):
 
     defaults = {"timeout_graceful_shutdown": 3, "log_level": "warning", "access_log": False, "server_header": False}
     server = Server(uvicorn.Config(app, **(defaults | settings)))
-    # uvicorn sends itself the signal once more when all is closed; the default for these would leave files behind.
+    # uvicorn sends itself the signal again when all is closed. The default handlers would end Python at once and leave
+    # temporary files behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, server.handle_exit)
@@ -89,19 +90,19 @@ def run(app, listener, goodbye, leave=lambda: None, **settings):
 # Pages made with Gradio
 
 GRADIO = ("gradio", "fastapi", "starlette", "uvicorn")  # packages
-# Gradio's page has its scripts and styles inside it. No other server may be asked for anything.
+# Gradio's page has inline scripts and styles. The browser may ask no other server for anything.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-# Beginnings of addresses by which Gradio would fetch from other servers for whoever asks.
+# Addresses that begin like this make Gradio fetch something from another server, for anybody who asks.
 FETCHING = ("/gradio_api/file=http", "/gradio_api/proxy=")
 
 
 @contextlib.contextmanager
 def gradio_folder():
-    """A folder of its own for all that Gradio writes, deleted at the end. To be entered before Gradio is imported."""
+    """A folder for all that Gradio writes, deleted at the end. Must be entered before Gradio is imported."""
     with tempfile.TemporaryDirectory(prefix="srgan-page-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -116,7 +117,7 @@ def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
     from fastapi.middleware.cors import CORSMiddleware
 
     app = fastapi.FastAPI(openapi_url=None)
-    app.add_middleware(CORSMiddleware, allow_origins=[])  # else Gradio lets pages of other servers ask
+    app.add_middleware(CORSMiddleware, allow_origins=[])  # Gradio's own lets pages of other servers ask
     gradio.mount_gradio_app(
         app,
         page,
@@ -127,8 +128,10 @@ def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
         mcp_server=False,
         **settings,
     )
-    gradio.processing_utils.async_ssrf_protected_download = refuse_to_fetch  # what a value names as its "path"
-    page.has_launched = True  # as launch() says it; without, Gradio lets whoever asks name any file of this machine
+    # A value whose "path" is an address of another server would be fetched.
+    gradio.processing_utils.async_ssrf_protected_download = refuse_to_fetch
+    # launch() sets this. Without it anybody who asks can name any file of this machine as an upload.
+    page.has_launched = True
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
     app = with_headers(only_here(app, listener.getsockname()[0]), headers)
     run(app, listener, goodbye, leave, timeout_graceful_shutdown=1, log_level="critical")
@@ -143,7 +146,7 @@ async def refuse_to_fetch(*arguments, **settings):
 def only_here(app, host):
     """An ASGI application that asks no other server, and on a loopback address answers to this machine's names only.
 
-    A page elsewhere whose name was turned to this address could else speak for the user.
+    Otherwise a foreign page whose name is redirected to this address (DNS rebinding) could act for the user.
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import PlainTextResponse

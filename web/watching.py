@@ -1,6 +1,6 @@
 """The page of demo.py that watches a run while it trains: its numbers, sample grids and the doctor's remarks.
 
-It only reads what train.py writes, so that it can be opened and closed at any time, on a finished run too.
+It only reads what train.py writes, so it can be opened and closed at any time, for a finished run too.
 """
 
 import time
@@ -16,13 +16,13 @@ from web import serving
 gr = LazyModule("gradio")
 pd = LazyModule("pandas")
 
-EVERY = 5  # seconds between two looks
-QUIET = 300  # seconds without a new line after which a run is said to stand still
+EVERY = 5  # seconds between two readings
+QUIET = 300  # seconds without a new line after which the page asks whether the run has stopped
 NEWEST = "the newest"
 
 
 def state(run, lines, age):
-    """How far a run is, in words; age: seconds since its last line."""
+    """How far a run is, as a sentence; lines: of its metrics.jsonl; age: seconds since the last of them."""
     if not lines:
         return "nothing is logged yet: the first update takes a minute for compiling"
     step, steps = lines[-1]["step"], run.config.TRAIN.steps
@@ -39,7 +39,7 @@ def state(run, lines, age):
 
 
 def remarks(run):
-    """What the doctor has said in log.txt, a line each, in words."""
+    """The doctor's lines of log.txt, as one text."""
     path = run.directory / "log.txt"
     log = path.read_text(errors="replace").splitlines() if path.is_file() else []
     said = [line for line in log if "the doctor says:" in line]
@@ -57,27 +57,27 @@ def build(run):
     metrics = Metrics(run.directory)
 
     def look(chosen, seen):
-        """What has changed since the last look: [seen, state, remarks, grid, the grids there are, a plot each]."""
+        """What has changed since the last reading: [seen, state, remarks, grid, names of all grids, the plots]."""
         path = run.directory / "metrics.jsonl"
         lines, found = metrics.lines(), grids(run)
         age = time.time() - path.stat().st_mtime if path.is_file() else 0
         picture = next(iter(found.values()), None) if chosen == NEWEST else found.get(chosen)
         now = [len(lines), str(picture), len(found)]
-        told = [now, state(run, lines, age), remarks(run)]
+        words = [now, state(run, lines, age), remarks(run)]
         if now == seen:
-            return *told, *[gr.skip()] * (2 + len(PLOTS))
+            return *words, *(gr.skip() for _ in range(2 + len(PLOTS)))
         plots = []
         for names in PLOTS.values():
             points = curve(lines, names)
             frame = pd.DataFrame(points, columns=["step", "value", "curve"])
             plots.append(gr.LinePlot(frame, visible=bool(points)))
-        return *told, picture and str(picture), gr.Dropdown([NEWEST, *found]), *plots
+        return *words, str(picture) if picture else None, gr.Dropdown([NEWEST, *found]), *plots
 
     with gr.Blocks(title=f"srgan: {run.name}", analytics_enabled=False, delete_cache=(60, 600)) as page:
         gr.Markdown(f"# {run.name}")
         seen = gr.State()
-        told = gr.Textbox(label="State", elem_id="state")
-        said = gr.Textbox(label="The doctor", elem_id="doctor", lines=2, max_lines=12)
+        state_box = gr.Textbox(label="State", elem_id="state")
+        doctor_box = gr.Textbox(label="The doctor", elem_id="doctor", lines=2, max_lines=12)
         with gr.Row():
             plots = [
                 gr.LinePlot(x="step", y="value", color="curve", title=title, min_width=400, height=260)
@@ -94,7 +94,7 @@ def build(run):
         settings = {
             "fn": look,
             "inputs": [chosen, seen],
-            "outputs": [seen, told, said, picture, chosen, *plots],
+            "outputs": [seen, state_box, doctor_box, picture, chosen, *plots],
             "show_progress": "hidden",
         }
         gr.on([page.load, gr.Timer(EVERY).tick, chosen.input], **settings)

@@ -1,4 +1,4 @@
-"""What a rating study says: mean opinion scores with intervals, tests, the raters' consistency and agreement.
+"""The results of a rating study: mean opinion scores with intervals, tests, the raters' consistency and agreement.
 
 STUDY/report/ gets mos.md, mos.csv and distribution.png, the paper's Figure 5.
 """
@@ -94,7 +94,7 @@ def times_drawn(count, draw):
 
 
 def alpha(grid):
-    """Krippendorff's alpha for ordinal ratings 1 to 5, whatever is missing; NaN where it is not defined.
+    """Krippendorff's alpha for ordinal ratings 1 to 5, some of which may be missing; NaN where it is not defined.
 
     Krippendorff, Computing Krippendorff's alpha-reliability, 2011.
     """
@@ -143,7 +143,7 @@ def number(value, digits=2):
 
 
 def mos_table(set_name, grids):
-    """The mean opinion of each method on a set, and the paper's below; the best but for the originals is marked."""
+    """The mean opinion of each method on a set, and the paper's below; the best method is marked."""
     means = {method: mean_of(grid) for method, grid in grids.items()}
     methods = [method for method in grids if method != ORIGINAL]
     cells = dict(zip(methods, tables.make_cells([means[m] for m in methods], tables.OPINION), strict=True))

@@ -1,12 +1,12 @@
-"""A blind rating study (the paper's mean opinion score): its pictures, each rater's plan, and the ratings as they come.
+"""A blind rating study (the paper's mean opinion score): its pictures, each rater's plan, and the ratings.
 
     STUDY/study.json       the settings and the pictures by set, image and method: written once
     STUDY/pictures/        copies, each under its SHA-256, so that a later evaluate.py cannot change what is rated
     STUDY/ratings.sqlite   raters, plans and ratings; every rating is on the disk before the rater sees the next picture
 
-A rater first confirms 20 examples whose worth is told (the paper's calibration: nearest neighbour is a 1, the original
-a 5), then rates all pictures in an order of their own. stimuli.py makes a study, server.py shows it, and
-opinions.py makes figures of the ratings.
+A rater first confirms 20 examples whose worth is shown (the paper's calibration: nearest neighbour is a 1, the original
+a 5), then rates all pictures in a random order, another one for each rater. stimuli.py makes a study, server.py shows
+it, and opinions.py evaluates the ratings.
 """
 
 import random
@@ -34,10 +34,10 @@ CREATE TABLE IF NOT EXISTS showings (
     kind TEXT NOT NULL CHECK (kind IN ('example', 'first', 'repeat')),
     picture INTEGER NOT NULL,  -- of study.json's examples or pictures
     PRIMARY KEY (rater, position));
-CREATE TABLE IF NOT EXISTS ratings (  -- of one showing the last one counts, the others are kept
+CREATE TABLE IF NOT EXISTS ratings (  -- the last one of a showing counts, earlier ones are kept
     id INTEGER PRIMARY KEY, rater INTEGER NOT NULL, position INTEGER NOT NULL,
     rating INTEGER NOT NULL CHECK (rating BETWEEN 1 AND 5), milliseconds INTEGER NOT NULL,
-    answer TEXT NOT NULL,  -- drawn by the page: by it the same answer, sent again, is known
+    answer TEXT NOT NULL,  -- a random name from the page: shows that an answer is sent again
     time TEXT NOT NULL,
     UNIQUE (rater, answer), FOREIGN KEY (rater, position) REFERENCES showings);
 """
@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 class Picture(NamedTuple):
-    """One picture of a study: whose it is, and its file's SHA-256; worth: what an example is worth, else None."""
+    """One picture of a study, and its file's SHA-256; worth: the rating that an example stands for, else None."""
 
     set: str
     image: str
@@ -68,7 +68,7 @@ class Picture(NamedTuple):
 
 
 class Rating(NamedTuple):
-    """What a rater thinks of a picture; kind: "first" showing or "repeat"."""
+    """A rating of one picture by one rater; kind: of the showing, "first" or "repeat"."""
 
     rater: int
     set: str
@@ -85,7 +85,7 @@ class Rating(NamedTuple):
 
 
 def spread(items, image_of, draw):
-    """The items in random order, no two of one image in a row as long as that is possible.
+    """The items in random order, where possible without two of one image in a row.
 
     image_of: from an item to its image; draw: random.Random.
     """
@@ -125,7 +125,7 @@ def make_plan(examples, pictures, repeats, draw):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A study that is there
+# A study on disk
 
 
 def now():
@@ -135,7 +135,7 @@ def now():
 class Study:
     """A study, opened: `pictures` and `examples` are lists of Picture, `repeats` their number for each rater.
 
-    Any number of threads may use it. Raises UserError if it cannot be understood or a picture is not what it was.
+    Any number of threads may use it. Raises UserError if it cannot be read or a picture has changed.
     """
 
     def __init__(self, folder):
@@ -153,7 +153,7 @@ class Study:
         self.lock, self.database = threading.Lock(), None
         try:
             self.database = sqlite3.connect(self.folder / "ratings.sqlite", check_same_thread=False)
-            # A rating that is answered for survives the program's and the machine's end.
+            # A rating whose answer was confirmed survives a crash of the program and of the machine.
             self.database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {TABLES}")
             self.database.execute("PRAGMA foreign_keys=ON")
         except sqlite3.Error as error:
@@ -170,7 +170,7 @@ class Study:
             return self.database.execute(command, values).fetchall()
 
     def add_raters(self, count):
-        """Make raters until there are `count`, each with an unguessable token and a plan that follows from it."""
+        """Make raters until there are `count`, each with a random token, from which the rater's plan follows."""
         for _ in range(count - len(self.raters())):
             token = secrets.token_urlsafe(16)
             draw = random.Random(f"rater {self.settings['seed']} {token}")
@@ -205,7 +205,7 @@ class Study:
         return (self.folder / "pictures" / f"{found[1].sha256}.png").read_bytes() if found else None
 
     def progress(self, rater):
-        """What the rater's page needs: {"count": showings, "worth": of the examples, "ratings": so far, in order}."""
+        """For the rater's page: {"count": of showings, "worth": [of each example], "ratings": [so far, in order]}."""
         kinds = self.query("SELECT kind, picture FROM showings WHERE rater = ? ORDER BY position", rater)
         worth = [self.examples[i].worth for kind, i in kinds if kind == "example"]
         last = "SELECT rating FROM ratings WHERE id IN (SELECT MAX(id) FROM ratings WHERE rater = ? GROUP BY position)"
@@ -215,7 +215,7 @@ class Study:
     def rate(self, rater, position, rating, milliseconds, answer):
         """Take a rating; it is on the disk when this returns. The same answer, sent again, changes nothing.
 
-        answer: any text, another one for each answer of this rater. Raises Refused.
+        answer: any text, a new one for each answer of this rater. Raises Refused.
         """
         if rating not in SCALE or isinstance(rating, (bool, float)):
             raise Refused("a rating is 1, 2, 3, 4 or 5")

@@ -1,7 +1,7 @@
 """The rating study of plans.py in a browser: one link a rater, one picture at a time, 1 to 5 by key or click.
 
-What the browser is told of a picture is its position in the rater's own plan: no name, no method, no size in advance.
-page.html is the page; it asks for nothing but what is served here.
+All that the browser knows of a picture is its position in the rater's own plan: no name, no method, no size in advance.
+page.html is the page, a Jinja2 template; it asks for nothing but what is served here.
 """
 
 import json
@@ -10,9 +10,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from scoring import pages
-from utils import UserError
+from utils import LazyModule, UserError
 from web import serving
 from web.study.plans import Refused
+
+applications = LazyModule("starlette.applications")
+concurrency = LazyModule("starlette.concurrency")
+responses = LazyModule("starlette.responses")
+routing = LazyModule("starlette.routing")
 
 PAGE = Path(__file__).resolve().parent / "page.html"
 PACKAGES = ("starlette", "uvicorn")
@@ -21,70 +26,82 @@ LARGEST = 1000  # bytes of an answer
 
 def make_app(study):
     """The web application: a page, pictures and answers for each rater of a plans.Study."""
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-    from starlette.routing import Route
-
-    template = pages.load(PAGE)
-    # no-store: a repeated picture must not show itself by coming from the cache. no-referrer: the link is the key.
+    raters = Raters(study)
+    application = applications.Starlette(
+        routes=[
+            routing.Route("/r/{token}", raters.page),
+            routing.Route("/r/{token}/{position:int}", raters.picture),
+            routing.Route("/r/{token}/{position:int}", raters.answer, methods=["POST"]),
+            routing.Route("/favicon.ico", lambda request: responses.Response(status_code=204)),
+        ],
+        exception_handlers={404: lambda request, error: not_found()},
+    )
+    application.router.redirect_slashes = False
     allowed = ("img-src 'self'", "connect-src 'self'", "frame-ancestors 'none'")
+    # no-store: a repeated picture must not show itself by coming from the cache. no-referrer: the link is the key.
     headers = {
         "Content-Security-Policy": pages.policy_of(PAGE, *allowed),
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
+    return serving.with_headers(application, headers)
 
-    def not_found():
-        return PlainTextResponse("There is nothing here. Please check the link.", 404)
 
-    def page(request):
-        rater = study.find_rater(request.path_params["token"])
+class Raters:
+    """What is answered to the browser of a rater, who is known by the token in the link."""
+
+    def __init__(self, study):
+        self.study, self.template = study, pages.load(PAGE)
+
+    def page(self, request):
+        rater = self.find(request)
         if rater is None:
             return not_found()
-        content = {"address": request.url.path} | study.progress(rater)
-        return HTMLResponse(template.render(data=content))
+        data = {"address": request.url.path} | self.study.progress(rater)
+        return responses.HTMLResponse(self.template.render(data=data))
 
-    def picture(request):
-        rater = study.find_rater(request.path_params["token"])
-        content = None if rater is None else study.read_picture(rater, position_of(request))
-        return not_found() if content is None else Response(content, media_type="image/png")
+    def picture(self, request):
+        rater = self.find(request)
+        content = None if rater is None else self.study.read_picture(rater, position_of(request))
+        return not_found() if content is None else responses.Response(content, media_type="image/png")
 
-    async def answer(request):
+    async def answer(self, request):
         if int(request.headers.get("content-length", LARGEST + 1)) > LARGEST:
-            return JSONResponse({"error": "this is too long for an answer"}, 400)
+            return refusal("this is too long for an answer")
         body = await request.body()
-        return await run_in_threadpool(take, request, body)
+        return await concurrency.run_in_threadpool(self.take, request, body)
 
-    def take(request, body):
-        rater = study.find_rater(request.path_params["token"])
+    def take(self, request, body):
+        """Store an answer: body, JSON with rating, milliseconds and answer."""
+        rater = self.find(request)
         if rater is None:
             return not_found()
         try:
             given = json.loads(body)
-            study.rate(rater, position_of(request), *(given[key] for key in ("rating", "milliseconds", "answer")))
+            rating, milliseconds, answer = (given[key] for key in ("rating", "milliseconds", "answer"))
+            self.study.rate(rater, position_of(request), rating, milliseconds, answer)
         except Refused as error:
-            return JSONResponse({"error": str(error)}, 400)
+            return refusal(str(error))
         except (ValueError, TypeError, KeyError, RecursionError):
-            return JSONResponse({"error": "this is not an answer"}, 400)
-        return JSONResponse({"saved": True})
+            return refusal("this is not an answer")
+        return responses.JSONResponse({"saved": True})
 
-    application = Starlette(
-        routes=[
-            Route("/r/{token}", page),
-            Route("/r/{token}/{position:int}", picture),
-            Route("/r/{token}/{position:int}", answer, methods=["POST"]),
-            Route("/favicon.ico", lambda request: Response(status_code=204)),
-        ],
-        exception_handlers={404: lambda request, error: not_found()},
-    )
-    application.router.redirect_slashes = False
-    return serving.with_headers(application, headers)
+    def find(self, request):
+        """The number of the rater with the token in a request's address, or None."""
+        return self.study.find_rater(request.path_params["token"])
+
+
+def not_found():
+    return responses.PlainTextResponse("There is nothing here. Please check the link.", 404)
+
+
+def refusal(reason):
+    return responses.JSONResponse({"error": reason}, 400)
 
 
 def position_of(request):
-    """The position in a request's address; -1, where nothing is shown, if it is more than SQLite can count to."""
+    """The position in a request's address; -1, where there is no picture, if SQLite has no number as large."""
     position = request.path_params["position"]
     return position if position < 2**63 else -1
 

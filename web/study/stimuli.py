@@ -1,7 +1,7 @@
-"""The pictures of a rating study, which people are to look at: chosen from what evaluate.py wrote, and copied.
+"""The pictures of a rating study: chosen from those that evaluate.py wrote, and copied.
 
-The examples to calibrate on are of images that nobody rates: other images of the evaluation, as far as there are any,
-then the photographs that come with the libraries.
+The examples for calibration show images that nobody rates: other images of the evaluation, and if there are too few,
+the photographs that come with the libraries.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from utils import UserError
 from web.study.plans import ORIGINAL, Picture, now
 
 EXAMPLES = 10  # images, each as nearest neighbour and as the original
-WORTH = {"nearest": 1, ORIGINAL: 5}  # what the examples are worth
+WORTH = {"nearest": 1, ORIGINAL: 5}  # the ratings that the examples stand for
 REPEATS = 10  # pictures that each rater is shown twice, as in the paper's pilot
 
 
 def make(folder, source, sets=None, methods=None, images=None, repeats=None, seed=0):
     """Make the study `folder` of pictures in `source`, a folder that evaluate.py wrote. Raises UserError.
 
-    sets, methods: names, default all and the originals; images: so many of each set, drawn by `seed`, default all;
-    repeats: pictures that are shown twice to each rater, default REPEATS or a third of them all.
+    sets, methods: names, default all and the originals; images: how many of each set, drawn by `seed`, default all;
+    repeats: how many pictures each rater is shown twice, default REPEATS, at most a third of all.
     """
     if folder.is_dir() and {path.name for path in folder.iterdir()} - {"pictures"}:
         raise UserError(f"{folder} is no study, and not empty: name a new folder")
@@ -73,7 +73,7 @@ def choose(source, sets, methods, images, draw):
 
 
 def read_results(source):
-    """{set: (its methods, its images)} that evaluate.py's results.json tells of. Raises UserError."""
+    """{set: (its methods, its images)} of evaluate.py's results.json. Raises UserError."""
     if not (source / "results.json").is_file():
         raise UserError(
             f"{source} holds no results.json: run `python evaluate.py` first, or name its --out by --pictures"
@@ -107,10 +107,10 @@ def inside(source, name):
 
 
 def make_examples(study, source, rated, others, draw):
-    """[Picture] to calibrate on, with their worth: images that are not rated, then the photographs of the libraries.
+    """[Picture] for calibration, with their worth: images that are not rated, then the photographs of the libraries.
 
-    study: its folder; rated: (set, image, method) of a picture that is rated, by which the scale is known; others:
-    [(set, image)] that are not.
+    study: its folder; rated: (set, image, method) of a picture that is rated, which shows the scale; others:
+    [(set, image)] that are not rated.
     """
     set_name, image, _ = rated
     names = (Path(set_name) / figures.path_of(image, folder=folder) for folder in (ORIGINAL, "lr"))
@@ -134,7 +134,7 @@ def make_examples(study, source, rated, others, draw):
 
 
 def keep(folder, content):
-    """Write the bytes of a picture into the study, unless they are there; their SHA-256."""
+    """Write the bytes of a picture into the study unless they are there, and return their SHA-256."""
     digest = hashlib.sha256(content).hexdigest()
     path = folder / "pictures" / f"{digest}.png"
     if not path.is_file():
