@@ -559,7 +559,7 @@ def loop_with_planted_nan(root, monkeypatch, on_nan, bad_steps, ends_well_below)
     import tensorflow as tf
 
     monkeypatch.setenv("SRGAN_RUNS", str(root / "runs"))
-    monkeypatch.setattr(train.runs, "PROJECT", root)
+    monkeypatch.setattr(train.store, "PROJECT", root)
     _, state, config = build_step("srresnet", steps=8, on_nan=on_nan, log_every=4, ema=0)
     run = train.store.Run(train.store.check_name("a"), "srresnet", "slides", config)
     train.store.create(run, {})
@@ -568,8 +568,8 @@ def loop_with_planted_nan(root, monkeypatch, on_nan, bad_steps, ends_well_below)
         bad = int(state.step.numpy()) + 1 in bad_steps and float(state.g_optimizer.learning_rate) > ends_well_below
         state.step.assign_add(1)
         state.generator.variables[0].assign_add(tf.ones_like(state.generator.variables[0]))
-        well = dict.fromkeys(("mse_loss_grad", "g_loss", "g_grad", "colour_drift", "checkerboard"), tf.constant(0.5))
-        return well | {"mse_loss": tf.constant(float("nan") if bad else 0.5)}
+        well = dict.fromkeys(("mse_loss_grad", "g_loss", "g_grad", "colour_drift", "checkerboard"), 0.5)
+        return well | {"mse_loss": float("nan") if bad else 0.5}
 
     class Stream:
         def stream(self, first, last, share):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import utils
 from scoring import tables
-from scoring.tables import Cell, Row, Table
+from scoring.tables import Cell, Line, Table
 from utils import LazyModule, UserError
 from web.study.plans import ORIGINAL, SCALE, Rating
 
@@ -152,11 +152,11 @@ def mos_table(set_name, grids):
         limits = interval(grid)
         about = "-" if math.isnan(limits[0]) else f"{limits[0]:.2f} to {limits[1]:.2f}"
         cell = cells.get(method, Cell(number(means[method])))
-        lines.append(Row(method, [cell, Cell(about), Cell(str(np.count_nonzero(~np.isnan(grid))))]))
+        lines.append(Line(method, [cell, Cell(about), Cell(str(np.count_nonzero(~np.isnan(grid))))]))
     paper = {name: figures[-1] for name, figures in tables.PAPER.get(set_name, {}).items()}
     paper |= {"HR": tables.PAPER_ORIGINALS[set_name]} if set_name in tables.PAPER_ORIGINALS else {}
     for name, opinion in paper.items():
-        lines.append(Row(f"paper: {name}", [Cell(f"{opinion:.2f}"), Cell("-"), Cell("-")], paper=True))
+        lines.append(Line(f"paper: {name}", [Cell(f"{opinion:.2f}"), Cell("-"), Cell("-")], paper=True))
     images = next(iter(grids.values())).shape[1]
     columns = {"MOS": LEGEND["MOS"], "95 %": LEGEND["95 %"], "ratings": "their number"}
     return Table(f"{set_name} ({images} image{'s' * (images != 1)})", columns, lines)
@@ -186,11 +186,11 @@ def rater_table(study, ratings):
 
 
 def rater_row(name, ratings, seconds, others):
-    """A Row of rater_table; seconds, others: its two cells that not every row has."""
+    """A Line of rater_table; seconds, others: its two cells that not every row has."""
     firsts = ratings.loc[ratings["kind"] == "first", "rating"]
     twice, equal, apart = consistency(ratings)
     cells = [str(len(ratings)), number(firsts.mean()), number(firsts.std(ddof=0)), seconds]
-    return Row(name, [Cell(text) for text in (*cells, str(twice), number(equal), number(apart), others)])
+    return Line(name, [Cell(text) for text in (*cells, str(twice), number(equal), number(apart), others)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
