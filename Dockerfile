@@ -1,4 +1,4 @@
-# CPU image: docker build -t srgan . && docker run -v "$PWD:/work" srgan upscale.py /work/photo.jpg
+# CPU image: docker build -t srgan . && docker run -v "$PWD:/pictures" srgan upscale.py /pictures/photo.jpg
 # Not run by us.
 FROM python:3.12-slim
 WORKDIR /srgan
