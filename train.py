@@ -209,15 +209,23 @@ def make_step(config, state, strategy=None, xla=True):
     state: TrainState; strategy: a tf.distribute strategy, whose every replica gets its share of the batch; xla: whether
     XLA compiles it.
     """
-    whole_update, names = make_update(config, state, strategy), []
+    return Step(make_update(config, state, strategy), xla)
 
-    @tf.function(jit_compile=xla, autograph=False)
-    def compiled(crops, turns):
-        values = whole_update(crops, turns)
-        names[:] = values  # known once this is traced, before the first call returns
-        return tf.stack([tf.cast(value, keras.config.floatx()) for value in values.values()])
 
-    return lambda crops, turns: Measured(compiled(crops, turns), names)
+class Step:
+    """A compiled update, which gives all its scalars as one vector: the host then waits once."""
+
+    def __init__(self, whole_update, xla):
+        self.whole_update, self.names = whole_update, []
+        self.compiled = tf.function(self.stacked, jit_compile=xla, autograph=False)
+
+    def stacked(self, crops, turns):
+        values = self.whole_update(crops, turns)
+        self.names = list(values)  # known once this is traced, before the first call returns
+        return tf.stack(list(values.values()))  # all of one precision, or this fails
+
+    def __call__(self, crops, turns):
+        return Measured(self.compiled(crops, turns), self.names)
 
 
 class Measured(Mapping):

@@ -339,7 +339,7 @@ def test_the_step_is_compiled_once(rng, mode):
         config.TRAIN.learning_rate = rate
         state.set_learning_rate(config, 1)
         step(*some_batch(rng))
-    assert step.experimental_get_tracing_count() == 1
+    assert step.compiled.experimental_get_tracing_count() == 1
 
 
 def test_training_lowers_the_loss(rng):
