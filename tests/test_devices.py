@@ -171,6 +171,7 @@ def free_ports(count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
+@pytest.mark.timeout(600)  # five trainings of whole processes
 def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mode):
     """10 updates in float64 by the command: synchronised batch norm, shares of the batch, means of gradients.
 
