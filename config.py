@@ -14,7 +14,7 @@ from typing import Any
 
 from easydict import EasyDict as edict
 
-from networks.registry import NETWORKS
+from networks.registry import DISCRIMINATORS, NETWORKS
 from utils import UserError
 
 MODES = ("srresnet", "srgan")
@@ -54,7 +54,7 @@ YES_OR_NO = (True, False)
 SETTINGS = {
     "MODEL": {  # the networks (paper, section 2.1 and Figure 4)
         "network": Setting("srresnet", tuple(NETWORKS), "the generator; networks/registry.py has them all"),
-        "discriminator": Setting("paper", ("paper", "tensorlayer"), "Figure 4's, or that of the TensorLayer code"),
+        "discriminator": Setting("paper", tuple(DISCRIMINATORS), "Figure 4's, or the TensorLayer code's"),
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
         "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),

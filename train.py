@@ -252,9 +252,6 @@ class Measured(Mapping):
 # The loop
 
 
-SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
-
-
 def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None, resume=False):
     """Train one network and return the path of its weights, or None if it was interrupted (all is saved then too).
 
@@ -264,16 +261,13 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     checkpoint and weights are kept.
     """
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
-    precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
-    facts = {"data": data_facts, "init": init.parent.name if init else None, "precision": precision}
     with strategy.scope():
-        vgg = None
-        if config.TRAIN.loss in VGG_LOSSES:
-            vgg, facts["vgg"] = features.load_vgg(config, vgg_path)
-        state = TrainState(config, run.mode, init, vgg)
+        state, facts = make_state(run, data_facts, init, vgg_path)
     if strategy.num_replicas_in_sync > 1:
         for network in filter(None, (state.generator, state.discriminator)):
             devices.synchronise(network)
+    xla = devices.use_xla(config.TRAIN.xla, strategy)
+    step_function = make_step(config, state, strategy, xla)
 
     indices, held_out = photographs.split(config.DATA.validation)
     if not held_out:
@@ -289,11 +283,11 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
         kind = store.kind_of(run.mode, config)
         print(f"run {run.name}: {config.TRAIN.steps:,} updates of {kind}, batch {config.TRAIN.batch}")
-        print(f"{devices.describe(strategy, precision, xla)}; all is written to {run.directory}")
+        print(f"{devices.describe(strategy, facts['precision'], xla)}; all is written to {run.directory}")
         if not resume:  # from here on there is something to go back to
             save_checkpoint(run.directory, 0, state.parts())
         try:
-            finished = loop(run, state, make_step(config, state, strategy, xla), batches, validation, strategy, log)
+            finished = loop(run, state, step_function, batches, validation, strategy, log)
         except tf.errors.OpError as error:
             raise devices.explained(error, run) from error
         log.progress.close()
@@ -305,14 +299,28 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     return run.directory / store.WEIGHTS
 
 
+def make_state(run, data_facts, init, vgg_path):
+    """(TrainState, facts for config.json) of a run, in the precision that it is trained in; arguments as for train."""
+    config = run.config
+    facts = {"data": data_facts, "init": init.parent.name if init else None}
+    facts["precision"] = devices.choose_precision(config.TRAIN.precision)
+    vgg = None
+    if config.TRAIN.loss in VGG_LOSSES:
+        vgg, facts["vgg"] = features.load_vgg(config, vgg_path)
+    return TrainState(config, run.mode, init, vgg), facts
+
+
 def batches_of(photographs, indices, config):
     """The batches (data.Batches) of a run; indices: the photographs to train on."""
     crop, train = config.DATA.crop, config.TRAIN
     return data.Batches(photographs, indices, train.batch, crop, config.MODEL.scale, train.seed, config.DATA.detail)
 
 
+SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
+
+
 def loop(run, state, step_function, batches, validation, strategy, log):
-    """Train from state.step to TRAIN.steps: the batch, the update, and now and then the log, validation, saving.
+    """Train from state.step to TRAIN.steps: the batch, the update, and now and then log, validate, save.
 
     Returns whether the end was reached; if it was asked to stop before (Ctrl-C), everything is saved as well.
     """
@@ -325,14 +333,12 @@ def loop(run, state, step_function, batches, validation, strategy, log):
         step, crops, turns = next(stream)
         learning_rate = state.set_learning_rate(run.config, step)
         unchecked[step] = step_function(*devices.distribute(strategy, crops, turns))
-        log_now, validate, save = (step == last or step % settings[f"{what}_every"] == 0 for what in SOMETIMES)
+        due = {what for what in SOMETIMES if step == last or step % settings[f"{what}_every"] == 0}
         stop = log.asked_to_stop and step < last
-        if step <= first + 3 or log_now or validate or save or stop:
+        if due or stop or step <= first + 3:
             try:
                 values = check_finite(unchecked)  # waits for the device
             except NotFinite as error:
-                if settings.on_nan != "rollback":
-                    raise
                 roll_back(run, state, error)
                 first = step = int(state.step.numpy())
                 stream = batches.stream(first + 1, last, share)
@@ -343,21 +349,26 @@ def loop(run, state, step_function, batches, validation, strategy, log):
             line = dict(values, learning_rate=learning_rate, seconds_per_step=log.progress.show(step, values))
             for remark in remarks.examine(values):
                 log.progress.write(f"step {step}: the doctor says: {remark}")
-            if validate:
-                line["val_psnr_y"], line["val_bicubic"], grid = validation()
-                log.picture(step, grid)
-                score = f"{line['val_psnr_y']:.2f} dB (bicubic {line['val_bicubic']:.2f} dB)"
-                log.progress.write(f"step {step}: validation {score}")
-                if line["val_psnr_y"] > float(state.best.numpy()):
-                    state.best.assign(line["val_psnr_y"])
-                    store.save_weights(state.result, run.directory / store.BEST)
+            if "validate" in due:
+                line |= validate(run, state, validation, step, log)
             log.metrics(step, line)
-            if save or stop:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
+            if "save" in due or stop:  # after the log: resuming cuts off what is logged beyond the checkpoint
                 state.save(run)
         log.progress.update()
         if stop:
             return False
     return True
+
+
+def validate(run, state, validation, step, log):
+    """Validate, show it, and keep the weights if they are the best so far. Returns {name: dB} for metrics.jsonl."""
+    psnr, bicubic, grid = validation()
+    log.picture(step, grid)
+    log.progress.write(f"step {step}: validation {psnr:.2f} dB (bicubic {bicubic:.2f} dB)")
+    if psnr > float(state.best.numpy()):
+        state.best.assign(psnr)
+        store.save_weights(state.result, run.directory / store.BEST)
+    return {"val_psnr_y": psnr, "val_bicubic": bicubic}
 
 
 class NotFinite(UserError):
@@ -379,9 +390,12 @@ def check_finite(steps):
 
 
 def roll_back(run, state, error):
-    """Go back to the newest checkpoint and halve the learning rate for the rest. Raises the error after ten times."""
+    """Go back to the newest checkpoint and halve the learning rate for the rest of the run.
+
+    Raises the error, a NotFinite, if TRAIN.on_nan does not ask for this, or after ten times.
+    """
     slowdown = float(state.slowdown.numpy()) / 2
-    if slowdown < 2**-10:
+    if run.config.TRAIN.on_nan != "rollback" or slowdown < 2**-10:
         raise error
     load_checkpoint(run.directory, state.parts())
     state.slowdown.assign(slowdown)
@@ -390,15 +404,10 @@ def roll_back(run, state, error):
 
 def export_update(run, plan, folder):
     """Write the compiled update of a run as a program for another XLA runtime; see training/other_runtimes.py."""
-    config = run.config
-    facts = {"data": plan.data_facts, "init": plan.init.parent.name if plan.init else None}
-    facts["precision"] = devices.choose_precision(config.TRAIN.precision)
-    vgg = None
-    if config.TRAIN.loss in VGG_LOSSES:
-        vgg, facts["vgg"] = features.load_vgg(config, plan.vgg_path)
-    state = TrainState(config, run.mode, plan.init, vgg)
-    batch = batches_of(plan.photographs, plan.photographs.split(config.DATA.validation)[0], config)(1)
-    other_runtimes.export_update(folder, run, state, make_update(config, state), batch, facts)
+    state, facts = make_state(run, plan.data_facts, plan.init, plan.vgg_path)
+    indices, _ = plan.photographs.split(run.config.DATA.validation)
+    batch = batches_of(plan.photographs, indices, run.config)(1)
+    other_runtimes.export_update(folder, run, state, make_update(run.config, state), batch, facts)
 
 
 def main():

@@ -525,12 +525,12 @@ def test_what_cannot_be_resumed_is_said(trained, run, clone, rng):
     assert_refused(run("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")
     assert_refused(run("train.py", "--resume=gan-srresnet"), "has done 3 steps already")
     result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--cache=none", "--dry-run")
-    assert '"cache": "none"' in result.stdout and "would go on" in result.stdout, result.stderr
+    assert '"cache": "none"' in result.stdout and "would continue" in result.stdout, result.stderr
     from utils import write_image
 
     write_image(clone / "others" / "a.png", photo(rng, 64, 64))
     result = run("train.py", "--resume=gan-srresnet", "--steps=5", "--data=others")
-    assert_refused(result, "begun with others", "11 images", "are 1 in")
+    assert_refused(result, "trained on other photographs", "11 images", "are 1 in")
 
 
 def test_vgg19_can_be_demanded(run, clone):

