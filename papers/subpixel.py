@@ -122,7 +122,7 @@ reverse. With the kernels K [k, k, C_in, r²·C] of the one and W [r·k, r·k, C
 
     W[y, x, c, i] = K[k-1 - y//r, k-1 - x//r, i, ((y mod r)·r + x mod r)·C + c]
 
-which is `layers.transposed_kernel`. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
+which is `layers/upsampling.transposed_kernel`. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
 
 **The checkerboard.** With random kernels the r² sub-kernels start independently of each other, and what they draw is a
 grid. ICNR gives all of them the same kernel: the layer starts as nearest-neighbour resizing. What four generators make

@@ -25,6 +25,7 @@ MANUALS = {
     "training": "train.py",
 }
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+ENDINGS = "py md json jsonl txt csv html png npz npy h5 hlo onnx tflite".split()  # `name.ending` is a file
 FLAG = r"(?<![\w-])--[a-z][a-z-]*"
 
 
@@ -123,7 +124,7 @@ def test_the_pages_manuals_have_every_flag_of_demo():
 def missing_functions(text):
     """Names as `file.name` or `room/file.name` of which there is no file, or nothing of that name in it."""
     for path, name in re.findall(r"`([a-z_/0-9]+)\.([A-Za-z_0-9]+)`", text):
-        if name in ("py", "md", "json"):
+        if name in ENDINGS:
             continue
         source = PROJECT / f"{path}.py"
         if not source.is_file() or name not in names_in(source):
@@ -139,8 +140,12 @@ def names_in(source):
             yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
-def test_the_paper_map_names_functions_that_exist():
-    assert not list(missing_functions((PROJECT / "docs" / "paper_map.md").read_text(encoding="utf-8")))
+@each_page
+def test_pages_name_functions_that_exist(page):
+    assert not list(missing_functions(page.read_text(encoding="utf-8")))
+
+
+def test_missing_functions_are_found():
     assert list(missing_functions("`train.no_losses` `launch.read_new` `model.vgg` `config.SETTINGS`")) == [
         "train.no_losses",
         "launch.read_new",
