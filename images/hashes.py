@@ -1,4 +1,4 @@
-"""Hashes of files, and of decoded pixels: by the latter a test image is recognised in any file format."""
+"""Hashes of files, and of decoded pixels, which recognise a test image in any file format."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
-"""The photographs to train on: verified once, then decoded in memory, packed on disk, or decoded when used.
+"""The photographs to train on: each is verified once, then kept in memory, packed on disk, or decoded when used.
 
-Use `Photographs`. The pack of `--cache=disk` lies in `$SRGAN_CACHE`, else in the project's `cache/`; it may be deleted
-at any time.
+Use `Photographs`. The pack of `--cache=disk` is in `$SRGAN_CACHE`, else in the project's `cache/`; you may delete it at
+any time.
 """
 
 import concurrent.futures
@@ -22,22 +22,21 @@ import utils
 from images.hashes import file_digest, load_manifest, pixel_hash
 from utils import PROJECT, UserError
 
-IN_FLIGHT = 2**26  # bytes of decoded images that may wait at a time: seven photographs of DIV2K
+IN_FLIGHT = 2**26  # bytes of decoded images that wait at a time, at most: seven photographs of DIV2K
 
 
 class Photographs:
     """The usable images of a list of paths: each is decoded once to verify it, and kept as `cache` says.
 
     paths: image files; minimum: least height and width in pixels; cache: "ram" (decoded in memory, up to `cache_gib`
-    GiB; the rest is decoded when used), "disk" (decoded once into a pack, which is mapped), "none" (decoded when used)
-    or "auto" (the first of them that fits; a printed line says which).
+    GiB; the rest is decoded when used), "disk" (decoded once into a memory-mapped pack), "none" (decoded when used) or
+    "auto" (the first of these that fits, which is printed).
     `paths` are the usable files, `sizes` their (height, width), known without decoding; `photographs[i]` is uint8
     [h, w, 3], read-only; `skipped` is a list of (path, reason). Raises UserError if none is usable.
 
-    Whatever the size of the set, host memory is used only for the kept images (`cache_gib` at most; a mapped pack is
-    the operating system's page cache) and for 12 times IN_FLIGHT or the largest image, whichever is more: up to two
-    images are decoded at a time while training, and a decoder holds up to six copies (its own four-byte pixels, alpha
-    to be dropped).
+    Host memory holds only the kept images (`cache_gib` at most; a pack is in the operating system's page cache) and 12
+    times IN_FLIGHT or the largest image, whichever is more: training decodes up to two images at a time, and a decoder
+    needs up to six copies (four-byte pixels of its own, and alpha that is dropped).
     """
 
     def __init__(self, paths, minimum, cache_gib, cache="auto", progress=True):
@@ -69,7 +68,7 @@ class Photographs:
             self.sizes.append(image.shape[:2])
 
     def refusal(self, shape, digest):
-        """Why a readable image of this shape and pixel hash must not be trained on, or None."""
+        """Why an image of this shape and pixel hash is not trained on, or None if it is."""
         if min(shape[:2]) < self.minimum:
             return f"is too small: {shape[1]}×{shape[0]}, a crop needs {self.minimum}×{self.minimum}"
         if known := self.manifest.get(digest):
@@ -84,11 +83,11 @@ class Photographs:
             return self.kept[i]
         image = utils.to_rgb(utils.read_image(self.paths[i]))
         if image.shape[:2] != self.sizes[i]:
-            raise UserError(f"{self.paths[i]} has become another image since the start")
+            raise UserError(f"{self.paths[i]} was changed during the training")
         return image
 
     def fingerprint(self):
-        """A digest of the names and file sizes, in order; it tells data sets apart."""
+        """A digest of the names and file sizes, in order; different data sets have different ones."""
         lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
@@ -100,7 +99,7 @@ class Photographs:
 
 
 def decode(path):
-    """(uint8 [h, w, 3], its pixel hash, None), or (None, None, the reason why the file cannot be read)."""
+    """(uint8 [h, w, 3], its pixel hash, None), or (None, None, why the file cannot be read)."""
     try:
         image = utils.to_rgb(utils.read_image(path))
     except UserError as error:
@@ -109,16 +108,16 @@ def decode(path):
 
 
 def decode_all(paths, decoded_bytes, cache, progress):
-    """Yield decode(path) for every path; decoded_bytes: about how many bytes each image takes."""
+    """Yield decode(path) for every path; decoded_bytes: [approximate bytes of each image]."""
     what = "reading photographs" if cache == "ram" else "verifying photographs"
     return each(decode, paths, what, progress, decoded_bytes)
 
 
 def each(function, paths, what, progress, result_bytes=None):
-    """Yield function(path) for every path, in order, made in parallel under a progress bar called `what`.
+    """Yield function(path) for every path, in order, computed in parallel, with a progress bar labelled `what`.
 
-    result_bytes: how many bytes each result takes, None if few. The work goes in slices: at most 32 results, and at
-    most IN_FLIGHT bytes of them unless a single result is larger, wait at a time.
+    result_bytes: [bytes of each result], or None if they are small. At most 32 results, with at most IN_FLIGHT bytes
+    unless one alone is larger, wait at a time.
     """
     result_bytes = result_bytes or [0] * len(paths)
     bar = tqdm(total=len(paths), desc=what, unit="", disable=None if progress else True)
@@ -136,7 +135,7 @@ def each(function, paths, what, progress, result_bytes=None):
 
 
 def choose_cache(decoded, cache_gib, pack):
-    """The cache that "auto" stands for, with `decoded` bytes of pixels: "ram", "disk" or "none"; prints the reason."""
+    """The cache that "auto" means for `decoded` bytes of pixels: "ram", "disk" or "none"; prints the reason."""
     if decoded <= cache_gib * 2**30:
         print(f"cache: ram, {gib(decoded)} of decoded photographs fit into DATA.cache_gib={cache_gib:g}")
         return "ram"
@@ -158,7 +157,7 @@ def gib(count):
 
 
 def free_bytes(folder):
-    """The bytes that can be written below a folder, which need not exist yet; 0 if it may not be written to."""
+    """The bytes that can be written to a folder, which need not exist yet; 0 without permission."""
     place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(place).free if os.access(place, os.W_OK) else 0
 
@@ -168,11 +167,11 @@ def free_bytes(folder):
 
 
 class Pack:
-    """Photographs decoded into one directory: `pixels.bin`, and in `index.json` what is where in it.
+    """Photographs decoded into one directory: all pixels in `pixels.bin`, and their places in `index.json`.
 
-    The directory's name is a hash of the files' content, so a changed file is never read from an old pack. It appears
-    whole or not at all, even if a process is killed. Whether an image is used (too small, a test image) is not in it.
-    paths: image files; decoded_bytes: about how many bytes of pixels each has.
+    The directory's name is a hash of the files' contents, so a changed file is never read from an old pack. It appears
+    whole or not at all, even if the process is killed. It also holds images that are not used (too small, test images).
+    paths: image files; decoded_bytes: [approximate bytes of each image].
     """
 
     def __init__(self, paths, decoded_bytes, progress):
@@ -181,15 +180,15 @@ class Pack:
 
     @functools.cached_property
     def directory(self):
-        """Named by a hash of the names, sizes and contents of all files in order; for that every file is read."""
-        digest = hashlib.sha256(b"pack 1\n")  # the number of the layout: raise it when the layout changes
+        """The pack's path, named by a hash of the names, sizes and contents of all files; reads every file."""
+        digest = hashlib.sha256(b"pack 1\n")  # the version of the layout: raise it when the layout changes
         digests = each(file_sha256, self.paths, "comparing photographs with the cache", self.progress)
         for path, content in zip(self.paths, digests, strict=True):
             digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
         return self.folder / digest.hexdigest()[:32]
 
     def load(self):
-        """What decode() returns for every path, the images mapped; they are packed first if they are not yet.
+        """[decode(path)] for all paths, with mapped images; packs them first if necessary.
 
         Raises UserError if the pack cannot be written.
         """
@@ -204,12 +203,12 @@ class Pack:
         except OSError as error:
             needed = gib(sum(self.decoded_bytes))
             raise UserError(
-                f"{self.folder} cannot take the decoded photographs, {needed} ({error.strerror}): make room, name "
-                "another folder by SRGAN_CACHE, or do without by --cache=none"
+                f"{self.folder} cannot hold the decoded photographs, {needed} ({error.strerror}): make room, name "
+                "another folder with SRGAN_CACHE, or use --cache=none"
             ) from error
 
     def read(self):
-        """[what decode() returns] for every path, the images mapped read-only; None if there is no whole pack."""
+        """[decode(path)] for all paths, with images mapped read-only; None if there is no complete pack."""
         pixels_file = self.directory / "pixels.bin"
         try:
             index = json.loads((self.directory / "index.json").read_text())
@@ -230,9 +229,7 @@ class Pack:
 
     def build(self):
         """Decode all images and write the directory; the caller holds the folder's lock. Raises OSError."""
-        for leftover in self.folder.glob(
-            "unfinished-*"
-        ):  # of a process that was killed: only one may write here at a time
+        for leftover in self.folder.glob("unfinished-*"):  # a killed process's: only one writes here at a time
             shutil.rmtree(leftover)
         if self.directory.exists():
             print(f"{self.directory} is damaged, pixels.bin and index.json do not agree: packing again")

@@ -1,9 +1,9 @@
-"""Picture files of all kinds: their pixels for the network, their metadata, and writing both in the same format.
+"""Picture files of all kinds: reading their pixels and metadata, and writing both in the same or another format.
 
-The kind of a picture names its channels: L (gray), LA (gray, alpha), RGB, RGBA or CMYK. A palette becomes RGB(A), one
-bit a pixel becomes gray, since upscaling makes colours in between. Pixels are turned upright as the EXIF orientation
-says, which is then removed. Pillow reads and writes; 16 bits in more than one channel are read by OpenCV and written by
-sixteen_bits.py.
+The kind of a picture names its channels: L (gray), LA (gray, alpha), RGB, RGBA or CMYK. A palette becomes RGB(A), and
+one bit per pixel becomes gray, since upscaling makes colours in between. Pixels are turned upright by the EXIF
+orientation, which is then removed. Pillow reads and writes; 16 bits in several channels are read by OpenCV and written
+by sixteen_bits.py.
 """
 
 import io
@@ -25,8 +25,8 @@ cv2 = LazyModule("cv2")
 Image.MAX_IMAGE_PIXELS = None  # opened() has its own limit and message
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors come as exceptions too
 
-READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # names of Pillow
-# name of --format: (file endings, kinds, 16-bit kinds, longest side in pixels)
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names
+# {name for --format: (file endings, kinds, 16-bit kinds, longest side in pixels)}
 FORMATS = {
     "png": ((".png",), ("L", "LA", "RGB", "RGBA"), ("L", "LA", "RGB", "RGBA"), 2**31 - 1),
     "jpg": ((".jpg", ".jpeg"), ("L", "RGB", "CMYK"), (), 65500),
@@ -35,11 +35,11 @@ FORMATS = {
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
 }
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
-# Chunks of a PNG that do not depend on its size, depth or palette, so they hold for the output too.
+# Chunks of a PNG that do not depend on its size, depth or palette, and so are right for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
-# Tags of a TIFF that describe the picture, not how it is stored: texts, resolution, XMP, IPTC, EXIF, GPS.
+# Tags of a TIFF that describe the picture: texts, resolution, XMP, IPTC, EXIF, GPS.
 TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
-IFD_TAGS = (34665, 34853)  # EXIF's own and GPS's, tables in the table
+IFD_TAGS = (34665, 34853)  # EXIF and GPS, whose values are tables
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Picture:
     """One decoded picture. `picture[rows, columns]` (two slices) is uint8 or uint16 [h, w, channels] of its kind.
 
     pixels: a Pillow image, or uint16 [height, width, channels] for 16 bits in several channels; kind: see CHANNELS;
-    kept: metadata to be written with the output. Inks of CMYK are given as light (255 - ink), which is what the network
-    was trained on: C, M and Y like red, green and blue, and K like gray.
+    kept: metadata to write with the output. CMYK is read as light (255 - ink), like the network's training images: C, M
+    and Y as red, green and blue, and K as gray.
     """
 
     pixels: object
@@ -111,7 +111,7 @@ def size_of(pixels):
 
 
 def opened(path, max_megapixels):
-    """The Pillow image of a file, its header read and nothing else. Raises UserError."""
+    """The Pillow image of a file, of which only the header is read. Raises UserError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -121,20 +121,20 @@ def opened(path, max_megapixels):
     except UserError:
         raise
     except Image.UnidentifiedImageError:
-        raise UserError("is not a picture, or of a kind that cannot be read (damaged, or unusual channels)") from None
+        raise UserError("is not a picture, or is damaged or of a kind that cannot be read") from None
     except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
         raise unreadable(error) from error
     if image.width * image.height > max_megapixels * 1e6:
         image.close()
         raise UserError(
             f"is {image.width}×{image.height} pixels, more than --max-megapixels {max_megapixels:g} allows: raise that "
-            "if the file is to be trusted"
+            "if you trust the file"
         )
     return image
 
 
 def unreadable(error):
-    """The UserError for whatever a decoder raised."""
+    """The UserError for an exception from a decoder."""
     if isinstance(error, MemoryError):
         return UserError("cannot be read: there is not enough memory")
     reason = getattr(error, "strerror", None) or utils.short(error)
@@ -142,14 +142,14 @@ def unreadable(error):
 
 
 def read(path, max_megapixels):
-    """The Picture in a file. Raises UserError if it is not whole; the message follows the file's name."""
+    """The Picture in a file. Raises UserError if it cannot be read; the message continues after the file's name."""
     with opened(path, max_megapixels) as image:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 pages = image.n_frames if image.format == "TIFF" else 1
                 if pages > 1:
-                    raise UserError(f"holds {pages} pages: save them as files of their own")
+                    raise UserError(f"holds {pages} pages: save each as its own file")
                 return decode(path, image)
         except UserError:
             raise
@@ -159,35 +159,35 @@ def read(path, max_megapixels):
 
 KINDS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
 KINDS |= {"RGBA": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "CMYK", "I;16": "L", "I;16B": "L", "I;16L": "L"}
-# EXIF mark: (quarter turns to the left, mirrored after that), for what Pillow cannot turn.
+# {EXIF orientation: (quarter turns to the left, whether mirrored after that)}, for arrays.
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
 
 
 def decode(path, image):
-    """The Picture of an opened image; raises whatever the decoder raises."""
+    """The Picture of an opened image; passes on the decoder's exceptions."""
     if image.mode not in KINDS:
         raise UserError(f"has pixels of a kind that cannot be upscaled ({image.mode})")
     kind = KINDS[image.mode]
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
-    deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow gives eight of the sixteen bits
-    mark = turn_of(image)
+    deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # 16 bits, of which Pillow reads 8
+    orientation = orientation_of(image)
     kept = facts_of(path, image)
     image.load()
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
-            kind = "L"  # one of 65,536 grays is transparent: upscaling would lose that gray
+            kind = "L"  # a single gray of 65,536 is transparent, which upscaling cannot keep
         return Picture(upright, kind, kept)
 
     content = Path(path).read_bytes()
-    if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow gives as RGBA
+    if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow reads as RGBA
         kind = "LA"
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16:
-        if mark in TURNS and image.format == "PNG":  # a TIFF is turned by OpenCV
-            turns, mirrored = TURNS[mark]
+        if orientation in TURNS and image.format == "PNG":  # OpenCV turns a TIFF
+            turns, mirrored = TURNS[orientation]
             pixels = np.rot90(pixels, turns)[:, :: -1 if mirrored else 1]
         pixels = pixels[..., {"LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}[kind]]  # OpenCV's are BGR
         if np.array_equal(pixels >> 8, np.asarray(upright.convert(kind))):
@@ -195,13 +195,13 @@ def decode(path, image):
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
 
 
-def turn_of(image):
-    """The EXIF orientation of an opened image, or None; damaged EXIF is removed from it."""
+def orientation_of(image):
+    """The EXIF orientation of an opened image, or None; removes damaged EXIF from the image."""
     try:
         # Parsed again: Pillow ignores damage in what it read when it opened the file.
         Image.Exif().load(image.info.get("exif", b""))
         return image.getexif().get(274)
-    except Exception:  # Pillow's many kinds
+    except Exception:  # Pillow raises many kinds
         for key in ("exif", "Raw profile type exif"):
             image.info.pop(key, None)
         return None
@@ -209,11 +209,11 @@ def turn_of(image):
 
 def upright_size(image):
     """(height, width) of an opened image after its EXIF rotation."""
-    return image.size if turn_of(image) in (5, 6, 7, 8) else image.size[::-1]
+    return image.size if orientation_of(image) in (5, 6, 7, 8) else image.size[::-1]
 
 
 def facts_of(path, image):
-    """The metadata of an opened image that the output keeps; only what is present has a key."""
+    """The metadata of an opened image to write with the output; keys only for what the image has."""
     info = image.info
     kept = {key: info[key] for key in ("icc_profile", "exif", "xmp", "dpi", "comment") if info.get(key)}
     if image.format == "PNG":
@@ -228,7 +228,7 @@ def facts_of(path, image):
 
 
 def png_chunks(content):
-    """Yield (name, data) of the chunks of a PNG, up to the first that is not whole."""
+    """Yield (name, data) of the chunks of a PNG, up to the first incomplete one."""
     position = 8
     while position + 12 <= len(content):
         length, name = struct.unpack(">I4s", content[position : position + 8])
@@ -241,21 +241,21 @@ def png_chunks(content):
 
 
 def format_of(path):
-    """The name of --format that a file's ending asks for, or None."""
+    """The name in FORMATS for a file's ending, or None."""
     suffix = Path(path).suffix.lower()
     return next((name for name, (suffixes, *_) in FORMATS.items() if suffix in suffixes), None)
 
 
 def fit(picture, name, scale):
-    """(picture, remark): the picture as the format `name` can hold it after upscaling; what was lost as text, or "".
+    """(picture, remark): the picture in a form that the format `name` can hold; what is lost as text, or "".
 
-    Alpha that cannot be held is laid over white, 16 bits become 8, CMYK becomes RGB (through its profile if it has
-    one). Raises UserError if the upscaled picture is too large for the format.
+    Where the format cannot hold them, transparent parts become white, 16 bits become 8, and CMYK becomes RGB (by its
+    profile if it has one). Raises UserError if the picture, upscaled by `scale`, is too large for the format.
     """
     _, kinds, deep_kinds, longest = FORMATS[name]
     height, width, _ = picture.shape
     if scale * max(height, width) > longest:
-        raise UserError(f"would become {scale * width}×{scale * height} pixels, and {name} ends at {longest} a side")
+        raise UserError(f"would become {scale * width}×{scale * height} pixels, but {name} allows {longest} a side")
     remarks = []
     if picture.dtype == np.uint16 and picture.kind not in deep_kinds:
         picture = to_eight_bits(picture)
@@ -266,9 +266,9 @@ def fit(picture, name, scale):
     if picture.has_alpha and picture.kind not in kinds and "RGBA" not in kinds:
         picture = over_white(picture)
         remarks.append("transparent parts become white")
-    if picture.kind not in kinds:  # gray in a format of colours only: nothing is lost
+    if picture.kind not in kinds:  # gray in a format for colours: nothing is lost
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
-        kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # it is a profile for gray
+        kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # the profile is for gray
         picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
     return picture, f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
 
@@ -305,7 +305,7 @@ def over_white(picture):
 
 
 def write(path, picture, name):
-    """Write a picture that fits the format `name` (see fit); the file appears whole or not at all. Raises UserError."""
+    """Write a picture from fit() in the format `name`; the file appears whole or not at all. Raises UserError."""
     try:
         utils.write_atomically(Path(path), lambda temporary: encode(temporary, picture, name))
     except UserError:
@@ -322,7 +322,7 @@ def encode(path, picture, name):
         return sixteen_bits.write_tiff(path, picture.pixels, kept, tiff_tags(kept))
     options = {key: kept[key] for key in ("icc_profile", "exif", "dpi") if key in kept}
     if name == "png":
-        # The level takes a third of the time of PNG's default, for files of about the same size.
+        # Level 2 takes a third of the time of PNG's default, for files of about the same size.
         options |= {"compress_level": 2, "pnginfo": PngImagePlugin.PngInfo()}
         for chunk in kept.get("chunks", ()):
             options["pnginfo"].add(*chunk)
@@ -335,20 +335,20 @@ def encode(path, picture, name):
         options |= {"xmp": kept["xmp"]} if "xmp" in kept else {}
     elif name == "tiff":
         tags = tiff_tags(kept)
-        # Pillow's compressing writer cannot write EXIF's tables; its plain one can.
-        plain = any(tag in tags for tag in IFD_TAGS)
-        options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
+        # Pillow writes the tables of EXIF and GPS only without compression.
+        has_tables = any(tag in tags for tag in IFD_TAGS)
+        options |= {"tiffinfo": tags, "compression": "raw" if has_tables else "tiff_deflate"}
         options.pop("exif", None)
     picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
 
 
 def described(exif):
-    """{tag: value} of the tags of a Pillow Exif that describe a picture; EXIF's own and GPS's are {tag: value}."""
+    """{tag: value} of the tags in a Pillow Exif that describe the picture; EXIF's and GPS's values are {tag: value}."""
     return {tag: exif.get_ifd(tag) if tag in IFD_TAGS else exif[tag] for tag in TIFF_TAGS if tag in exif}
 
 
 def tiff_tags(kept):
-    """The tags that describe a picture, for Pillow to write, from a TIFF's own or from another file's EXIF and XMP."""
+    """The tags that describe a picture, for Pillow to write: those of a TIFF, or from another format's EXIF and XMP."""
     source, tags = Image.Exif(), TiffImagePlugin.ImageFileDirectory_v2()
     if "tags" not in kept and "exif" in kept:
         source.load(kept["exif"])

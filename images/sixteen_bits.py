@@ -1,6 +1,6 @@
-"""Pictures of 16 bits in more than one channel, which Pillow cannot write: PNG by hand, TIFF by tifffile.
+"""Writing pictures with 16 bits in several channels, which Pillow cannot: PNG by own code, TIFF by tifffile.
 
-No library here writes both gray with alpha and the chunks of a PNG that pictures.py keeps (`kept`).
+No library among the requirements writes gray with alpha and the PNG chunks that pictures.py keeps (`kept`).
 """
 
 import re
@@ -19,7 +19,7 @@ DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 
 
 def write_png(path, pixels, kept):
-    """Write uint16 [h, w, 2, 3 or 4] as PNG: rows as differences from the row above, which deflate well."""
+    """Write uint16 [h, w, 2, 3 or 4] as PNG; rows are stored as differences from the row above, which compress well."""
     height, width, channels = pixels.shape
     chunks = list(kept.get("chunks", ()))
     if "icc_profile" in kept:
@@ -45,7 +45,7 @@ def write_png(path, pixels, kept):
         for top in range(0, height, 64):
             rows = pixels[top : top + 64].astype(">u2").view(np.uint8).reshape(-1, width * channels * 2)
             differences = rows - np.concatenate([above, rows[:-1]])
-            lines = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)  # 2: this filter, "up"
+            lines = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)  # 2: PNG's filter "up"
             add(b"IDAT", deflate.compress(lines.tobytes()))
             above = rows[-1:]
         add(b"IDAT", deflate.flush())

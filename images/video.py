@@ -1,7 +1,7 @@
-"""Frame by frame: animated GIF, WebP and PNG by Pillow, videos by imageio-ffmpeg, which brings ffmpeg with it.
+"""Upscaling frame by frame: animated GIF, WebP and PNG by Pillow, videos by imageio-ffmpeg, which includes ffmpeg.
 
 An animation keeps its frames' durations and loops, a video its frame rate and its first sound track, copied unchanged.
-ffmpeg applies the rotation that a video file asks for.
+ffmpeg applies a video file's rotation.
 """
 
 import importlib.util
@@ -22,11 +22,11 @@ logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns about ev
 # Written into the file: without it, players and ffmpeg guess different colours for large pictures.
 COLOURS = ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-color_range", "tv"]
 COLOURS += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-# file ending: the encoder and its options; the quality is hardly distinguishable from the frames
+# {file ending: (encoder, its options)}; at this quality the loss is hardly visible
 ENCODERS = dict.fromkeys((".mp4", ".mov", ".mkv", ".avi", ".m4v"), ("libx264", ["-crf", "16", "-preset", "medium"]))
 ENCODERS[".webm"] = ("libvpx-vp9", ["-crf", "20", "-b:v", "0"])
 SUFFIXES = tuple(ENCODERS)
-ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # file ending: Pillow's name
+ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # {file ending: Pillow's name}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -34,10 +34,10 @@ ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # file ending: Pillo
 
 
 def frames_of(image, target):
-    """How many frames of an opened Pillow image go into the file `target`. Raises UserError if they cannot."""
+    """The number of frames of an opened Pillow image. Raises UserError if the file `target` cannot hold them."""
     try:
         frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
-    except Exception as error:  # Pillow's many kinds, as in pictures.read
+    except Exception as error:  # Pillow raises many kinds, as in pictures.read
         raise pictures.unreadable(error) from error
     if frames > 1 and target.suffix.lower() not in ANIMATED:
         raise UserError(
@@ -47,21 +47,21 @@ def frames_of(image, target):
 
 
 def upscale_animation(path, target, upscaler, max_megapixels, progress):
-    """Upscale all frames of an animation into `target`, whose ending says the format (.gif, .webp or .png).
+    """Upscale all frames of an animation into `target`; its ending (.gif, .webp or .png) determines the format.
 
-    All frames of the output stay in memory to the end, because Pillow needs that. progress: called with the number of
-    LR pixels done. Raises UserError.
+    All frames of the output stay in memory to the end, as Pillow requires. progress: called with the number of LR
+    pixels done. Raises UserError.
     """
     with pictures.opened(path, max_megapixels) as image:
         format_name = ANIMATED[target.suffix.lower()]
         try:
             durations, transparent = look_through(image)
-        except Exception as error:  # Pillow's many kinds, as in pictures.read
+        except Exception as error:  # Pillow raises many kinds, as in pictures.read
             raise pictures.unreadable(error) from error
 
         longest = {"WEBP": 16383, "GIF": 65535}.get(format_name, 2**31)
         if upscaler.scale * max(image.size) > longest:
-            raise UserError(f"would become larger than {longest} pixels a side, where {format_name} ends")
+            raise UserError(f"would become larger than {longest} pixels a side, the most of {format_name}")
 
         def frames():
             for i in range(len(durations)):
@@ -88,7 +88,7 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
             first, *rest = frames()
             try:
                 first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
-            except (ValueError, TypeError, KeyError) as error:  # times or colours that the format cannot store
+            except (ValueError, TypeError, KeyError) as error:  # durations or colours that the format cannot store
                 raise UserError(f"cannot be written as {format_name} ({utils.short(error)})") from error
 
         utils.write_atomically(target, write)
@@ -111,13 +111,13 @@ def look_through(image):
 
 
 def check_installed():
-    """Raise UserError if videos cannot be read here."""
+    """Raise UserError if imageio-ffmpeg is not installed."""
     if not importlib.util.find_spec("imageio_ffmpeg"):
         raise UserError("videos need imageio-ffmpeg: pip install imageio-ffmpeg")
 
 
 def describe(path, max_megapixels):
-    """(number of frames, about; (height, width)) of a video. Raises UserError if it is no video or too large."""
+    """(approximate number of frames, (height, width)) of a video. Raises UserError if it is no video or too large."""
     reader, meta = open_reader(path)
     reader.close()
     width, height = meta["size"]
@@ -127,7 +127,7 @@ def describe(path, max_megapixels):
 
 
 def open_reader(path):
-    """(generator of frames as bytes, imageio-ffmpeg's facts) of a video. Raises UserError if it is none."""
+    """(generator of frames as bytes, imageio-ffmpeg's metadata) of a video. Raises UserError if it is none."""
     check_installed()
     try:
         reader = imageio_ffmpeg.read_frames(path, pix_fmt="rgb24")
@@ -140,7 +140,7 @@ def open_reader(path):
 
 
 def frame_rate(fps):
-    """The exact Fraction for a rate that ffmpeg prints with two digits: television's 23.98, 29.97 … are n·1000/1001."""
+    """The exact Fraction for a rate that ffmpeg prints with two digits: television's 29.97 is 30000/1001."""
     television = Fraction(round(fps * 1.001) * 1000, 1001)
     if not float(fps).is_integer() and abs(float(television) - fps) < 0.006:
         return television
@@ -179,10 +179,10 @@ def upscale_video(path, target, upscaler, progress):
             writer.close()
         # imageio-ffmpeg does not report whether ffmpeg succeeded.
         if not count:
-            raise UserError("has no picture that can be decoded")
+            raise UserError("has no frame that can be decoded")
         written = imageio_ffmpeg.count_frames_and_secs(temporary)[0] if Path(temporary).is_file() else 0
         if written != count:
-            raise UserError(f"{target} cannot be written: ffmpeg has taken {written} of {count} frames")
+            raise UserError(f"{target} cannot be written: ffmpeg wrote {written} of {count} frames")
 
     try:
         utils.write_atomically(target, write)

@@ -1,4 +1,4 @@
-"""A trained generator as one fast function: batch norms folded into the convolutions, then compiled."""
+"""A trained generator as one fast function: its batch norms folded into the convolutions, and compiled."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ tf = LazyModule("tensorflow")
 
 
 def fold_batch_norm(generator, config):
-    """A generator without batch norms, equal to generator(lr, training=False) but for float32 rounding.
+    """A copy of a generator without batch norms: the same result, up to float32 rounding. Do not train it.
 
-    At inference a batch norm is a factor and a shift, which go into the convolution before it. config: the MODEL
-    section. The weights are copies as they are now; the result is not to be trained.
+    At inference a batch norm is a factor and a shift, which are folded into the convolution before it. config: the
+    MODEL section.
     """
     folded = build_generator(config, folded=True)
     norms = {norm.name: norm for norm in generator.layers if isinstance(norm, keras.layers.BatchNormalization)}
@@ -32,8 +32,8 @@ def fold_batch_norm(generator, config):
 def inference(generator, config, xla=False):
     """The compiled function from LR float32 [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1].
 
-    It works with the generator's weights as they are now. config: the MODEL section; xla: a little faster, but compiles
-    some seconds for every new size, so for many images of one size. The plain graph takes all sizes alike.
+    It has the generator's weights of this moment. config: the MODEL section; xla: a little faster, but compiles some
+    seconds for every new size, so it is for many images of one size.
     """
     folded = fold_batch_norm(generator, config)
     signature = [tf.TensorSpec([None, None, None, 3], tf.float32)]

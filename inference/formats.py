@@ -1,7 +1,7 @@
-"""The files that a trained generator is exported to, written and read: SavedModel, ONNX, TFLite.
+"""Writing and reading the files that a trained generator is exported to: SavedModel, ONNX, TFLite.
 
-Each takes LR uint8 [batch, h, w, 3], called `lr`, and gives SR uint8 [batch, scale·h, scale·w, 3], called `sr`: RGB in
-grey levels, any batch and any size, conversion and rounding inside. docs/export.md shows how each is used.
+Each takes LR uint8 [batch, h, w, 3], called `lr`, and returns SR uint8 [batch, scale·h, scale·w, 3], called `sr`: RGB,
+any batch and size, with conversion and rounding inside. docs/export.md shows how to use each.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ class Source(NamedTuple):
     """What is exported."""
 
     network: object  # the generator without batch norms (compiled.fold_batch_norm)
-    about: dict  # {word: text} that goes into each file
+    about: dict  # {word: text} to store in each file
     crops: list = ()  # LR uint8 [h, w, 3] to calibrate int8 on
 
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 def frozen(network):
-    """The network as a function whose weights become constants of the graph: every converter takes these."""
+    """The network as a function whose weights are constants of the graph, which every converter supports."""
     arrays = network.get_weights()
 
     def call(x):
@@ -48,7 +48,7 @@ def frozen(network):
 def in_grey_levels(network):
     """The exported function: `lr` uint8 [batch, h, w, 3] to {"sr": uint8 [batch, scale·h, scale·w, 3]}.
 
-    network: LR in [0, 1] to SR in [-1, 1]. Around it is what utils.u8_to_01 and utils.m11_to_u8 do.
+    network: LR in [0, 1] to SR in [-1, 1]; utils.u8_to_01 goes before it and utils.m11_to_u8 after it.
     """
     generator = frozen(network)
 
@@ -61,10 +61,10 @@ def in_grey_levels(network):
 
 
 def to_be_quantised(network, shift):
-    """What int8 is made from: `lr` float32 in [0, 1] to {"sr": float32 in [0, 1]}; 255 steps of it are grey levels.
+    """The function that int8 is made from: `lr` float32 in [0, 1] to {"sr": float32 in [0, 1]}.
 
-    shift: [3], taken off the output (see write_int8). The tail is Keras's convolution again: the nine parts of
-    layers.blocks.row_convolution would each be rounded to eight bits.
+    shift: [3], subtracted from the output (see write_int8). The last layer is Keras's own convolution, as the nine
+    parts of layers.blocks.row_convolution would each be rounded to eight bits.
     """
     whole = network
     for rows in [layer for layer in network.layers if layer.name == "tail_conv"]:
@@ -87,16 +87,16 @@ def to_be_quantised(network, shift):
 # Writing. Each function writes a Source to a path.
 
 
-def held(upscale):
-    """An object with the function on it, which is what TensorFlow saves; by it the inputs keep their names."""
-    holder = tf.Module()
-    holder.upscale = upscale
-    return holder
+def module_with(upscale):
+    """A tf.Module with the function as its attribute: TensorFlow saves it with the names of its inputs."""
+    module = tf.Module()
+    module.upscale = upscale
+    return module
 
 
 def write_savedmodel(source, path):
-    holder = held(in_grey_levels(source.network))
-    tf.saved_model.save(holder, path, signatures=holder.upscale)
+    module = module_with(in_grey_levels(source.network))
+    tf.saved_model.save(module, path, signatures=module.upscale)
     (path / "assets.extra").mkdir()  # TensorFlow's place for what users add
     (path / "assets.extra" / ABOUT).write_text(json.dumps(source.about, indent=2) + "\n")
 
@@ -116,7 +116,7 @@ def write_onnx(source, path):
 
 
 def converter_of(upscale):
-    return tf.lite.TFLiteConverter.from_concrete_functions([upscale.get_concrete_function()], held(upscale))
+    return tf.lite.TFLiteConverter.from_concrete_functions([upscale.get_concrete_function()], module_with(upscale))
 
 
 def write_tflite(source, path):
@@ -124,7 +124,7 @@ def write_tflite(source, path):
 
 
 def write_float16(source, path):
-    """Weights in 16 bits, which are made 32 again when the file is loaded: half the size, not more speed on a CPU."""
+    """Weights in 16 bits, converted to 32 when the file is loaded: half the size, but no faster on a CPU."""
     converter = converter_of(in_grey_levels(source.network))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
@@ -132,10 +132,10 @@ def write_float16(source, path):
 
 
 def write_int8(source, path):
-    """Everything in whole numbers: weights in steps a channel, feature maps in steps that the crops decide.
+    """Everything in 8-bit integers: the steps of weights are chosen per channel, those of feature maps from the crops.
 
-    The roundings of all layers do not cancel out: the colours come out shifted by up to two grey levels. So the shift
-    is measured on the crops, and a second version has it taken off (bias correction: Nagel et al., ICCV 2019).
+    The rounding errors of all layers shift the colours by up to two grey levels. The shift is measured on the crops
+    and subtracted in a second version (bias correction: Nagel et al., ICCV 2019).
     """
     crops, shift = [utils.u8_to_01(crop)[None] for crop in source.crops], np.zeros(3, np.float32)
     wanted = to_be_quantised(source.network, shift)
@@ -155,12 +155,12 @@ def write_int8(source, path):
 
 def finish_tflite(converter, source, path):
     path.write_bytes(converter.convert())
-    with zipfile.ZipFile(path, "a") as file:  # behind the network, where TFLite looks for files that go with it
+    with zipfile.ZipFile(path, "a") as file:  # appended, where TFLite looks for associated files
         file.writestr(ABOUT, json.dumps(source.about, indent=2) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Loading. Each function gives a function from LR uint8 [batch, h, w, 3] to SR uint8 [batch, scale·h, scale·w, 3].
+# Loading. Each function returns a function from LR uint8 [batch, h, w, 3] to SR uint8 [batch, scale·h, scale·w, 3].
 
 
 def load_savedmodel(path):
@@ -182,7 +182,7 @@ def load_tflite(path):
     for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
         step, zero = details["quantization"]  # (0, 0) where nothing is quantised
         if zero or step and abs(255 * step - 1) > 1e-3:
-            raise UserError("counts in steps that are no grey levels: the crops to calibrate on lack black or white")
+            raise UserError("has steps that differ from grey levels: the crops for calibration lack black or white")
     upscale = interpreter.get_signature_runner()
     return lambda lr_u8: upscale(lr=lr_u8)["sr"]
 
@@ -192,17 +192,17 @@ def load_tflite(path):
 
 
 class Format(NamedTuple):
-    """How a format is written and read, and by how much its output may differ from the source's."""
+    """How a format is written and read, and how much its output may differ from the source's."""
 
-    ending: str  # of the file's name, behind the run's
+    ending: str  # of the file's name, after the run's name
     write: object
     load: object
     packages: tuple  # beyond requirements.txt, as they are imported
-    levels: int  # most grey levels that a pixel may differ
-    psnr: float  # least PSNR in dB to the source's output
+    levels: int  # the most that a pixel may differ, in grey levels
+    psnr: float  # the least PSNR to the source's output, in dB
 
 
-# float32 differs where a rounding falls the other way, about one pixel in 100,000 (98 dB); 75 dB are one in 500.
+# float32 differs where a pixel is rounded the other way: about one in 100,000 (98 dB). 75 dB is one in 500.
 FORMATS = {
     "savedmodel": Format("_savedmodel", write_savedmodel, load_savedmodel, (), 1, 75),
     "onnx": Format(".onnx", write_onnx, load_onnx, ("tf2onnx", "onnx", "onnxruntime"), 1, 75),
@@ -213,7 +213,7 @@ FORMATS = {
 
 
 def choose_formats(names):
-    """The formats to make: those named, or all whose packages are there, saying what is left out. Raises UserError."""
+    """The formats to write: those named, or all whose packages are installed; prints the others. Raises UserError."""
     chosen = []
     for name in names or FORMATS:
         missing = [package for package in FORMATS[name].packages if not importlib.util.find_spec(package)]

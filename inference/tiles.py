@@ -1,7 +1,7 @@
-"""Upscaler: a generator with its weights that works off pictures of any size in tiles, in bounded memory.
+"""Upscaler: a generator with its weights, applied to pictures of any size in tiles, in limited memory.
 
-Each tile is shown with as much around it as the network sees, so that the result is the one of the whole picture to the
-last bit. For that this module has to be imported before TensorFlow is: it switches oneDNN off.
+Each tile includes as much of its surroundings as the network sees, so that the result equals the whole picture's to the
+last bit. This module must be imported before TensorFlow, because it switches oneDNN off.
 """
 
 import itertools
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-# Read when TensorFlow is imported. Its own convolutions add up in one order wherever a pixel lies; oneDNN's do not, and
-# then a tile's numbers would not be the whole picture's.
+# Read when TensorFlow is imported. Its own convolutions add up in the same order for every pixel; with oneDNN's, a tile
+# would differ from the whole picture.
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 import numpy as np  # noqa: E402
@@ -26,22 +26,22 @@ from utils import LazyModule, UserError  # noqa: E402
 
 tf = LazyModule("tensorflow")
 
-# The largest core that is chosen by itself, in LR pixels: more saves little time and takes more than 2 GiB.
+# The largest core that is chosen automatically, in LR pixels: a larger one saves little time and takes over 2 GiB.
 TILE = 256
 LEAST_TILE = 24
-GRID = 24  # a window's sides are multiples of it: see `windows`
-BYTES_PER_PIXEL = 256  # of memory, for an LR pixel of a window and one of the network's feature maps (measured: 270)
-BLEED = 8  # LR pixels that colours are spread into transparent parts
-MARGIN = 2  # LR pixels that shrinking by --scale needs around a tile
+GRID = 24  # a window's sides are multiples of this: see `windows`
+BYTES_PER_PIXEL = 256  # memory for each LR pixel of a window and feature map of the network (measured: 270)
+BLEED = 8  # LR pixels by which colours are spread into transparent parts
+MARGIN = 2  # LR pixels around a tile that shrinking by --scale needs
 
 
 class Upscaler:
-    """A generator with its weights, and the tiles in which it works off pictures of any size.
+    """A generator with its weights, which upscales pictures of any size in tiles.
 
-    weights: a run's name, its directory or a weights file; None for srgan_x4, else the srresnet_x4 that comes with the
-    project. tile: the side of a tile's core in LR pixels; None for what the free memory allows. blend: None, or a
-    number t from 0 to 1: the weights (1 - t)·SRResNet + t·weights. scale: None for the network's own factor, or a
-    smaller one: the result is then shrunk by MATLAB's bicubic. Raises UserError.
+    weights: a run's name, its directory or a weights file; None for srgan_x4, or else srresnet_x4, from the project.
+    tile: the side of a tile's core in LR pixels; None for what the free memory allows. blend: None, or a number t from
+    0 to 1, for the weights (1 - t)·SRResNet + t·weights. scale: None for the network's own factor, or a smaller one:
+    the result is then shrunk by MATLAB's bicubic. Raises UserError.
     """
 
     def __init__(self, weights=None, tile=None, blend=None, scale=None):
@@ -67,11 +67,11 @@ class Upscaler:
         """SR of a picture, of its type and channels: [scale·h, scale·w] or [scale·h, scale·w, c].
 
         image: uint8 or uint16 [h, w] or [h, w, c], upright: c = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not
-        premultiplied); or anything with `shape` and `dtype` that gives and takes such boxes by two slices, as
-        pictures.Picture. out: where the result goes, of the same kind; None for a new array. alpha: False if the last
-        of 2 or 4 channels is no alpha but to be seen by the network as a gray picture (the K of CMYK). progress:
-        called with the number of LR pixels that were done. Gray is shown to the network as three equal channels, whose
-        mean is taken; alpha is upscaled by MATLAB's bicubic. Raises UserError.
+        premultiplied); or an object with `shape` and `dtype` that is read and written by two slices, such as
+        pictures.Picture. out: where to write the result, of the same kind; None for a new array. alpha: False if the
+        last of 2 or 4 channels is not alpha but goes through the network as a gray picture (the K of CMYK). progress:
+        called with the number of LR pixels done. Gray goes through the network as three equal channels, whose mean is
+        taken; alpha is upscaled by MATLAB's bicubic. Raises UserError.
         """
         if isinstance(image, np.ndarray) and image.ndim == 2:
             return self.upscale(image[..., None], out, alpha, progress)[..., 0]
@@ -98,7 +98,7 @@ class Upscaler:
         return out
 
     def windows(self, n):
-        """The Windows that an axis of n LR pixels is worked off in."""
+        """The Windows that cover an axis of n LR pixels."""
         return windows(n, self.tile, self.halo)
 
     def count(self, height, width):
@@ -106,16 +106,16 @@ class Upscaler:
         return len(self.windows(height)) * len(self.windows(width))
 
     def halve(self):
-        """Go on with tiles half as high and wide, after memory was short. Raises UserError if they are too small."""
+        """Halve the height and width of tiles, after memory ran out. Raises UserError if they are too small."""
         if self.tile < 2 * LEAST_TILE:
             raise UserError(f"there is not enough memory, even for tiles of {self.tile}×{self.tile} pixels")
         self.tile //= 2
-        tqdm.write(f"memory is short: going on with tiles of {self.tile}×{self.tile} pixels", file=sys.stderr)
+        tqdm.write(f"memory is short: continuing with tiles of {self.tile}×{self.tile} pixels", file=sys.stderr)
 
     def one_tile(self, image, rows, columns, alpha):
         """SR of the core of a tile; rows, columns: its Windows."""
         spans = (rows.span, columns.span)
-        around = [grown(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
+        around = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
         lr = image[tuple(slice(*span) for span in around)]
         inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, around, strict=True))
         lr_01 = utils.levels_to_01(lr)
@@ -130,10 +130,10 @@ class Upscaler:
         elif colours < channels:
             parts.append(self.run(lr_01[..., -1:], image.dtype))
         sr = np.concatenate(parts, axis=-1)
-        # The core, and while it is to be shrunk a little around it.
+        # The core; if it is shrunk, first with the margin that this needs.
         s, inner = self.network_scale, []
         for axis, (n, window) in enumerate(zip(image.shape, (rows, columns), strict=False)):
-            near = grown(window.core, self.margin, n)
+            near = widened(window.core, self.margin, n)
             sr = sr.take(range(s * (near[0] - window.span[0]), s * (near[1] - window.span[0])), axis)
             inner.append(slice(*(self.scale * (end - near[0]) for end in window.core)))
         return (sr if self.scale == s else utils.imresize(sr, self.scale / s))[tuple(inner)]
@@ -149,61 +149,61 @@ class Upscaler:
 def choose_weights(weights, blend, scale):
     """(weights, the SRResNet to blend them with or None, MODEL section) for the arguments of Upscaler.
 
-    Nothing heavy is loaded for this. Raises UserError if weights are missing or do not fit.
+    Does not load TensorFlow. Raises UserError if weights are missing or do not fit.
     """
     weights = weights or store.default_weights(dict.fromkeys((scale or 4, 4)))
     about = store.describe_weights(weights)[1]
     config = about["config"].MODEL
     if scale and scale > config.scale:
-        raise UserError(f"{weights} is a ×{config.scale} model: --scale {scale} needs --weights of its own")
+        raise UserError(f"{weights} is a ×{config.scale} model: --scale {scale} needs other --weights")
     if blend is None:
         return weights, None, config
     if about["mode"] != "srgan":
-        raise UserError(f"--blend mixes an SRResNet with an SRGAN, and {weights} is no SRGAN: name one by --weights")
+        raise UserError(f"--blend mixes an SRResNet with an SRGAN, but {weights} is no SRGAN: name one with --weights")
     partner = f"srresnet_x{config.scale}"
     store.check_blend(partner, weights)
     return weights, partner, config
 
 
 class Window(NamedTuple):
-    """A tile along one axis, in LR pixels, each (start, stop): what the network is shown, and what is kept of it."""
+    """A tile along one axis: two ranges (start, stop) of LR pixels."""
 
-    span: tuple
-    core: tuple
+    span: tuple  # the network's input
+    core: tuple  # the part whose SR is kept
 
 
 def windows(n, tile, halo):
-    """[Window] that cover an axis of n pixels; a core has `halo` pixels of the window around it, or the border.
+    """[Window] that cover an axis of n pixels; each core has `halo` pixels of its span, or the border, on both sides.
 
-    All spans are of one length, about tile + 2·halo at most, and lie inside the picture: where a core touches its
-    border, so does the window, and the network pads each of its layers there as in the whole picture. The length is a
-    multiple of GRID: TensorFlow's convolutions work off some pixels at a time and sum the rest of the last ones in
-    another order, so that there must be no rest. An axis too short for that is one window.
+    All spans have the same length, about tile + 2·halo at most, and lie inside the picture. Where a core ends at the
+    picture's border, so does its span: the network pads each layer there as in the whole picture. The length is a
+    multiple of GRID: TensorFlow's convolutions compute several pixels at a time, and add up in another order for a
+    remainder, so there must be none. An axis too short for several spans is one window.
     """
-    longest = up(tile + 2 * halo)
+    longest = next_multiple(tile + 2 * halo)
     if (n % GRID == 0 and n <= longest) or 2 * (n // GRID * GRID) < n + 2 * halo:
         return [Window((0, n), (0, n))]
     count = max(math.ceil((n - 2 * halo) / (longest - 2 * halo)), 2)
-    side = up(math.ceil((n + 2 * halo * (count - 1)) / count))
+    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count))
     starts = [i * (n - side) // (count - 1) for i in range(count)]
     ends = [0, *(start + halo for start in starts[1:]), n]
     return [Window((starts[i], starts[i] + side), (ends[i], ends[i + 1])) for i in range(count)]
 
 
-def up(n):
-    """The next multiple of GRID."""
+def next_multiple(n):
+    """The smallest multiple of GRID that is at least n."""
     return math.ceil(n / GRID) * GRID
 
 
-def grown(span, margin, n):
-    """A span with `margin` more on both sides, within [0, n]."""
+def widened(span, margin, n):
+    """A span (start, stop) with `margin` more on both sides, within [0, n]."""
     return max(span[0] - margin, 0), min(span[1] + margin, n)
 
 
 def bleed(colours, known):
-    """Colours [h, w, c] spread by BLEED pixels into where they are not known (bool [h, w, 1]).
+    """Colours [h, w, c] spread by BLEED pixels to where they are unknown; known: bool [h, w, 1].
 
-    What is under fully transparent pixels is mostly black, and would show as a dark fringe once it is upscaled.
+    Fully transparent pixels are mostly black, which would show as a dark fringe after upscaling.
     """
     colours = np.where(known, colours, 0)
     for _ in range(0 if known.all() else BLEED):
@@ -214,22 +214,22 @@ def bleed(colours, known):
 
 
 def neighbourhood(a):
-    """Sums over the 3×3 pixels around each, of [h, w, c]."""
+    """Sums over the 3×3 pixels around each pixel of [h, w, c]."""
     a = np.pad(a, ((1, 1), (1, 1), (0, 0)))
     a = a[:-2] + a[1:-1] + a[2:]
     return a[:, :-2] + a[:, 1:-1] + a[:, 2:]
 
 
 def free_memory():
-    """The bytes of memory that may be used now, by what the system and a container's limit say."""
+    """The bytes of memory that are free now, for the system and within a container's limit."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return 4 * 2**30  # no Linux: as much as almost every machine has
+        return 4 * 2**30  # not Linux: an amount that almost every machine has
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or one without limit
+    except (OSError, ValueError):  # no container, or no limit
         pass
     return max(free, 0)

@@ -1,6 +1,6 @@
-"""What networks are made of. Keras runs on TensorFlow: both are told so here, before they are first imported."""
+"""The layers of all networks. Importing this sets Keras's backend to TensorFlow, before Keras is imported."""
 
 import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on a machine without a GPU its start-up lines look like errors
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # without a GPU its start-up messages look like errors

@@ -1,7 +1,7 @@
 """The building blocks that networks share: convolution, batch norm, activations and the residual block.
 
-"k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. A layer's name is fixed: weights, folding
-and exports find it by that.
+"k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1. Weights files, folding and exports find
+layers by their names, so a name must not change.
 """
 
 from utils import LazyModule
@@ -10,12 +10,12 @@ keras = LazyModule("keras")
 
 
 def conv(x, width, kernel, name, **settings):
-    """A convolution of stride 1 that keeps height and width; settings: keras.layers.Conv2D's."""
+    """A convolution with "same" padding and stride 1; settings: keras.layers.Conv2D's."""
     return keras.layers.Conv2D(width, kernel, padding="same", name=name, **settings)(x)
 
 
 def prelu(x, name):
-    """Parametric ReLU with one slope a feature map, starting at 0.25 (He et al., 2015); Keras's zero learns later."""
+    """Parametric ReLU with one slope per feature map, at first 0.25 (He et al., 2015); Keras's 0 learns later."""
     slope = keras.initializers.Constant(0.25)
     return keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer=slope, name=name)(x)
 
@@ -26,9 +26,9 @@ def relu(x, name):
 
 
 def batch_norm(x, config, name, folded=False, gamma="ones"):
-    """Batch normalisation with the momentum and epsilon of `config`, the MODEL section; nothing if it is folded.
+    """Batch normalisation with the momentum and epsilon of `config`, the MODEL section; x itself if folded.
 
-    gamma: the initial scale, an initializer of Keras's.
+    gamma: Keras initializer of the scale.
     """
     if folded:
         return x
@@ -37,7 +37,7 @@ def batch_norm(x, config, name, folded=False, gamma="ones"):
 
 
 def residual_block(x, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
-    """k3, batch norm, activation, k3, batch norm, + input, all of config.width maps. Paper: Figure 4.
+    """k3, batch norm, activation, k3, batch norm, plus the input, all with config.width maps. Paper: Figure 4.
 
     activation: prelu or relu; folded: without batch norms; gammas: the two batch norms' initial scales;
     settings: keras.layers.Conv2D's.
@@ -50,14 +50,14 @@ def residual_block(x, config, name, activation, folded=False, gammas=("ones", "o
 
 
 def row_convolution():
-    """Keras's Conv2D, stride 1 and "same", for few output channels: the same weights and sums, taken row by row.
+    """Keras's Conv2D class, for "same" padding, stride 1 and few output channels, computed row by row of the kernel.
 
-    A CPU works on eight or sixteen channels at a time, of which an RGB output would use three. So each of the kernel's
-    rows gets output channels of its own (9·3 = 27 for the generator's last layer), which are then added, each shifted
-    by its row. That makes this layer about three times as fast.
+    A CPU computes eight or sixteen channels at a time, of which an RGB output would use three. Here each row of the
+    kernel has its own output channels (9·3 = 27 in the generator's last layer), which are then shifted by the row's
+    offset and added. The weights stay Keras's, and the layer is about three times as fast.
     """
 
-    class Conv2D(keras.layers.Conv2D):  # weights files name a layer by its class: this one's fit Keras's and back
+    class Conv2D(keras.layers.Conv2D):  # the name is Keras's, as weights files name a layer by its class
         def convolution_op(self, inputs, kernel):
             rows, columns, channels, filters = kernel.shape
             height = keras.ops.shape(inputs)[1]
@@ -71,5 +71,5 @@ def row_convolution():
 
 
 def conv_to_rgb(x, kernel, name, **settings):
-    """A convolution to three maps, stride 1, that keeps height and width; settings: keras.layers.Conv2D's."""
+    """A convolution to three maps, "same" padding and stride 1; settings: keras.layers.Conv2D's."""
     return row_convolution()(3, kernel, padding="same", name=name, **settings)(x)

@@ -1,4 +1,4 @@
-"""Luma and chroma inside a network, as MATLAB has them."""
+"""RGB to luma and chroma and back inside a network, as MATLAB does it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from utils import LazyModule
 
 keras = LazyModule("keras")
 
-# BT.601 as MATLAB's rgb2ycbcr has it, for values in [0, 1]: columns are Y (16/255…235/255), Cb, Cr.
+# BT.601 as in MATLAB's rgb2ycbcr, for values in [0, 1]: columns are Y (16/255…235/255), Cb, Cr.
 YCBCR = np.array([[65.481, -37.797, 112.0], [128.553, -74.203, -93.786], [24.966, 112.0, -18.214]]) / 255
 YCBCR_ZERO = np.array([16, 128, 128]) / 255
 

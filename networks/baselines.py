@@ -1,9 +1,9 @@
-"""The networks that the paper's Table 2 compares with, and Johnson et al.'s: each from its own paper's layers.
+"""The networks that the paper's Table 2 compares with, and Johnson et al.'s, each as its own paper describes it.
 
-Each builder takes LR and gives SR; last layers compute in floatx, also under mixed precision. SRCNN, ESPCN, VDSR and
-DRCN see luma alone: Y [batch, h, w, 1] in [0, 1] to Y [batch, scale·h, scale·w, 1]; networks/colour.py carries the
-colour around them. What they are trained with is in networks/registry.py; docs/departures.md says where that differs
-from the papers. config: the MODEL section.
+Each builder takes LR and returns SR. SRCNN, ESPCN, VDSR and DRCN see only luma: Y [batch, h, w, 1] in [0, 1] to Y
+[batch, scale·h, scale·w, 1]; networks/colour.py adds the colour. Last layers compute in floatx, also under mixed
+precision. Training settings are in networks/registry.py; docs/departures.md says where they differ from the papers.
+config: the MODEL section.
 """
 
 import math
@@ -14,7 +14,7 @@ from utils import LazyModule
 
 keras = LazyModule("keras")
 
-RECONSTRUCTIONS = "reconstructions"  # DRCN's layer whose channels are trained towards HR, each by itself
+RECONSTRUCTIONS = "reconstructions"  # the name of DRCN's layer whose channels are each compared with HR
 
 
 def srcnn(y, config):
@@ -32,10 +32,10 @@ def espcn(y, config):
 
 
 def espcn_hr(y, config):
-    """ESPCN's layers on the bicubic image instead, of widths divided by the scale: as much work, fewer weights.
+    """ESPCN's layers on the bicubic image, with widths divided by the scale: as much work, fewer weights.
 
-    A convolution in HR space sees scale² times the pixels, so at equal work it has 1/scale of the maps on either side
-    ("Is the deconvolution layer the same as a convolutional layer?", Shi et al., 2016). Ours, for that comparison.
+    For the comparison in "Is the deconvolution layer the same as a convolutional layer?" (Shi et al., 2016): a
+    convolution in HR space sees scale² times the pixels, so at equal work it has 1/scale of the maps on either side.
     """
     width = max(config.width // config.scale, 1)
     x = conv(bicubic(y, config.scale), width, 5, "conv1", activation="tanh")
@@ -44,7 +44,7 @@ def espcn_hr(y, config):
 
 
 def vdsr(y, config):
-    """Kim et al., 2016: 20 convolutions k3n64 in all that learn what the bicubic image lacks; 664,704 weights."""
+    """Kim et al., 2016: 20 convolutions k3n64 that learn the difference to the bicubic image; 664,704 weights."""
     x = coarse = bicubic(y, config.scale)
     for i in range(1, config.blocks + 2):
         x = conv(x, config.width, 3, f"conv{i}", activation="relu", use_bias=False, kernel_initializer="he_normal")
@@ -54,9 +54,9 @@ def vdsr(y, config):
 
 
 def drcn(y, config):
-    """Kim et al., 2016b: one k3n256 convolution applied 16 times, each result reconstructed, their mean learned.
+    """Kim et al., 2016b: one k3n256 convolution applied 16 times, an image from each result, and their weighted mean.
 
-    The layer called RECONSTRUCTIONS gives all of them, [batch, scale·h, scale·w, 16]: they are supervised too.
+    The layer RECONSTRUCTIONS returns these images, [batch, scale·h, scale·w, 16]: they are compared with HR too.
     """
     coarse = bicubic(y, config.scale)
     width = config.width

@@ -1,4 +1,4 @@
-"""Colour around a network that sees luma alone."""
+"""Colour for a network that sees only luma."""
 
 from layers.colour import rgb_to_ycbcr, ycbcr_to_rgb
 from layers.upsampling import bicubic
@@ -8,10 +8,9 @@ keras = LazyModule("keras")
 
 
 def with_colour(luma_network):
-    """The builder of a generator from that of a luma network: Y goes through it, Cb and Cr through bicubic.
+    """A builder like model.generator from the builder of a luma network: Cb and Cr are upscaled bicubically.
 
-    luma_network: (Y [batch, h, w, 1] in [0, 1], MODEL section) to Y [batch, scale·h, scale·w, 1]. Returns a builder
-    like model.generator.
+    luma_network: (Y [batch, h, w, 1] in [0, 1], MODEL section) to Y [batch, scale·h, scale·w, 1].
     """
 
     def generator(lr_01, config, folded=False):

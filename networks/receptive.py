@@ -1,28 +1,27 @@
-"""How far a generator sees, read from its layers."""
+"""The receptive field of a generator, read from its layers."""
 
 import math
 
 from networks.registry import build_generator
 
-# Layers that make each pixel from the pixel at the same place alone.
+# Layers whose output pixels depend only on the input pixel at the same place.
 POINTWISE = {"Add", "Subtract", "Multiply", "Matmul", "Concatenate", "Cast", "Rescaling"}
 POINTWISE |= {"BatchNormalization", "PReLU", "ReLU"}
-BICUBIC_REACH = 2  # LR pixels on each side
+BICUBIC_RADIUS = 2  # LR pixels on each side
 
 
 def receptive_radius(config):
-    """How many LR pixels around an LR pixel can change its SR pixels: 40 for the paper's network.
+    """The largest distance, in LR pixels, at which an LR pixel changes an SR pixel: 40 for the paper's network.
 
-    The picture at this distance and nearer is all that the pixel's SR depends on. config: the MODEL section. Raises
-    ValueError if the network has a layer of unknown reach.
+    config: the MODEL section. Raises ValueError if the network has a layer of a kind not known here.
     """
     return radius_of(build_generator(config))
 
 
 def radius_of(network):
-    """The same of a built network: one pixel of the output at first, then down its layers to the input."""
-    radius = {id(network.outputs[0]): 0}  # of each tensor: that around a pixel which the output depends on
-    for _, nodes in sorted(network._nodes_by_depth.items()):  # each layer comes after all that use its output
+    """receptive_radius of a built network, by going from the output down through the layers to the input."""
+    radius = {id(network.outputs[0]): 0}  # {tensor: radius in its pixels around the place of one output pixel}
+    for _, nodes in sorted(network._nodes_by_depth.items()):  # each layer after all layers that use its output
         for node in nodes:
             if node.is_input:
                 continue
@@ -53,5 +52,5 @@ def radius_below(node, radius):
         case "UpSampling2D" if layer.interpolation == "nearest":
             return math.ceil(radius / layer.size[0])
         case "Bicubic":
-            return math.ceil(radius / layer.factor) + BICUBIC_REACH
-    raise ValueError(f"the reach of {layer.name} ({type(layer).__name__}) is not known: add it to {__name__}")
+            return math.ceil(radius / layer.factor) + BICUBIC_RADIUS
+    raise ValueError(f"the receptive field of {layer.name} ({type(layer).__name__}) is not known: add it to {__name__}")

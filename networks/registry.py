@@ -1,7 +1,7 @@
-"""All networks that can be trained: one entry each, with all that is known about it.
+"""All networks that can be trained, one entry each.
 
-To add a network, write its builder and give it an entry here: `--model NAME` trains it, and evaluation, upscaling,
-export and `python model.py` know it. Nothing here imports TensorFlow.
+To add a network, write its builder and an entry here: `--model NAME` trains it, and evaluation, upscaling, export and
+`python model.py` know it. Nothing here imports TensorFlow.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ keras = LazyModule("keras")
 class Network(NamedTuple):
     """A generator that can be trained.
 
-    build: (LR [batch, h, w, 3] in [0, 1], MODEL section, folded) → SR [batch, scale·h, scale·w, 3] in [-1, 1]; if
-    folded, without batch norms. Its layers must be of the kinds that networks/receptive.py knows.
+    build: (LR [batch, h, w, 3] in [0, 1], MODEL section, folded) → SR [batch, scale·h, scale·w, 3] in [-1, 1]; without
+    batch norms if folded. Its layers must be of the kinds that networks/receptive.py knows.
     """
 
     build: Callable
-    colour: str  # what it sees of the picture, "RGB" or "Y"
-    source: str  # where it comes from
+    colour: str  # its input: "RGB" or "Y"
+    source: str  # its paper or code
     settings: dict  # {"SECTION.key": value}: sizes, loss and training rule, where they differ from config.py's
     gan: bool = False  # whether --mode=srgan trains it
     matched: bool = False  # whether evaluate.py gives SR the histograms of LR
 
 
-# From the networks' papers, where these tell. Rates that were for summed squares are converted to the mean: SRCNN's
-# 1e-4 times half of the 17×17 outputs that 9-5-5 has of its 33×33 crops, VDSR's 0.1 times half of 41×41. VDSR's weight
-# decay of 1e-4 comes with its rate of 0.1; Keras multiplies it by ours, which is 840 times that.
-NO_SKIP = {"MODEL.skip": "none"}  # MODEL.skip is the paper's network's alone
+# Settings are the papers', where they give them. SRCNN's and VDSR's rates of 1e-4 and 0.1 are for half the sum of
+# squares; for the mean they are multiplied by 17²/2 (9-5-5 makes 17×17 pixels of a 33×33 crop) and 41²/2 = 840. Keras
+# multiplies the weight decay by the rate, so VDSR's 1e-4 is divided by 840.
+NO_SKIP = {"MODEL.skip": "none"}  # only the paper's network can have the bicubic skip
 LUMA = NO_SKIP | {"TRAIN.loss": "luma", "TRAIN.ema": 0.0, "TRAIN.optimizer": "sgd"}
 ESPCN = LUMA | {"TRAIN.learning_rate": 0.01, "TRAIN.last_layer_rate": 0.1, "DATA.crop": 64}
 
@@ -68,7 +68,7 @@ NETWORKS = {  # by the name that --model and MODEL.network take
     "espcn-hr": Network(
         with_colour(baselines.espcn_hr),
         colour="Y",
-        source="ESPCN in HR space at about equal work, for comparison",
+        source="ESPCN in HR space with about equal work, for comparison",
         settings=ESPCN,
     ),
     "vdsr": Network(
@@ -100,9 +100,9 @@ DISCRIMINATORS = {"paper": model.discriminator, "tensorlayer": tensorlayer.discr
 
 
 def build_generator(config, folded=False):
-    """The generator that `config`, the MODEL section, describes. Fully convolutional: any h and w.
+    """The generator that `config`, the MODEL section, describes; it takes any h and w.
 
-    folded: without batch norms, as inference.compiled.fold_batch_norm needs it.
+    folded: without batch norms, for inference/compiled.py.
     """
     lr_01 = keras.Input((None, None, 3), name="lr")
     return keras.Model(lr_01, NETWORKS[config.network].build(lr_01, config, folded), name="generator")

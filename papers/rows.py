@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-# How every row that starts from random weights is trained, whatever its paper says: the papers' rules need more than
-# minutes, and one rule for all compares the networks. Rows that start from other rows' weights keep their paper's rule.
+# Every row that starts from random weights is trained by this rule: the papers' rules need more than minutes, and one
+# rule for all compares the networks. Rows that start from another row's weights keep their paper's rule.
 SAME_RULE = {
     "TRAIN.optimizer": "adam",
     "TRAIN.learning_rate": 1e-3,
@@ -14,8 +14,7 @@ SAME_RULE = {
     "TRAIN.weight_decay": 0,
     "TRAIN.ema": 0.999,
 }
-# For every row: the networks exactly as in the paper. With this little time, many updates on small crops are worth more
-# than few on the paper's crops of 96.
+# Every row has its paper's network. In so little time, many updates on small crops bring more than few on crops of 96.
 ALL = {"DATA.crop": 64, "MODEL.skip": "none", "TRAIN.shift": False}
 
 
@@ -24,13 +23,13 @@ class Row(NamedTuple):
 
     name: str
     arguments: tuple
-    seconds: float  # on two quiet cores, estimated from short trials
+    seconds: float  # on two quiet cores, from short trials
     title: str
-    paper: str | None = None  # its name in tables.PAPER
+    paper: str | None = None  # the name in tables.PAPER
     after: str | None = None  # the row whose weights it starts from
-    sets: tuple | None = None  # the only sets to score it on, where all would take hours
-    settings: dict = {}  # in which it differs from ALL and SAME_RULE
-    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} of its own paper, if known
+    sets: tuple | None = None  # the sets to score it on, None for all (which would take hours)
+    settings: dict = {}  # that differ from ALL and SAME_RULE
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} from its paper
 
 
 def after_mse(preset, seconds, title, paper):
@@ -43,7 +42,7 @@ VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7
 JOHNSON = {"Set5": (27.09, 0.7680)}
 JOHNSON_PIXEL = {"Set5": (28.40, 0.8205)}
 DRCN = {"Set5": (31.53, 0.8854), "Set14": (28.02, 0.7670), "BSD100": (27.23, 0.7233)}
-HEAVY = {"TRAIN.batch": 2, "DATA.validation": 1}  # a pixel is 140 times the work of SRResNet's
+HEAVY = {"TRAIN.batch": 2, "DATA.validation": 1}  # 140 times SRResNet's work per pixel
 ROWS = (
     Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN", own=SRCNN),
     Row("espcn", ("--model", "espcn"), 0.019, "ESPCN", "ESPCN"),
@@ -65,7 +64,7 @@ ROWS = (
         "Johnson et al., feature loss",
         own=JOHNSON,
         after="johnson-pixel",
-        settings={"TRAIN.schedule": "cosine"},  # by its constant 1e-3 the loss swung and did not fall in 400 updates
+        settings={"TRAIN.schedule": "cosine"},  # with its constant 1e-3 the loss did not fall in 400 updates
     ),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),
@@ -97,7 +96,7 @@ def rule_of(row):
 
 
 def command_of(row, minutes, data_directory=None, overrides=()):
-    """train.py's arguments for a new row; it saves about ten times and validates twice."""
+    """The arguments of train.py for a new row, which saves about ten times and validates twice."""
     steps = steps_of(row, minutes)
     settings = rule_of(row) | {"TRAIN.save_every": max(steps // 10, 1), "TRAIN.validate_every": max(steps // 2, 1)}
     command = [*row.arguments, "--name", run_name(row.name), "--steps", str(steps)]

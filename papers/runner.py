@@ -1,4 +1,4 @@
-"""Training a row: its run is begun or resumed by train.py in a process of its own."""
+"""Training a row: train.py, in another process, starts or resumes its run."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ from utils import UserError
 
 
 def is_finished(row):
-    """Whether a row's run has saved the updates that its own config.json asks for."""
+    """Whether a row's run has saved all the updates in its config.json."""
     directory = store.root() / run_name(row.name)
     if not all((directory / name).is_file() for name in ("config.json", store.WEIGHTS)):
         return False
@@ -20,12 +20,12 @@ def is_finished(row):
 
 
 def train_row(row, minutes, data_directory, overrides):
-    """Train a row, or resume its run. Raises UserError if train.py does not finish it."""
+    """Start or resume a row's run. Raises UserError if train.py does not finish it."""
     name = run_name(row.name)
     if is_finished(row):
         done = store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps
         wanted = steps_of(row, minutes)
-        other = f" (and not {wanted:,}: remove {store.root() / name} to train it anew)" if done != wanted else ""
+        other = f" (not {wanted:,}: remove {store.root() / name} to train it again)" if done != wanted else ""
         print(f"{name}: done before, {done:,} updates{other}")
         return
     command = command_of(row, minutes, data_directory, overrides)
@@ -33,10 +33,10 @@ def train_row(row, minutes, data_directory, overrides):
         command = ["--resume", name, *(("--data", data_directory) if data_directory else ())]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
     with subprocess.Popen([sys.executable, store.PROJECT / "train.py", *command]) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and ends
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # train.py saves and exits
         while process.poll() is None:
             with contextlib.suppress(KeyboardInterrupt):  # train.py gets Ctrl-C too
                 process.wait()
         signal.signal(signal.SIGTERM, before)
     if not is_finished(row):
-        raise UserError(f"{name} has not come to its end; the same command goes on with it")
+        raise UserError(f"{name} is not finished; the same command continues it")

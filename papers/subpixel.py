@@ -1,8 +1,8 @@
-"""How the generator's upsampler starts and learns: four kinds, trained equally long, with several seeds each.
+"""Compare four upsamplers of the generator, at the start and trained equally long, with several seeds each.
 
-It writes subpixel.md (ours is docs/subpixel.md); stopped, it resumes when started again.
+Writes subpixel.md (ours is docs/subpixel.md). If it is stopped, the same command continues.
 
-The two notes it examines: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
+It examines two notes: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
 Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
@@ -40,7 +40,7 @@ ARMS = (
 
 
 def seeded(row, seed):
-    """An arm with a seed for its weights and batches; arms with the same seed see the same batches."""
+    """An arm with a seed for its weights and batches; arms with the same seed have the same batches."""
     return row._replace(name=f"{row.name}-{seed}", arguments=(*row.arguments, "--seed", str(seed)))
 
 
@@ -52,7 +52,7 @@ def config_of(row):
 
 
 def first_outputs(lr_u8):
-    """[uint8 [scale·h, scale·w, 3]]: the output of each arm before training, stretched to the same contrast."""
+    """[uint8 [scale·h, scale·w, 3]]: each arm's output before training, all stretched to the same contrast."""
     pictures = []
     for row in ARMS:
         keras.utils.set_random_seed(0)
@@ -63,21 +63,21 @@ def first_outputs(lr_u8):
 
 
 def read_study(seeds):
-    """What the finished runs of all arms by these seeds logged, as subpixel.json keeps it. Raises UserError.
+    """What the finished runs of all arms with these seeds logged, for subpixel.json. Raises UserError.
 
     {"steps": [step], "seeds", "blocks", "width", "images", "bicubic": dB, "commits", "arms": {name: {"parameters":
-    number, "mse_loss", "checkerboard": [[value a step] a seed], "validation": [dB a seed]}}}. A run that was
-    stopped has logged more steps than others: only the steps that all have are kept.
+    number, "mse_loss", "checkerboard": [[value per step] per seed], "validation": [dB per seed]}}}. A run that was
+    interrupted has logged more steps than others: only the steps that all have are kept.
     """
     names = {row.name: [run_name(seeded(row, seed).name) for seed in seeds] for row in ARMS}
-    places = {name: store.root() / name for of_arm in names.values() for name in of_arm}
-    logs = {name: {line["step"]: line for line in read_metrics(place)} for name, place in places.items()}
-    abouts = [store.read_about(place / "config.json") for place in places.values()]
+    runs = {name: store.root() / name for arm in names.values() for name in arm}
+    logs = {name: {line["step"]: line for line in read_metrics(run)} for name, run in runs.items()}
+    abouts = [store.read_about(run / "config.json") for run in runs.values()]
     if len({max(log) for log in logs.values()}) > 1:
         words = ", ".join(f"{name} {max(log):,}" for name, log in logs.items())
-        raise UserError(f"the runs have other numbers of updates, remove those that are to be trained anew: {words}")
+        raise UserError(f"the runs differ in their number of updates, remove those to be trained again: {words}")
     if len({about["data"]["fingerprint"] for about in abouts}) > 1:
-        raise UserError("the runs were trained on different photographs: remove them, and they are trained anew")
+        raise UserError("the runs were trained on different photographs: remove them to train them again")
     steps = sorted(set.intersection(*map(set, logs.values())))
     arms = {}
     for row in ARMS:
@@ -98,7 +98,7 @@ def smooth(values, width=9):
 
 
 def draw_curves(path, study):
-    """Pixel loss and strength of the grid over the updates: an arm's mean a line, its seeds the band; as a PNG."""
+    """Write the pixel loss and the grid over the updates as a PNG: a line for each arm's mean, a band for its seeds."""
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for row in ARMS:
         for axis, key in zip(axes, ("mse_loss", "checkerboard"), strict=True):
@@ -118,24 +118,24 @@ TEXT = """# Sub-pixel convolution: the same as a transposed one, and its checker
 Written by `python -m papers.subpixel` from [subpixel.json](subpixel.json).
 
 **The same.** A convolution to r²·C maps followed by a pixel shuffle is a transposed convolution of stride r, and the
-reverse. With the kernels K [k, k, C_in, r²·C] of the one and W [r·k, r·k, C, C_in] of the other
+reverse. For the kernels K [k, k, C_in, r²·C] of the first and W [r·k, r·k, C, C_in] of the second
 
     W[y, x, c, i] = K[k-1 - y//r, k-1 - x//r, i, ((y mod r)·r + x mod r)·C + c]
 
 which is `layers/upsampling.transposed_kernel`. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
 
-**The checkerboard.** With random kernels the r² sub-kernels start independently of each other, and what they draw is a
-grid. ICNR gives all of them the same kernel: the layer starts as nearest-neighbour resizing. What four generators make
-of the same LR image before any training, each stretched to the same contrast:
+**The checkerboard.** Random kernels make the r² sub-kernels independent of each other, which shows as a grid. ICNR
+gives all of them the same kernel: the layer starts as nearest-neighbour resizing. Four generators' output for the same
+LR image before any training, all stretched to the same contrast:
 
 ![{titles}](subpixel_start.png)
 
 *From left to right: {titles}.*
 
 **Trained.** Each for {steps:,} updates on {images:,} photographs: {blocks} residual blocks of {width} maps, batch 16,
-crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; each has the same batches for all four. Lines are
+crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; each gives all four the same batches. Lines are
 means over the seeds and nine logged updates, bands go from the lowest seed to the highest. The transposed convolution
-has a quarter of the weights of a sub-pixel one, and of its work.
+has a quarter of the weights and work of a sub-pixel one.
 
 ![curves of pixel loss and checkerboard](subpixel_curves.png)
 
@@ -144,36 +144,36 @@ has a quarter of the weights of a sub-pixel one, and of its work.
 {table}
 
 Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
-in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. A batch holds a finite
-number of cells, over which what differs by chance does not average out wholly: what ICNR and resizing show at the first
-update, where they have no grid, is that floor.
+in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. Chance differences do
+not average out entirely over the cells of one batch: at the first update ICNR and resizing have no grid, and their
+values are this floor.
 
 **Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
 half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
-its loss over the first fifth is lower than theirs with {faster}. And that it ends with the lowest loss: over
-the last tenth it is lower with {end}.
+its loss over the first fifth is lower than theirs with {faster}. And it claims that ICNR ends with the lowest loss:
+over the last tenth it is lower with {end}.
 
 Trained at {commits}.
 """
 
 
 def spread(values, digits):
-    """The mean and standard deviation of one value per seed, as text."""
+    """The mean and standard deviation of values, one per seed, as text."""
     mean = f"{np.mean(values):.{digits}f}"
     return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def moved(study):
-    """By how much the difference of two arms in validation changes with the seed, as text; "" for a single seed."""
+    """How much the difference of two arms in validation varies with the seed, as text; "" for a single seed."""
     if study["seeds"] == 1:
         return ""
     validation = [np.array(study["arms"][row.name]["validation"]) for row in ARMS]
     variances = [np.var(one - other, ddof=1) for one, other in itertools.combinations(validation, 2)]
-    return f"; the difference of two arms moves by {np.mean(variances) ** 0.5:.2f} dB with the seed"
+    return f"; the difference of two arms varies by {np.mean(variances) ** 0.5:.2f} dB with the seed"
 
 
 def lower(ours, theirs):
-    """With how many seeds one value is below the other, as text: "2 of 3"."""
+    """For how many seeds our value is below the other, as text: "2 of 3"."""
     return f"{int(np.sum(np.less(ours, theirs)))} of {len(ours)}"
 
 

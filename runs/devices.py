@@ -1,4 +1,4 @@
-"""What a run is computed on: precision, copies of the network on several GPUs or machines, XLA or the plain graph."""
+"""How a run is computed: precision, copies of the network on several GPUs or machines, XLA or the plain graph."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from utils import LazyModule, UserError
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
-TENSOR_CORES = (7, 0)  # the compute capability from which on GPUs have them
+TENSOR_CORES = (7, 0)  # GPUs of this compute capability or a higher one have them
 
 
 def workers():
-    """(number of this worker process, how many there are) that `TF_CONFIG` describes; (0, 1) without it.
+    """(index of this worker process, how many there are) from `TF_CONFIG`; (0, 1) without it.
 
-    Raises UserError if it is there and says something else. Nothing is loaded for this.
+    Raises UserError if TF_CONFIG describes anything but workers. Does not load TensorFlow.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -27,10 +27,10 @@ def workers():
         addresses, task = settings["cluster"]["worker"], settings["task"]
         index = int(task["index"])
         if set(settings["cluster"]) != {"worker"} or task["type"] != "worker" or not 0 <= index < len(addresses):
-            raise ValueError("only workers are known, and the task must be one of them")
+            raise ValueError("there must be only workers, and the task must be one of them")
     except (ValueError, KeyError, TypeError) as error:
         example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-        raise UserError(f"TF_CONFIG is not like {example} ({error!r})") from None
+        raise UserError(f"TF_CONFIG must be like {example} ({error!r})") from None
     return index, len(addresses)
 
 
@@ -40,10 +40,10 @@ def is_chief():
 
 
 def choose_strategy(replicas):
-    """The tf.distribute strategy of this machine; to be called before anything else of TensorFlow.
+    """The tf.distribute strategy for this machine; call it before any other function of TensorFlow.
 
-    replicas: copies of the network in this process; 0 means one for each GPU. Without a GPU several are put on logical
-    devices of the CPU, which shows that it works and saves no time. Raises UserError.
+    replicas: copies of the network in this process; 0 means one per GPU. Without a GPU several replicas share the CPU:
+    a way to test them that saves no time. Raises UserError.
     """
     gpus = tf.config.list_physical_devices("GPU")
     replicas = replicas or max(len(gpus), 1)
@@ -51,7 +51,7 @@ def choose_strategy(replicas):
         raise UserError(f"TRAIN.replicas is {replicas}, but there are {len(gpus)} GPUs")
     if workers()[1] > 1:
         if not gpus and replicas > 1:
-            raise UserError("several workers on CPUs have one replica each: leave out --replicas")
+            raise UserError("with several workers a CPU has one replica: leave out --replicas")
         tf.config.set_visible_devices(gpus[:replicas], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if replicas == 1:
@@ -64,7 +64,7 @@ def choose_strategy(replicas):
 
 
 def choose_precision(name):
-    """Set Keras's policy for all layers built from now on and return its name.
+    """Set Keras's policy for all layers that are built after this and return its name.
 
     name: "auto" (mixed_float16 if every GPU has tensor cores, else float32), "float32", "mixed_float16",
     "mixed_bfloat16" or "float64" (for comparisons). Images, losses and weights are float32 in the mixed ones.
@@ -81,17 +81,16 @@ def choose_precision(name):
 
 
 def check_shares(settings, strategy):
-    """Raise UserError if a batch cannot be cut into equal shares; settings: the TRAIN section."""
+    """Raise UserError if a batch cannot be split equally among the replicas; settings: the TRAIN section."""
     replicas = strategy.num_replicas_in_sync
     if settings.batch % replicas:
         raise UserError(
-            f"a batch of {settings.batch} cannot be cut into equal shares for {replicas} replicas: "
-            "choose another --batch"
+            f"a batch of {settings.batch} cannot be split equally among {replicas} replicas: choose another --batch"
         )
 
 
 def distribute(strategy, *arrays):
-    """This worker's arrays [n, …] as tensors, each cut into equal shares for its replicas where there are several."""
+    """This worker's arrays [n, …] as tensors; with several replicas, each array is split equally among them."""
     if strategy.num_replicas_in_sync == 1:
         return [tf.constant(array) for array in arrays]
     here = strategy.num_replicas_in_sync // workers()[1]
@@ -105,34 +104,34 @@ def distribute(strategy, *arrays):
 
 
 def use_xla(wanted, strategy):
-    """Whether XLA compiles the step: TensorFlow refuses that around a strategy and its synchronised batch norm."""
+    """Whether XLA compiles the update: TensorFlow cannot do that with several replicas."""
     return wanted and strategy.num_replicas_in_sync == 1
 
 
 def synchronise(network):
-    """Let the batch norms of a network take their statistics over the batches of all replicas."""
+    """Make the batch norms of a network compute their statistics over all replicas."""
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
 
 def describe(strategy, precision, xla):
-    """One line for the log: devices, precision, compiler."""
+    """One line for the log: devices, precision, replicas, compiler."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     index, count = workers()
     names = ", ".join(sorted({device.name.split("device:")[1] for device in devices}))
     parts = [f"worker {index + 1} of {count}" if count > 1 else "", names, precision]
     if strategy.num_replicas_in_sync > 1:
-        parts.append(f"{strategy.num_replicas_in_sync} replicas on the plain graph: XLA cannot compile around them")
+        parts.append(f"{strategy.num_replicas_in_sync} replicas on the plain graph: XLA cannot compile several")
     else:
-        parts.append("compiled by XLA; the first update takes a minute for it" if xla else "plain graph")
+        parts.append("compiled by XLA, for which the first update takes a minute" if xla else "plain graph")
     return "on " + ", ".join(filter(None, parts))
 
 
 def explained(error, run):
-    """The UserError for an error of TensorFlow that a user can do something about, else the error itself."""
+    """A UserError if the error, one of TensorFlow's, is one that the user can remedy; else the error itself."""
     if "No space left" in str(error):
-        return UserError(f"the disk is full ({utils.short(error)}); make room, and --resume {run.name} goes on")
+        return UserError(f"the disk is full ({utils.short(error)}); make room, then continue with --resume {run.name}")
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return UserError(
             f"there is not enough memory for an update of {run.config.TRAIN.batch} crops: choose a smaller --batch; "
@@ -140,24 +139,24 @@ def explained(error, run):
         )
     if workers()[1] > 1:
         return UserError(
-            f"the other workers cannot be reached any more: start all of them again with --resume {run.name} "
+            f"the other workers cannot be reached: start all of them again with --resume {run.name} "
             f"({utils.short(error)})"
         )
     return error
 
 
-# Core-seconds of an update (batch 16, full networks) on the AMD EPYC that this was built on: for a first estimate.
+# Core-seconds of an update (batch 16, the paper's networks), measured on an AMD EPYC: for a first estimate.
 CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
 
 
 def estimate(jobs):
-    """Without a GPU, say what the jobs (store.Run) will take if that is more than a few hours."""
+    """Without a GPU, print how long the jobs, [store.Run], will take if that is more than a few hours."""
     if tf.config.list_physical_devices("GPU"):
         return
     cores = os.cpu_count()
     hours = 0.0
     for run in jobs:
-        if run.config.MODEL.network != "srresnet":  # the others have not been measured
+        if run.config.MODEL.network != "srresnet":  # other networks have not been measured
             return
         work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
         hours += work * run.config.TRAIN.steps / 3600

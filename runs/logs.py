@@ -1,4 +1,4 @@
-"""What a run tells while it goes: the bar, log.txt, metrics.jsonl and TensorBoard's events."""
+"""What a run reports while it trains: progress bar, log.txt, metrics.jsonl and TensorBoard's events."""
 
 import contextlib
 import json
@@ -17,29 +17,29 @@ tf = LazyModule("tensorflow")
 
 
 def read_metrics(directory):
-    """The lines of metrics.jsonl as dicts with a "step"; others, as one cut short by a kill, are left out."""
+    """The lines of metrics.jsonl as dicts with a "step"; a line that is cut short is left out."""
     return Metrics(directory).lines()
 
 
 class Metrics:
-    """The metrics.jsonl of a run directory for one who looks again and again: only what was appended is read."""
+    """The metrics.jsonl of a run directory, to be read again and again: each time only the new lines are read."""
 
     def __init__(self, directory):
         self.path, self.file, self.end, self.known = directory / "metrics.jsonl", None, 0, []
 
     def lines(self):
-        """As read_metrics gives them."""
+        """The lines as read_metrics returns them."""
         if not self.path.exists():
             return []
         with open(self.path, "rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self.file or status.st_size < self.end:  # --resume has written it anew
+            if status.st_ino != self.file or status.st_size < self.end:  # --resume has replaced the file
                 self.file, self.end, self.known = status.st_ino, 0, []
             file.seek(self.end)
             *whole, rest = file.read().split(b"\n")
         self.end += sum(len(line) + 1 for line in whole)
         self.known += [value for line in whole if (value := value_of(line))]
-        last = value_of(rest)  # without its end, which may be still to come
+        last = value_of(rest)  # its line break may not be written yet
         return [*self.known, last] if last else list(self.known)
 
 
@@ -53,17 +53,17 @@ def value_of(line):
 
 
 class Progress:
-    """A bar with the loss terms; where there is no terminal, a line every half minute. Also the clock of the steps."""
+    """A progress bar with the loss terms, or without a terminal a line every half minute; measures seconds per step."""
 
     def __init__(self, first, steps):
-        """first: the step to go on from, 0 for a new run; steps: the last one."""
+        """first: the number of steps done before, 0 for a new run; steps: the number of the last one."""
         self.bar = tqdm(total=steps, initial=first, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
         self.update, self.close = self.bar.update, self.bar.close
         self.first, self.steps, self.told = first, steps, 0.0
         self.step, self.time = first, time.perf_counter()
 
     def show(self, step, values):
-        """Show the losses of {name: float}; return the seconds a step since the last call."""
+        """Show the losses among {name: float}; return the seconds per step since the last call."""
         now = time.perf_counter()
         seconds = (now - self.time) / max(step - self.step, 1)
         self.step, self.time = step, now
@@ -72,27 +72,27 @@ class Progress:
         self.bar.set_postfix(terms, refresh=False)
         if self.bar.disable and (now - self.told > 30 or step == self.steps):
             self.told = now
-            # The first step compiles and tells nothing about the rest.
+            # The first step compiles: its time says nothing about the others.
             known = self.first + 1 < step < self.steps
             left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if known else ""
             print(f"step {step}/{self.steps} {left}" + " ".join(f"{k}={v}" for k, v in terms.items()), flush=True)
         return seconds
 
     def reset(self, step):
-        """Go on from another step."""
+        """Continue from another step."""
         self.bar.reset(self.steps)
         self.update(step)
         self.first = self.step = step
         self.time = time.perf_counter()
 
     def write(self, text):
-        """Print a line above the bar; the time that it took to come by it is not counted as the steps'."""
+        """Print a line above the bar. The seconds per step are measured from here: validation takes none of them."""
         self.bar.write(text)
         self.time = time.perf_counter()
 
 
 class Tee:
-    """A text stream that writes to another one and, with the time before each line, to a file."""
+    """A text stream that writes to another stream and, with the time before each line, to a file."""
 
     def __init__(self, stream, file):
         self.stream, self.file, self.at_start = stream, file, True
@@ -111,11 +111,11 @@ class Tee:
 
 
 class Log:
-    """The log of a run while it trains; a context manager. What is printed meanwhile goes to log.txt as well.
+    """The log of a run while it trains; a context manager. Inside, all that is printed also goes to log.txt.
 
-    run: store.Run; step: the step to go on from. Workers other than the first have only their own terminal.
-    Meanwhile Ctrl-C and a polite kill set `asked_to_stop` and nothing else: an exception out of nowhere could come in
-    the middle of an update or be lost in a library. A second one ends the program at once.
+    run: store.Run; step: the number of steps done before. Only the first worker writes files.
+    Inside, Ctrl-C and SIGTERM set `asked_to_stop` and do nothing else, since an exception could interrupt an update or
+    get lost in a library. A second one ends the program at once.
     """
 
     def __init__(self, run, step):
@@ -127,7 +127,7 @@ class Log:
         if self.asked_to_stop:
             raise KeyboardInterrupt
         self.asked_to_stop = True
-        os.write(2, b"\nstopping after this update (once more: at once, without saving)\n")  # print may be busy
+        os.write(2, b"\nstopping after this update (again: at once, without saving)\n")  # print may be busy
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
@@ -147,7 +147,7 @@ class Log:
         self.stack.close()
 
     def close_events(self):
-        with contextlib.suppress(tf.errors.OpError):  # a full disk, say, was told when it was written to
+        with contextlib.suppress(tf.errors.OpError):  # for example a full disk, which was reported before
             self.events.close()
 
     def metrics(self, step, values):

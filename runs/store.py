@@ -1,7 +1,7 @@
 """The run directory: checkpoint/<run>/ with config.json, logs, generator.weights.h5, best.weights.h5 and checkpoints.
 
-config.json says all that is needed to build the network again; weights without it are refused. `$SRGAN_RUNS` names
-another place for new runs; runs are looked for in both. A checkpoint holds all that training needs to go on exactly.
+config.json holds all that is needed to build the network again; weights without it are refused. `$SRGAN_RUNS` names
+another place for new runs; runs are looked for in both. A checkpoint holds all that training needs to continue exactly.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from utils import PROJECT, UserError
 
 WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
-SCORES = "scores.json"  # what evaluate.py measured of these weights
-ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # the keys of MODEL that all runs name
-DROPPED = ("TRAIN.accumulate",)  # settings of older runs that exist no more and are left out
-# What every generator of this project takes and gives, written into config.json.
+SCORES = "scores.json"  # what evaluate.py measured with these weights
+ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # keys of MODEL in every config.json
+DROPPED = ("TRAIN.accumulate",)  # settings of older runs that no longer exist and are ignored
+# Input and output of every generator of this project, for config.json.
 NETWORK = {
     "input": "LR [batch, height, width, 3], RGB from 0 to 1",
     "output": "SR [batch, scale·height, scale·width, 3], RGB from -1 to 1",
@@ -51,24 +51,24 @@ def root():
 
 
 def kind_of(mode, config):
-    """What is trained, in a word: the mode, behind the network if that is not the paper's; config: all sections."""
+    """What is trained, for a run's name: the mode, after the network's name if that is not the paper's."""
     network = config.MODEL.network
     return mode if network == "srresnet" else f"{network}-{mode}"
 
 
 def new_name(kind):
-    """A run's name when none is given: its kind (see kind_of) and the time."""
+    """The name of a run that was given none: its kind (see kind_of) and the time."""
     return f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_name(name):
-    """The directory of a new run. Raises UserError if the name is taken, reserved or no plain file name."""
+    """The directory of a new run. Raises UserError if the name is taken, reserved or not a plain file name."""
     if not name or Path(name).name != name or name.startswith((".", "-")):
         raise UserError(f"a run's name must be a plain file name, not '{name}'")
     if name in ("evaluate", "readme"):
         raise UserError(f"samples/{name}/ has another use: choose another --name")
     for place in (root(), PROJECT / "checkpoint", PROJECT / "samples"):
-        if (place / name).exists() and devices.is_chief():  # the first of several workers may be there already
+        if (place / name).exists() and devices.is_chief():  # of several workers, the first may have made it already
             raise UserError(f"there is a run called '{name}' already ({place / name}): choose another --name")
     return root() / name
 
@@ -116,7 +116,7 @@ def create(run, facts):
 
 
 def git_commit():
-    """The commit of this code, with "-dirty" if files differ from it; None where there is no git to ask."""
+    """The commit of this code, with "-dirty" if files differ from it; None without git."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -125,7 +125,7 @@ def git_commit():
 
 
 def machine(*packages):
-    """What measured speed belongs to: cores, system, Python, and the versions of those packages that are installed."""
+    """The machine that a speed was measured on: cores, system, Python, versions of the packages if installed."""
     facts = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
     for package in packages:
         with contextlib.suppress(PackageNotFoundError):
@@ -134,7 +134,7 @@ def machine(*packages):
 
 
 def reopen(name):
-    """(Run, facts) of a run that is to be resumed, as its config.json says. Raises UserError."""
+    """(Run, config.json's content) of an existing run: its name or directory. Raises UserError if there is none."""
     places = [Path(name), *(place / name for place in (root(), PROJECT / "checkpoint"))]
     place = next((place.resolve() for place in places if name and (place / "config.json").is_file()), None)
     if not place:
@@ -154,7 +154,7 @@ def save_weights(network, path):
 
 
 def find_runs():
-    """{name: (weights file, config.json's content)} of every run that has weights; one that is broken is named."""
+    """{name: (weights file, config.json's content)} of every run with weights; prints the names of damaged ones."""
     found = {}
     for place in dict.fromkeys((PROJECT / "checkpoint", root())):
         for path in sorted(place.glob(f"*/{WEIGHTS}")):
@@ -166,7 +166,7 @@ def find_runs():
 
 
 def describe_weights(path):
-    """(weights file, config.json's content) of a run's name, its directory or its weights file. Raises UserError."""
+    """(weights file, config.json's content) for a run's name, directory or weights file. Raises UserError."""
     places = [Path(path), *(place / str(path) for place in (root(), PROJECT / "checkpoint"))]
     files = [place / WEIGHTS if place.is_dir() else place for place in places]
     weights = next((file for file in files if file.is_file()), None)
@@ -174,7 +174,7 @@ def describe_weights(path):
         raise UserError(f"there are no weights at '{path}': give a {WEIGHTS}, its directory or a run's name")
     about = weights.parent / "config.json"
     if not about.is_file():
-        raise UserError(f"there is no config.json beside {weights}, which says what network the weights belong to")
+        raise UserError(f"there is no config.json beside {weights} to say which network the weights belong to")
     return weights, read_about(about)
 
 
@@ -184,7 +184,7 @@ def read_about(about):
     try:
         theirs, config = content["config"], copy.deepcopy(DEFAULTS)
         for section in DEFAULTS:
-            # The network must be described in full; a setting that is newer than the run is its default.
+            # The network must be described in full; other settings may be newer than the run and have their defaults.
             for key in {*theirs.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:
                 if f"{section}.{key}" not in DROPPED:
                     set_value(config, f"{section}.{key}", theirs[section][key])
@@ -193,14 +193,14 @@ def read_about(about):
         MODES.index(content["mode"])
         for key, theirs in content.get("network", {}).items():
             if theirs != NETWORK.get(key):
-                raise UserError(f"the network's {key} is '{theirs}', which this program does not know")
+                raise UserError(f"the network's {key} is '{theirs}', which is not supported")
     except (KeyError, AttributeError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{about} does not describe a run of train.py ({utils.short(error)})") from None
     return content
 
 
 def load_generator(path):
-    """(generator, config.json's content) of a run's name, directory or weights file. Raises UserError."""
+    """(generator, config.json's content) for a run's name, directory or weights file. Raises UserError."""
     weights, about = describe_weights(path)
     generator = build_generator(about["config"].MODEL)
     load_weights(generator, weights)
@@ -208,40 +208,40 @@ def load_generator(path):
 
 
 def read_scores(weights):
-    """{"SET ×scale": {measure: mean}} that scores.json beside a weights file holds for just these weights, else {}.
+    """{"SET ×scale": {measure: mean}} of a weights file from scores.json beside it; {} if it has none for this content.
 
-    Raises UserError if there is such a file but it cannot be understood.
+    Raises UserError if scores.json cannot be read.
     """
     path = weights.parent / SCORES
     try:
         recorded = read_json(path).get(weights.name, {}) if path.is_file() else {}
         return recorded["scores"] if recorded.get("sha256") == hashes.file_digest(weights, "sha256") else {}
     except (AttributeError, KeyError):
-        raise UserError(f"{path} is not what evaluate.py wrote; delete it to have it written anew") from None
+        raise UserError(f"{path} was not written by evaluate.py; delete it to have it written again") from None
 
 
 def write_scores(weights, scores):
-    """Write scores as read_scores gives them; those of the directory's other weights files stay."""
+    """Write scores, of the form that read_scores returns; those of other weights files in the directory stay."""
     path = weights.parent / SCORES
     others = read_json(path) if path.is_file() else {}
     write_json(path, others | {weights.name: {"sha256": hashes.file_digest(weights, "sha256"), "scores": scores}})
 
 
 def default_weights(scales=(4,)):
-    """The directory of the run to use where none is named: of the first scale that has one, the SRGAN's if it is there.
+    """The directory of the run to use if none is named: for the first of the scales that has one, the SRGAN's first.
 
-    Raises UserError.
+    Raises UserError if there is none.
     """
     names = [f"{mode}_x{scale}" for scale in scales for mode in ("srgan", "srresnet")]
     for name in names:
         for place in (PROJECT / "checkpoint", root()):
             if (place / name / WEIGHTS).is_file():
                 return place / name
-    raise UserError(f"there are no weights, none of {', '.join(names)}: name others, or train one by that --name")
+    raise UserError(f"there are no weights ({' or '.join(names)}): name others, or train one with such a --name")
 
 
 def check_blend(first, second):
-    """(weights file, config.json's content) of the first of two runs; UserError unless they are of one network."""
+    """(weights file, config.json's content) of the first of two runs. Raises UserError if their networks differ."""
     (file, about), (_, other) = (describe_weights(path) for path in (first, second))
     if unlike := differences(other["config"].MODEL, about["config"].MODEL):
         raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
@@ -251,7 +251,7 @@ def check_blend(first, second):
 def blends(first, second, shares):
     """Yield (generator, config.json's content of the first) with the weights (1 - t)·first + t·second for each t.
 
-    It is one generator, whose weights are changed from turn to turn. Raises UserError.
+    It is the same generator each time, with other weights. Raises UserError if the networks differ.
     """
     check_blend(first, second)
     generator, about = load_generator(first)
@@ -265,21 +265,21 @@ def load_weights(model, weights):
     """Load a weights file into a network. Raises UserError if it is damaged or belongs to another network."""
     try:
         model.load_weights(weights)
-    except Exception as error:  # h5py and Keras raise many kinds for a broken or foreign file
+    except Exception as error:  # h5py and Keras raise many kinds for a wrong file
         raise UserError(f"{weights} cannot be loaded into the {model.name} ({utils.short(error)})") from error
 
 
 def differences(theirs, ours):
-    """What two MODEL sections disagree in that weights depend on, as words; an empty list if they agree."""
+    """The keys in which two MODEL sections differ so that weights do not fit, as words; [] if weights fit."""
     return [f"MODEL.{key} {theirs[key]}, not {ours[key]}" for key in ARCHITECTURE if theirs[key] != ours[key]]
 
 
 def find_init(model_config, fingerprint, least_steps):
     """(path, why) of SRResNet weights to start a GAN from, or (None, None).
 
-    The weights shipped in checkpoint/ come first, then the finished SRResNet run with the best validation, those on the
-    data set `fingerprint` before others. They must be of the architecture `model_config` (the MODEL section), and a run
-    must have had `least_steps` updates: the leftovers of a trial are no start.
+    The weights that come with the project are first choice, then the finished SRResNet run with the best validation,
+    preferably on the data set `fingerprint`. They must fit `model_config` (the MODEL section), and a run must have had
+    at least `least_steps` updates, so that a trial does not count.
     """
     candidates = []
     for name, (weights, about) in find_runs().items():

@@ -373,10 +373,10 @@ def test_receptive_radius_of_upsamplers(upsampler, radius, measured):
 def test_layers_of_unknown_reach_are_refused(kind):
     image = keras.Input((None, None, 3))
     layer = keras.layers.Conv2D(3, 3, strides=2) if kind == "strided" else getattr(keras.layers, kind)()
-    with pytest.raises(ValueError, match="reach of .* is not known"):
+    with pytest.raises(ValueError, match="receptive field of .* is not known"):
         receptive.radius_of(keras.Model(image, layer(image)))
     part = keras.Model(image, image[:, 1:])  # rows are cut off: pixels no longer lie where they lay
-    with pytest.raises(ValueError, match="reach of .* is not known"):
+    with pytest.raises(ValueError, match="receptive field of .* is not known"):
         receptive.radius_of(part)
 
 

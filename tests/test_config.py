@@ -44,7 +44,7 @@ def test_presets():
     assert make_config("srgan", "slides").VGG.layer == make_config("srgan").VGG.layer == "pool4"
     assert make_config("srgan", "paper") == make_config("srgan", "srgan-vgg54")
     assert make_config("srgan", "paper").VGG.layer == "conv5_4"
-    with pytest.raises(UserError, match="the preset srgan-vgg22 is one of --mode=srgan, not of srresnet"):
+    with pytest.raises(UserError, match="the preset srgan-vgg22 is for --mode=srgan, not for srresnet"):
         make_config("srresnet", "srgan-vgg22")
     older = make_config("srgan", "tensorlayer")
     assert (older.MODEL.network, older.MODEL.discriminator, older.MODEL.output) == (
@@ -61,9 +61,9 @@ def test_a_network_brings_its_own_settings():
     assert (espcn.TRAIN.loss, espcn.TRAIN.optimizer, espcn.TRAIN.learning_rate) == ("luma", "sgd", 0.5)
     for mode, preset, override, words in (
         ("srgan", "default", "MODEL.network=espcn", "espcn has no GAN"),
-        ("srresnet", "slides", "MODEL.network=vdsr", "vdsr has settings of its own"),
-        ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has settings of its own"),
-        ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is of --mode=srgan"),
+        ("srresnet", "slides", "MODEL.network=vdsr", "vdsr has its own settings"),
+        ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has its own settings"),
+        ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is for --mode=srgan"),
         ("srresnet", "default", "TRAIN.shift=true", "this run has neither"),
         ("srgan", "default", "TRAIN.loss=luma", "srresnet would learn no colours"),
         ("srresnet", "default", "MODEL.network=unet", "not 'unet'"),
@@ -74,7 +74,7 @@ def test_a_network_brings_its_own_settings():
     for overrides in (["MODEL.network=espcn", "MODEL.upsampler=deconv"], ["MODEL.upsampler=resize"]):
         with pytest.raises(UserError, match="upsampler"):
             make_config(overrides=[*overrides, "MODEL.upsampler_init=random"])
-    with pytest.raises(UserError, match="MODEL.skip is of srresnet, not of espcn"):
+    with pytest.raises(UserError, match="MODEL.skip is for srresnet, not for espcn"):
         make_config(overrides=["MODEL.network=espcn", "MODEL.skip=bicubic"])
 
 

@@ -58,7 +58,7 @@ def test_a_picture_has_a_row_a_run(two_runs, run, tmp_path):
     [
         (["nosuch"], "there is no run called 'nosuch'"),
         (["nothing"], "has logged nothing yet"),
-        (["smooth", "-o", "curves.jpg"], "--out is a PNG, not curves.jpg"),
+        (["smooth", "-o", "curves.jpg"], "--out must end in .png, not curves.jpg"),
     ],
 )
 def test_mistakes_are_one_sentence(two_runs, run, arguments, words):

@@ -35,12 +35,12 @@ def test_workers(monkeypatch):
 @pytest.mark.parametrize("text", ["{", "5", "{}", json.dumps(CLUSTER | {"task": {"type": "worker", "index": 2}}),
                                   json.dumps(CLUSTER | {"task": {"type": "ps", "index": 0}})])  # fmt: skip
 def test_a_wrong_tf_config_is_refused_with_an_example(run, text):
-    assert_refused(run("train.py", env=os.environ | {"TF_CONFIG": text}), "TF_CONFIG is not like", "host1:2222")
+    assert_refused(run("train.py", env=os.environ | {"TF_CONFIG": text}), "TF_CONFIG must be like", "host1:2222")
 
 
 def test_batches_must_be_cut_evenly(run):
     result = run("train.py", "--replicas=4", "--batch=6", "--steps=1", "--name=uneven")
-    assert_refused(result, "a batch of 6 cannot be cut into equal shares for 4 replicas")
+    assert_refused(result, "a batch of 6 cannot be split equally among 4 replicas")
 
 
 def test_precision_of_a_cpu_is_float32():
@@ -212,7 +212,7 @@ def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mo
 def test_several_workers_need_a_start_for_a_gan(run):
     result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY, "--set=MODEL.width=12",
                  env=os.environ | {"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
-    assert_refused(result, "name it by --init")
+    assert_refused(result, "name it with --init")
 
 
 def test_a_cluster_on_cpus_has_one_replica_a_worker(monkeypatch):

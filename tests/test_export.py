@@ -300,7 +300,7 @@ def test_the_extra_packages_are_listed():
     ("arguments", "words"),
     [
         (["nowhere"], "there are no weights at 'nowhere'"),
-        ([], "there are no weights, none of srgan_x4, srresnet_x4"),
+        ([], "there are no weights (srgan_x4 or srresnet_x4)"),
         (["tiny", "--to=coreml"], "no format called 'coreml'; there are savedmodel, onnx"),
         (["tiny", "--to=,"], "--to"),
         (["tiny", "--calibration=0"], "--calibration"),

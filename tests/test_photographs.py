@@ -127,7 +127,7 @@ def test_without_a_cache_nothing_is_kept(folder):
     photos = read_photographs(folder, cache="none")
     assert not photos.kept
     utils.write_image(photos.paths[2], np.zeros((33, 33, 3), np.uint8))
-    with pytest.raises(UserError, match="photo5.png has become another image since the start"):
+    with pytest.raises(UserError, match="photo5.png was changed during the training"):
         photos[2]
 
 
@@ -245,14 +245,14 @@ def test_a_full_disk_is_said_in_one_sentence(folder, packs):
     output, error = in_process(folder, limit).communicate()
     assert "UserError" in error and "done" not in output
     sentence = error.strip().splitlines()[-1]
-    for words in (f"{packs} cannot take the decoded photographs, 0.00 GiB", "SRGAN_CACHE", "--cache=none"):
+    for words in (f"{packs} cannot hold the decoded photographs, 0.00 GiB", "SRGAN_CACHE", "--cache=none"):
         assert words in sentence
     assert not any(path.is_dir() for path in packs.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder, packs):
     packs.write_text("a file")
-    with pytest.raises(UserError, match=r"\.cache cannot take the decoded photographs.*SRGAN_CACHE.*--cache=none"):
+    with pytest.raises(UserError, match=r"\.cache cannot hold the decoded photographs.*SRGAN_CACHE.*--cache=none"):
         read_photographs(folder, cache="disk")
 
 

@@ -209,7 +209,7 @@ def test_what_a_format_cannot_hold_is_said(tmp_path, pixels, deep):
     save(tmp_path / "g.png", pixels[..., 0])
     source, again, remark = through(tmp_path / "g.png", "webp")
     assert again.kind == "RGB" and not remark
-    with pytest.raises(utils.UserError, match="webp ends at 16383"):
+    with pytest.raises(utils.UserError, match="webp allows 16383"):
         pictures.fit(source, "webp", 1000)
 
 
@@ -254,7 +254,7 @@ def pages(path):
         ("cut.bmp", cut, "cannot be read"),
         ("cut.webp", cut, "cannot be read"),
         ("bomb.png", bomb, "50000×50000 pixels, more than --max-megapixels 200"),
-        ("five.tif", five_channels, "unusual channels"),
+        ("five.tif", five_channels, "of a kind that cannot be read"),
         ("pages.tif", pages, "holds 2 pages"),
         ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that cannot be upscaled"),
         ("folder.png", lambda path: path.mkdir(), "cannot be read"),

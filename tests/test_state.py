@@ -52,14 +52,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(saved, damage, ca
     newest.write_bytes(content)
     assert state.newest_step(saved) == 4
     assert load(saved) == (4, [[4.0], 4, [[8.0]]])
-    assert f"{newest} is damaged and left out" in capsys.readouterr().out
+    assert f"{newest} is damaged and ignored" in capsys.readouterr().out
     assert [line["step"] for line in read_metrics(saved)][-1] == 4  # what came after is trained again
 
 
 def test_no_whole_checkpoint_is_an_error(saved):
     for path in state.checkpoints(saved):
         path.write_bytes(b"x")
-    with pytest.raises(UserError, match="no whole checkpoint"):
+    with pytest.raises(UserError, match="no undamaged checkpoint"):
         load(saved)
 
 

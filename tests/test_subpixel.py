@@ -58,7 +58,7 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     assert f"| {4.5 * share:.5f} ± {0.5**0.5 * share:.5f} | 5.50 ± 0.71 |" in page  # 5, 4
     # Validation of the arms is 25 27 29 26 with one seed and 25 29 28 27 with the other.
     differences = np.array([[2, 4, 1, 2, -1, -3], [4, 3, 2, -1, -2, -1]])
-    assert f"moves by {np.var(differences, axis=0, ddof=1).mean() ** 0.5:.2f} dB with the seed" in page
+    assert f"varies by {np.var(differences, axis=0, ddof=1).mean() ** 0.5:.2f} dB with the seed" in page
     assert "lower with 2 of 2 and 2 of 2 seeds" in page.replace("\n", " ") and "kernels' with 1 of 2 seeds" in page
     assert utils.read_image(tmp_path / "docs" / "subpixel_curves.png").shape[0] > 200
     assert utils.read_image(tmp_path / "docs" / "subpixel_start.png").shape == (128, 4 * 192 + 12, 3)

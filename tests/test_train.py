@@ -397,8 +397,8 @@ def test_help_and_mistakes_answer_at_once(run):
         (["--init="], "no weights"),
         (["--set=train.steps=3"], "did you mean TRAIN.steps"),
         (["--set=DATA.crop=4096"], "too small"),
-        (["--mode=srresnet", "--preset=srgan-mse"], "is one of --mode=srgan, not of srresnet"),
-        (["--set=TRAIN.batch_norm=frozen"], "name some by --init"),
+        (["--mode=srresnet", "--preset=srgan-mse"], "is for --mode=srgan, not for srresnet"),
+        (["--set=TRAIN.batch_norm=frozen"], "name some with --init"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
@@ -537,7 +537,7 @@ def test_vgg19_can_be_demanded(run, clone):
     """--vgg=vgg19 turns the fallback into an error; no network is needed to see that."""
     result = run("train.py", "--mode=srgan", "--vgg=vgg19", "--steps=1", "--name=demanding", "--dry-run", *TINY,
                  env={"https_proxy": "http://127.0.0.1:9", "HOME": str(clone)})  # fmt: skip
-    assert_refused(result, "VGG19 weights cannot be had", "vgg19/README.md")
+    assert_refused(result, "VGG19's weights are missing and cannot be downloaded", "vgg19/README.md")
     assert not (clone / "checkpoint" / "demanding").exists()
 
 

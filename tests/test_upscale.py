@@ -162,7 +162,7 @@ def test_scale_shrinks_by_bicubic(tiny_run, tiny, rng):
         for tile in (24, 400):
             smaller = Upscaler(tiny_run, tile=tile, scale=scale).upscale(lr)
             assert np.array_equal(smaller, utils.imresize(large, scale / 4))
-    with pytest.raises(utils.UserError, match="--scale 8 needs --weights of its own"):
+    with pytest.raises(utils.UserError, match="--scale 8 needs other --weights"):
         Upscaler(tiny_run, scale=8)
 
 
@@ -349,7 +349,7 @@ def test_what_is_refused_before_anything_is_done(command, album, tmp_path):
         (tmp_path / "no_folder",): "there is nothing to upscale",
         (album, "-o", album / "a.png"): "-o",
         (album / "a.png", album, "--format", "png", "-o", tmp_path, "--weights", "nowhere"): "there are no weights at",
-        (album / "a.png", "--scale", "8"): "--scale 8 needs --weights of its own",
+        (album / "a.png", "--scale", "8"): "--scale 8 needs other --weights",
     }.items():
         status, _, errors = command(*arguments)
         assert status == 2 and words in errors and "Traceback" not in errors

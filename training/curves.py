@@ -1,6 +1,6 @@
-"""Draw what training runs logged, a row of plots each: validation, loss terms, the discriminator, colours and grid.
+"""Draw what training runs logged, a row of plots for each: validation, loss terms, discriminator, colours and grid.
 
-All is taken from metrics.jsonl. A run that goes on may be drawn at any time.
+It reads metrics.jsonl, also while a run is training.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from utils import LazyModule, UserError
 
 pyplot = LazyModule("matplotlib.pyplot")
 
-POINTS = 400  # of a curve, at most
-# title: the values of metrics.jsonl that are drawn; None: the loss terms
+POINTS = 400  # the most that a curve has
+# {title: names of the values in metrics.jsonl; None: the loss terms}
 PLOTS = {
     "Validation, PSNR-Y in dB": ("val_psnr_y", "val_bicubic"),
     "Loss terms, log10": None,
@@ -28,22 +28,22 @@ PLOTS = {
 
 
 def curve(lines, names):
-    """[(step, value, name)] of metrics.jsonl's lines for a plot, thinned to POINTS a name.
+    """[(step, value, name)] for a plot, from the lines of metrics.jsonl, thinned to POINTS for each name.
 
-    names: of the values; None for the loss terms, whose decimal logarithms are given.
+    names: of the values; None for the decimal logarithms of the loss terms.
     """
     points = []
     for name in names or dict.fromkeys(term for line in lines for term in doctor.terms_of(line)):
-        there = [line for line in lines if isinstance(line.get(name), (int, float)) and np.isfinite(line[name])]
-        for i in np.unique(np.linspace(0, len(there) - 1, min(POINTS, len(there))).astype(int)):
-            value = there[i][name]
+        logged = [line for line in lines if isinstance(line.get(name), (int, float)) and np.isfinite(line[name])]
+        for i in np.unique(np.linspace(0, len(logged) - 1, min(POINTS, len(logged))).astype(int)):
+            value = logged[i][name]
             if names or value > 0:
-                points.append((there[i]["step"], value if names else float(np.log10(value)), name))
+                points.append((logged[i]["step"], value if names else float(np.log10(value)), name))
     return points
 
 
 def draw(found, path):
-    """Write the plots of {run's name: lines of its metrics.jsonl} as a PNG; one that is of no run is left out."""
+    """Write the plots of {run's name: lines of its metrics.jsonl} as a PNG, except those without any values."""
     plots = {title: names for title, names in PLOTS.items() if any(curve(lines, names) for lines in found.values())}
     size = (4.4 * len(plots), 3.2 * len(found))
     figure, axes = pyplot.subplots(len(found), len(plots), figsize=size, layout="constrained", squeeze=False)
@@ -53,8 +53,8 @@ def draw(found, path):
             if not points:
                 axis.axis("off")
                 continue
-            for name in dict.fromkeys(name for *_, name in points):
-                steps, values = zip(*((step, value) for step, value, its in points if its == name), strict=True)
+            for name in dict.fromkeys(point[2] for point in points):
+                steps, values, _ = zip(*(point for point in points if point[2] == name), strict=True)
                 axis.plot(steps, values, label=name, linewidth=1, marker="." if len(steps) < 10 else "")
             axis.set_title(title, fontsize=9)
             axis.set_xlabel(f"update of {run}")
@@ -76,7 +76,7 @@ def main():
     )
     args = parser.parse_args()
     if args.out.suffix.lower() != ".png":
-        parser.error(f"--out is a PNG, not {args.out}")
+        parser.error(f"--out must end in .png, not {args.out}")
     found = {}
     for name in args.runs:
         run, _ = store.reopen(name)

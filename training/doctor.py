@@ -1,6 +1,6 @@
-"""The doctor looks at a run's numbers as it goes, and says in words, once a cause, what is wrong and what to try.
+"""The doctor watches a run's numbers and says in words, once for each cause, what is wrong and what to try.
 
-`measure` is part of the compiled step; `Doctor` is plain Python over the numbers that are logged anyway.
+`measure` is part of the compiled update; `Doctor` is plain Python over the numbers that are logged anyway.
 """
 
 import statistics
@@ -11,19 +11,17 @@ from utils import LazyModule
 
 tf = LazyModule("tensorflow")
 
-PATIENCE = 5  # logged steps in a row that must show an ailment before it is named
+PATIENCE = 5  # an ailment is reported after it shows in so many logged steps in a row
 
 
 def measure(fake, real, lr_01, scale):
     """{"colour_drift": [3], "checkerboard": [scale·scale, 3]} of a batch, in grey levels of 255.
 
-    They are to be averaged over the replicas before `strengths` makes numbers of them.
-
     fake, real: SR and HR [batch, scale·h, scale·w, 3] in [-1, 1]; lr_01: [batch, h, w, 3] in [0, 1].
 
-    colour_drift: how far the mean colour of SR, brought down to LR's size, is from LR's.
-    checkerboard: the pattern that repeats in every scale×scale cell of SR - HR. What a network cannot know averages out
-    over the cells; a grid does not.
+    colour_drift: the mean colour of SR less LR's. checkerboard: the pattern that repeats in every scale×scale cell of
+    SR - HR, as the mean over all cells; detail that the network misses averages out there, a grid does not.
+    With several replicas, average both over these before calling `strengths`.
     """
     drift = tf.reduce_mean((fake + 1) * 127.5, axis=(0, 1, 2)) - tf.reduce_mean(lr_01 * 255, axis=(0, 1, 2))
     pattern = tf.reduce_mean(cells_of((fake - real) * 127.5, scale), axis=(0, 1, 2))
@@ -32,7 +30,7 @@ def measure(fake, real, lr_01, scale):
 
 
 def strengths(values):
-    """What `measure` gives, as scalars: the largest drift of the channels, the pattern's RMS."""
+    """The result of `measure` as scalars: the largest drift among the channels, the RMS of the pattern."""
     return {
         "colour_drift": tf.reduce_max(tf.abs(values["colour_drift"])),
         "checkerboard": tf.sqrt(tf.reduce_mean(values["checkerboard"] ** 2)),
@@ -40,16 +38,16 @@ def strengths(values):
 
 
 def terms_of(values):
-    """The loss terms among the values of a step: those whose gradient is logged beside them."""
+    """The names of the loss terms among the values of a step: a term's gradient is logged beside it."""
     return [name for name in values if f"{name}_grad" in values]
 
 
-FAINT = "tv_loss"  # the paper's weight of it, 2e-8, is this small
-SCHEDULED = "recursion_loss"  # DRCN's: it and the pixel loss beside it are weak by turns, as they are meant to be
+FAINT = "tv_loss"  # weak on purpose: the paper's weight for it is 2e-8
+SCHEDULED = "recursion_loss"  # DRCN's: by its schedule, it is weak at the end and the pixel loss at the start
 
 
 def weak_term(term):
-    """An ailment of a loss term: its gradient is nothing beside the strongest one's."""
+    """An ailment of a loss term: its gradient is 10,000 times smaller than the strongest term's, or more."""
 
     def look(values):
         strongest = max(values[f"{name}_grad"] for name in terms_of(values))
@@ -59,9 +57,9 @@ def weak_term(term):
 
 
 def stays_above(name, limit, of=min):
-    """An ailment of a measure that starts large in an untrained network: it is above `limit` and no longer falls.
+    """An ailment of a measure that is large in an untrained network: it is above `limit` and no longer falls.
 
-    of: what of the last logged values must be above it: the least, or their mean if it swings from batch to batch.
+    of: the function of the last logged values that must be above it: min, or mean for a measure that swings.
     """
     seen = deque(maxlen=4 * PATIENCE)
 
@@ -75,26 +73,23 @@ def stays_above(name, limit, of=min):
 
 
 class Doctor:
-    """Remarks on the numbers of a run.
-
-    mode: "srresnet" or "srgan". `examine` is called with the values of each logged step.
-    """
+    """Finds ailments in the numbers of a run: call `examine` with each logged step. mode: "srresnet" or "srgan"."""
 
     def __init__(self, mode):
         self.mode, self.counts, self.ailments = mode, {}, None
 
     def known_ailments(self, values):
-        """{cause: (whether it shows in some values, what to say)}."""
+        """{cause: (function that tells whether it shows in the values of a step, what to say)}."""
         ailments = {
             "colour_drift": (
                 stays_above("colour_drift", 4.0),
-                "colours drift: downscaled SR is off LR's mean colour by {colour_drift:.1f} grey levels; "
-                "a smaller TRAIN.learning_rate, or TRAIN.clip_norm=1, keeps them",
+                "colours drift: the mean colour of SR is {colour_drift:.1f} grey levels off LR's; "
+                "try a smaller TRAIN.learning_rate, or TRAIN.clip_norm=1",
             ),
             "checkerboard": (
                 stays_above("checkerboard", 0.8, of=statistics.fmean),  # 0.2 to 0.4 if there is none
                 "a grid appears: a pattern of {checkerboard:.1f} grey levels repeats in every cell of the upsampling; "
-                "TRAIN.grid=20 is a loss on it, and TRAIN.ema=0.999 evens it out",
+                "try TRAIN.grid=20, a loss against it, or TRAIN.ema=0.999, which evens it out",
             ),
         }
         weighed = [term for term in terms_of(values) if term != FAINT and SCHEDULED not in values]
@@ -102,14 +97,14 @@ class Doctor:
             key = "VGG.layer" if term == "vgg_loss" else "TRAIN.loss"
             ailments[f"{term} dead"] = (
                 weak_term(term),
-                f"{term} is dead: its gradient at the generator's output is {{{term}_grad:.1e}}, nothing beside the "
-                f"other terms'; look at its inputs and try another {key}",
+                f"{term} is dead: its gradient at the generator's output is {{{term}_grad:.1e}}, far below the other "
+                f"terms'; check its inputs and try another {key}",
             )
         if self.mode == "srgan":
             ailments["D won"] = (
                 lambda values: values["d_real"] > 0.99 and values["d_fake"] < 0.01,
                 "the discriminator has won: it calls real crops real at {d_real:.3f} and generated ones at "
-                "{d_fake:.3f}, and teaches nothing any more; try TRAIN.d_rate=0.1 (its share of the generator's "
+                "{d_fake:.3f}, and teaches the generator nothing; try TRAIN.d_rate=0.1 (its share of the generator's "
                 "learning rate) or a longer SRResNet phase (TRAIN.init_steps)",
             )
             ailments["D lost"] = (
@@ -120,9 +115,9 @@ class Doctor:
         return ailments
 
     def examine(self, values):
-        """Sentences on what has shown in PATIENCE logged steps in a row and was not said before.
+        """[sentence] on each ailment that has now shown in PATIENCE logged steps in a row; each is reported once.
 
-        values: {name: float} of one logged step, as make_step of train.py gives them.
+        values: {name: float} of one logged step, as train.make_step's function returns them.
         """
         if self.ailments is None:
             self.ailments = self.known_ailments(values)
@@ -131,6 +126,6 @@ class Doctor:
             self.counts[cause] = self.counts.get(cause, 0) + 1 if shows(values) else 0
             if self.counts[cause] >= PATIENCE:
                 remarks.append(sentence.format(**values))
-        # What was said is not looked for again.
+        # An ailment that was reported is not looked for again.
         self.ailments = {cause: entry for cause, entry in self.ailments.items() if self.counts[cause] < PATIENCE}
         return remarks

@@ -1,15 +1,15 @@
-"""train.py's update where another XLA runtime has a device and TensorFlow has none: out as a program, back as a run.
+"""Training in another XLA runtime, where that has a device and TensorFlow has none: export the update, collect a run.
 
-`train.py … --export-update DIR` writes three files, from which JAX (or whatever runs XLA programs) can train:
+`train.py … --export-update DIR` writes three files, with which JAX (or another program that runs XLA) can train:
 
-    update.hlo   the XLA program; its parameters are crops, turns and every variable of the training, its results the
-                 logged scalars, sorted by name, and the new values of the variables that an update changes
-    start.npz    what the variables begin with; of those that start as zeros, ones or Glorot's random numbers about.json
-                 says just that, so that a discriminator of 100 MB need not travel
-    about.json   which parameter and result is what, batch, crop and learning rate, and the run's configuration
+    update.hlo   the XLA program. Parameters: crops, turns and every variable of the training. Results: the logged
+                 scalars, sorted by name, and the new values of the variables that an update changes
+    start.npz    the initial values of the variables, except those that are zeros, ones or Glorot's random numbers:
+                 about.json names these, so that a discriminator of 100 MB need not be copied
+    about.json   what each parameter and result is; batch, crop and learning rate; the run's configuration
 
-`train.py --collect DIR RESULTS` makes a run of what comes back: RESULTS/result.npz (the generator's variables in their
-order), log.jsonl (lines of metrics.jsonl) and speed.json (what ran where, how long). docs/other_runtimes.md has more.
+`train.py --collect DIR RESULTS` makes a run of what was trained: RESULTS/result.npz (the generator's variables in their
+order), log.jsonl (lines of metrics.jsonl) and speed.json (device, updates, time). See docs/other_runtimes.md.
 """
 
 import json
@@ -27,14 +27,14 @@ from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 
-GAINS = {0.0: "zeros", 1.0: "ones"}
+CONSTANTS = {0.0: "zeros", 1.0: "ones"}
 
 
 def export_update(folder, run, state, whole_update, batch, facts):
     """Write update.hlo, start.npz and about.json into a folder.
 
-    run: store.Run; state: TrainState; whole_update: train.make_update's function; batch: (crops, turns) of
-    data.Batches, for their shapes; facts: what about.json also gets.
+    run: store.Run; state: TrainState; whole_update: the function from train.make_update; batch: (crops, turns) of
+    data.Batches, for their shapes; facts: a dict that is added to about.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     step = tf.function(whole_update, jit_compile=True, autograph=False)
@@ -76,18 +76,18 @@ def export_update(folder, run, state, whole_update, batch, facts):
 
 
 def describe_parameters(traced, state):
-    """([{"shape", "dtype", "start"}] of every variable in the program's order, {start: array} of those that travel)."""
+    """([{"shape", "dtype", "start"}] of every variable in the program's order, {start: array} for start.npz)."""
     variables = {variable.handle.ref(): variable for variable in traced.variables}
     drawn = state.discriminator.trainable_variables if state.discriminator else []
     drawn = {variable.value.handle.ref() for variable in drawn if variable.path.endswith("kernel")}
     parameters, arrays = [], {}
     for i, captured in enumerate(traced.captured_inputs):
         value = variables.get(captured.ref(), captured).numpy()
-        same = value.size > 16 and (value == value.flat[0]).all()
+        constant = value.size > 16 and (value == value.flat[0]).all()
         if value.size > 1000 and captured.ref() in drawn:
             start = "glorot_uniform"
-        elif same and float(value.flat[0]) in GAINS:
-            start = GAINS[float(value.flat[0])]
+        elif constant and float(value.flat[0]) in CONSTANTS:
+            start = CONSTANTS[float(value.flat[0])]
         else:
             start = f"v{i}"
             arrays[start] = value
@@ -96,7 +96,7 @@ def describe_parameters(traced, state):
 
 
 def aliases_of(text):
-    """[(result, parameter)] of an XLA program's text: which result is the new value of which parameter."""
+    """[(result, parameter)] from an XLA program's text: each result that is the new value of a parameter."""
     header = text[: text.index("entry_computation_layout")]
     return [(int(result), int(parameter)) for result, parameter in re.findall(r"\{(\d+)\}: \((\d+), \{\}", header)]
 
@@ -104,8 +104,8 @@ def aliases_of(text):
 def collect(folder, results, name=None):
     """Make a run directory of what another runtime trained and return the path of its weights.
 
-    folder: of export_update; results: of what came back; name: the run's, default the exported one. Raises UserError
-    for files that are missing or do not fit together.
+    folder: where export_update wrote; results: the folder with result.npz; name: the run's, or None for the exported
+    one. Raises UserError for files that cannot be read or do not fit together.
     """
     try:
         about = json.loads((folder / "about.json").read_text())

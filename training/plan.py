@@ -129,7 +129,7 @@ def check_init(path, config):
 def check_frozen_statistics(run, init):
     """Raise UserError if the batch norms of an SRResNet are to be frozen but no weights bring their statistics."""
     if run.config.TRAIN.batch_norm == "frozen" and run.mode == "srresnet" and not init:
-        raise UserError("TRAIN.batch_norm=frozen trains with the statistics of trained weights: name some by --init")
+        raise UserError("TRAIN.batch_norm=frozen trains with the statistics of trained weights: name some with --init")
 
 
 def find_vgg(config):
@@ -150,9 +150,9 @@ def srresnet_before(run, config):
 def check_two_runs_are_possible(args):
     """Raise UserError if an SRResNet cannot be trained before the GAN in the same command."""
     if args.export_update:
-        raise UserError("--export-update of a GAN needs weights to start from: name some by --init")
+        raise UserError("--export-update of a GAN needs weights to start from: name some with --init")
     if devices.workers()[1] > 1:
-        raise UserError("several workers need weights to start a GAN from: train SRResNet first and name it by --init")
+        raise UserError("with several workers a GAN needs weights to start from: train SRResNet, name it with --init")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def check_flags_of_resume(args):
     """Raise UserError if flags were given that would change what is trained."""
     fixed = ("mode", "preset", "name", "init", "set", "export_update", *WHAT)
     if given := [f"--{flag.replace('_', '-')}" for flag in fixed if getattr(args, flag) not in (None, [])]:
-        raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
+        raise UserError(f"--resume uses the run's own settings: leave out {', '.join(given)}")
 
 
 def check_same_photographs(run, before, now):
@@ -189,7 +189,7 @@ def check_same_photographs(run, before, now):
     if now["fingerprint"] != before.get("fingerprint"):
         raise UserError(
             f"{run.name} was trained on other photographs ({before.get('images')} images in '{before.get('name')}'; "
-            f"these are {now['images']} in '{now['name']}', with other names or sizes): name the same ones by --data"
+            f"these are {now['images']} in '{now['name']}', with other names or sizes): name the same ones with --data"
         )
 
 
@@ -202,4 +202,4 @@ def check_same_vgg(run, before, vgg_path):
 def check_steps_are_left(run):
     """Raise UserError if the run's newest checkpoint is at its last step already."""
     if (done := newest_step(run.directory)) >= run.config.TRAIN.steps:
-        raise UserError(f"{run.name} has done {done:,} steps already: --steps must name more")
+        raise UserError(f"{run.name} has done {done:,} steps already: give more with --steps")

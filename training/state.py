@@ -1,4 +1,4 @@
-"""The state of a training: what is updated, saved in checkpoints and loaded to go on exactly."""
+"""The state of a training: all that updates change, and how checkpoints save and restore it."""
 
 import contextlib
 import json
@@ -20,11 +20,11 @@ tf = LazyModule("tensorflow")
 
 
 class TrainState:
-    """Networks, optimizers, the average, and three numbers: all that a checkpoint holds.
+    """Networks, optimizers, the average of the weights, and three numbers: all that a checkpoint holds.
 
-    config: all sections; mode: of config.MODES; init: weights file to start the generator from, or None; vgg: a feature
-    network from features.load_vgg, for a loss that looks at features. To be made in the scope of the strategy it is
-    trained under.
+    config: all sections; mode: one of config.MODES; init: weights file to start the generator from, or None; vgg: a
+    feature network from features.load_vgg, if the loss compares features. Make it in the scope of the strategy that it
+    is trained with.
     """
 
     def __init__(self, config, mode, init=None, vgg=None):
@@ -32,8 +32,9 @@ class TrainState:
         self.generator = registry.build_generator(config.MODEL)
         if init:
             store.load_weights(self.generator, init)
-        more = [layer.output for layer in self.generator.layers if layer.name == RECONSTRUCTIONS]
-        self.supervised = keras.Model(self.generator.input, [self.generator.output, *more])
+        reconstructions = [layer.output for layer in self.generator.layers if layer.name == RECONSTRUCTIONS]
+        # All outputs that are compared with HR: SR, and DRCN's reconstructions.
+        self.supervised = keras.Model(self.generator.input, [self.generator.output, *reconstructions])
         self.rates = layer_rates(self.generator, config.TRAIN.last_layer_rate)
         self.g_optimizer = make_optimizer(config, self.generator)
         self.discriminator = self.d_optimizer = None
@@ -45,23 +46,23 @@ class TrainState:
         if config.TRAIN.ema:
             self.average = registry.build_generator(config.MODEL)
             self.average.set_weights(self.generator.get_weights())
-        self.step = tf.Variable(0, dtype=tf.int64)  # updates that are done
+        self.step = tf.Variable(0, dtype=tf.int64)  # updates done
         self.best = tf.Variable(0.0, dtype=tf.float64)  # the best validation so far, in dB
-        self.slowdown = tf.Variable(1.0, dtype=tf.float64)  # multiplied to the learning rate, after rollbacks
+        self.slowdown = tf.Variable(1.0, dtype=tf.float64)  # factor of the learning rate: halved by each rollback
 
     @property
     def result(self):
-        """The generator that is validated and saved for users: the average of its weights where one is kept."""
+        """The generator that is validated and saved for users: the one with averaged weights if TRAIN.ema keeps it."""
         return self.average or self.generator
 
     def parts(self):
-        """{name: variables} of everything that training needs to go on exactly."""
+        """{name: variables} of everything that a resumed training needs to give the same result."""
         names = ("generator", "g_optimizer", "average", "discriminator", "d_optimizer")
         parts = {name: getattr(self, name).variables for name in names if getattr(self, name)}
         return parts | {"state": [self.step, self.best, self.slowdown]}
 
     def set_learning_rate(self, config, step):
-        """The rates of update `step`; they are variables, so that nothing is compiled anew for them."""
+        """Set both optimizers' rates, which are variables, for update `step`; return the generator's."""
         rate = learning_rate_at(step, config.TRAIN) * float(self.slowdown.numpy())
         self.g_optimizer.learning_rate.assign(rate)
         if self.d_optimizer:
@@ -69,30 +70,32 @@ class TrainState:
         return rate
 
     def follow(self, decay):
-        """Move every variable of the average, batch norm's statistics with it, towards the generator's.
+        """Move every variable of the average, with batch norm's statistics, towards the generator's.
 
-        The decay is small at first, so that the average does not drag the random start along.
+        The decay is smaller at first, so that the average soon forgets the random start.
         """
         step = tf.cast(self.step, tf.float32)
         share = 1 - tf.minimum(decay, (1 + step) / (10 + step))
-        for ours, theirs in zip(self.average.variables, self.generator.variables, strict=True):
-            ours.assign(ours + tf.cast(share, ours.dtype) * (theirs - ours))
+        for average, newest in zip(self.average.variables, self.generator.variables, strict=True):
+            average.assign(average + tf.cast(share, average.dtype) * (newest - average))
 
     def save(self, run):
-        """Write a checkpoint and the weights for users. The step is counted by the same call that updates the weights,
-        so that an interruption cannot part them."""
+        """Write a checkpoint and the weights for users; run: store.Run.
+
+        state.step fits the weights even after an interruption: the call that updates the weights counts it.
+        """
         store.save_weights(self.result, run.directory / store.WEIGHTS)
         save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
 
 
 def layer_rates(network, last_layer_rate):
-    """The learning rate of each trainable weight as a share of TRAIN.learning_rate: the last layer's may be another."""
+    """[factor of TRAIN.learning_rate] for each trainable weight: last_layer_rate in the last layer, 1 elsewhere."""
     last = {id(v) for v in [layer for layer in network.layers if layer.trainable_weights][-1].weights}
     return [last_layer_rate if id(v) in last else 1.0 for v in network.trainable_variables]
 
 
 def make_optimizer(config, network):
-    """TRAIN.optimizer for all trainable weights of a network, with a scaled loss where its gradients are float16."""
+    """The optimizer TRAIN.optimizer for all trainable weights of a network; it scales the loss if it is in float16."""
     train = config.TRAIN
     decay = {"weight_decay": train.weight_decay} if train.weight_decay else {}
     if train.optimizer == "adam":
@@ -108,7 +111,7 @@ def make_optimizer(config, network):
 # ---------------------------------------------------------------------------------------------------------------------
 # Checkpoints
 
-KEPT = 3  # checkpoints of a run; older ones are deleted
+KEPT = 3  # checkpoints per run; older ones are deleted
 
 
 def checkpoints(directory):
@@ -122,7 +125,7 @@ def step_of(checkpoint):
 
 
 def newest_step(directory):
-    """The step of the newest checkpoint that is whole by its checksums; 0 if there is none."""
+    """The step of the newest checkpoint whose checksums are right; 0 if there is none."""
     for path in checkpoints(directory):
         with contextlib.suppress(OSError, zipfile.BadZipFile, zlib.error), zipfile.ZipFile(path) as file:
             if file.testzip() is None:
@@ -142,23 +145,23 @@ def save_checkpoint(directory, step, parts):
 
 
 def load_checkpoint(directory, parts):
-    """Put the newest whole checkpoint into `parts` and return its step; cut metrics.jsonl back to it.
+    """Load the newest undamaged checkpoint into `parts`, cut metrics.jsonl back to its step, and return that.
 
-    An .npz keeps a CRC-32 of every array, checked as it is read: a damaged checkpoint is named and the one before it
-    taken. Raises UserError if there is no whole one, or if it is of other networks.
+    An .npz keeps a CRC-32 of every array, which reading it checks: a damaged checkpoint is named, and the one before it
+    is used. Raises UserError if all are damaged or it belongs to other networks.
     """
     for path in checkpoints(directory):
         try:
             with open(path, "rb") as opened, np.load(opened) as file:
                 arrays = {name: file[name] for name in file.files}
             break
-        except Exception:  # zipfile, zlib and NumPy each have their own for a damaged file
-            print(f"{path} is damaged and left out")
+        except Exception:  # zipfile, zlib and NumPy raise different ones for a damaged file
+            print(f"{path} is damaged and ignored")
     else:
-        raise UserError(f"there is no whole checkpoint in {directory} to resume from")
+        raise UserError(f"there is no undamaged checkpoint in {directory} to resume from")
     targets = {f"{name}/{i}": v for name, part in parts.items() for i, v in enumerate(part)}
     if {name: array.shape for name, array in arrays.items()} != {name: tuple(v.shape) for name, v in targets.items()}:
-        raise UserError(f"{path} is of other networks than config.json beside it describes")
+        raise UserError(f"{path} belongs to other networks than those in config.json beside it")
     for name, variable in targets.items():
         variable.assign(arrays[name])
     step = step_of(path)

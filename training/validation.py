@@ -1,4 +1,4 @@
-"""Validation while training: PSNR and a sample grid of photographs that are not trained on."""
+"""Validation while training."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ class Validation:
     """PSNR on Y and a sample grid of a few photographs that are not trained on."""
 
     def __init__(self, generator, config, photographs, xla=True):
-        """generator: the network, looked at as it is at each call; config: all sections; xla: whether XLA compiles it.
-
-        photographs: uint8 [h, w, 3] each; their middle, 256 pixels at most and of one size for all, is used.
+        """generator: the network, used with the weights that it has at each call; config: all sections; photographs:
+        [uint8 [h, w, 3]], of which the middle is used: a square of 256 pixels or the shortest side; xla: whether XLA
+        compiles it.
         """
         self.scale = config.MODEL.scale
         side = min(256, *(n for photo in photographs for n in photo.shape[:2])) // self.scale * self.scale
@@ -30,7 +30,7 @@ class Validation:
         return image[top : top + side, left : left + side].copy()  # a view would keep the whole photograph
 
     def __call__(self):
-        """(PSNR of SR, PSNR of bicubic, picture): dB, means over the photographs; LR | bicubic | SR | HR of four."""
+        """(PSNR of SR, PSNR of bicubic, grid): in dB, means over the photographs; LR | bicubic | SR | HR of four."""
         sr = list(utils.m11_to_u8(self.infer(tf.constant(utils.u8_to_01(np.stack(self.lr))))))
         nearest = [utils.imresize(lr, self.scale, "nearest") for lr in self.lr]
         grid = utils.picture_grid(list(zip(nearest, self.bicubic, sr, self.hr, strict=True))[:4])
