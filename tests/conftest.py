@@ -134,6 +134,11 @@ def read_photographs(folder, **settings):
     return Photographs(utils.list_images(folder), **{"minimum": 32, "cache_gib": 1.0, "progress": False} | settings)
 
 
+def environment_of_scripts(variables=os.environ):
+    """Environment variables without the one by which oneDNN is off in these tests: scripts choose for themselves."""
+    return {name: value for name, value in variables.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A copy of the project as a fresh clone has it; what a script writes there goes with it."""
@@ -153,8 +158,7 @@ def run(clone):
 
     def run_script(script, *arguments, timeout=240, **settings):
         command = [sys.executable, "-B", script, *map(str, arguments)]
-        env = dict(settings.pop("env", os.environ))
-        env.pop("TF_ENABLE_ONEDNN_OPTS", None)  # scripts choose for themselves
+        env = environment_of_scripts(settings.pop("env", os.environ))
         return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, env=env, **settings)
 
     return run_script

@@ -217,5 +217,5 @@ def test_several_workers_need_a_start_for_a_gan(run):
 
 def test_a_cluster_on_cpus_has_one_replica_a_worker(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
-    with pytest.raises(UserError, match="one replica each"):
+    with pytest.raises(UserError, match="a CPU has one replica"):
         devices.choose_strategy(2)

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused, photo, tiny_vgg
+from conftest import TINY, assert_refused, environment_of_scripts, photo, tiny_vgg
 
 import train
 import utils
@@ -473,7 +473,8 @@ def test_same_seed_same_run(trained, run, clone):
 def until_step(clone, name, step, *arguments):
     """Start train.py and wait until it has logged so many steps; returns the process."""
     command = [sys.executable, "-B", "train.py", *TINY, *arguments]
-    process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=clone, env=environment_of_scripts(), text=True, **pipes)
     log = clone / "checkpoint" / name / "metrics.jsonl"
     for _ in range(4800):
         if process.poll() is not None or (log.exists() and log.read_text().count("\n") >= step):
