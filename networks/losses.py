@@ -37,6 +37,11 @@ def luma_losses(fake, real, reconstructions=None, share=0.0):
     return {"mse_loss": (1 - share) * mse_loss, "recursion_loss": share * recursion_loss}
 
 
+# Values of TRAIN.loss; train.py has "mse" and "slides" besides. To add one, write its function and its entry here.
+FEATURE_LOSSES = {"vgg": vgg_losses, "feature": feature_losses}  # of VGG's features of SR and HR
+IMAGE_LOSSES = {"luma": luma_losses}  # of SR and HR; also given DRCN's reconstructions, or None, and their share
+
+
 def total_variation_losses(weight, fake):
     """Absolute differences of neighbours, summed over an image: keeps SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}

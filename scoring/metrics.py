@@ -5,6 +5,7 @@ docs/metrics.md describes every measure and gives the figures of bicubic upscali
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,42 +18,6 @@ ndimage = LazyModule("scipy.ndimage")
 similarity = LazyModule("skimage.metrics")
 
 PROTOCOL = "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border"
-
-
-class Column(NamedTuple):
-    """How a measure is shown in a table."""
-
-    title: str
-    digits: int
-    about: str  # in a few words
-    better: int = 1  # -1 if lower is better
-
-
-COLUMNS = {
-    "psnr_y": Column("PSNR-Y", 2, "dB"),
-    "ssim_y": Column("SSIM-Y", 4, "Wang et al."),
-    "ssim_paper": Column("SSIM-paper", 4, "daala's, the paper's; not comparable with Wang's"),
-    "psnr_rgb": Column("PSNR-RGB", 2, "dB, all three channels"),
-    "consistency": Column("LR-PSNR", 2, "dB between LR and the SR shrunk again, RGB, no border off"),
-    "niqe_own": Column("NIQE-own", 2, "with a model of our own, whole Y plane; lower is better", -1),
-}
-
-
-def measure(names, sr, hr, lr, border):
-    """{name: value} of the measures `names` (keys of COLUMNS) of one image.
-
-    sr, hr: uint8 [h, w, 1 or 3]; lr: uint8 [h/scale, w/scale, 1 or 3]; border: pixels, see scored.
-    """
-    planes = scored(sr, hr, border)
-    functions = {
-        "psnr_y": lambda: psnr(*planes),
-        "ssim_y": lambda: ssim(*planes),
-        "ssim_paper": lambda: ssim_daala(*planes),
-        "psnr_rgb": lambda: psnr_rgb(sr, hr, border),
-        "consistency": lambda: consistency(sr, lr),
-        "niqe_own": lambda: niqe(sr),
-    }
-    return {name: functions[name]() for name in names}
 
 
 def psnr(a, b):
@@ -164,3 +129,51 @@ def departure(sr, lr):
     Arguments as in shrunk. Detail that SR invents does not count, as long as shrinking it gives LR.
     """
     return np.abs(shrunk(sr, lr).astype(int) - utils.to_rgb(lr)).max(axis=-1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The measures by name. To add one, write its entry, at the end: the report shows the first two below its pictures.
+
+
+class Column(NamedTuple):
+    """How a measure is shown in a table, and how it is computed."""
+
+    title: str
+    digits: int
+    about: str  # in a few words
+    compute: Callable | None = None  # (sr, hr, lr, border) of one image, as for `measure` → number
+    better: int = 1  # -1 if lower is better
+
+
+COLUMNS = {
+    "psnr_y": Column("PSNR-Y", 2, "dB", lambda sr, hr, lr, border: psnr_y(sr, hr, border)),
+    "ssim_y": Column("SSIM-Y", 4, "Wang et al.", lambda sr, hr, lr, border: ssim_y(sr, hr, border)),
+    "ssim_paper": Column(
+        "SSIM-paper",
+        4,
+        "daala's, the paper's; not comparable with Wang's",
+        lambda sr, hr, lr, border: ssim_paper(sr, hr, border),
+    ),
+    "psnr_rgb": Column("PSNR-RGB", 2, "dB, all three channels", lambda sr, hr, lr, border: psnr_rgb(sr, hr, border)),
+    "consistency": Column(
+        "LR-PSNR",
+        2,
+        "dB between LR and the SR shrunk again, RGB, no border off",
+        lambda sr, hr, lr, border: consistency(sr, lr),
+    ),
+    "niqe_own": Column(
+        "NIQE-own",
+        2,
+        "with a model of our own, whole Y plane; lower is better",
+        lambda sr, hr, lr, border: niqe(sr),
+        better=-1,
+    ),
+}
+
+
+def measure(names, sr, hr, lr, border):
+    """{name: value} of the measures `names` (keys of COLUMNS) of one image.
+
+    sr, hr: uint8 [h, w, 1 or 3]; lr: uint8 [h/scale, w/scale, 1 or 3]; border: pixels, see scored.
+    """
+    return {name: COLUMNS[name].compute(sr, hr, lr, border) for name in names}
