@@ -1,10 +1,11 @@
-"""The paper's three networks: the generator (SRResNet), the discriminator, and VGG, whose features are compared.
+"""The paper's three networks: the generator (SRResNet), the discriminator, and VGG, whose features the loss compares.
 
-Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", CVPR 2017: to be
-read beside its Figure 4. "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1.
+Read it beside Figure 4 of Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
+Network", CVPR 2017. "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1.
 
-Each function adds its layers to a Keras graph. `config` is the MODEL section of config.py. Last layers compute in
-float32 under mixed precision too. `python model.py` lists all networks that can be trained (networks/registry.py).
+generator and discriminator add their layers to a Keras graph, which networks/registry.py makes a keras.Model. config is
+the MODEL section of config.py; where it departs from the paper, docs/departures.md says so. The layer that returns the
+result has the dtype floatx, so that it is float32 also under mixed precision. `python model.py` lists all networks.
 """
 
 import math
@@ -22,40 +23,40 @@ keras = LazyModule("keras")
 
 
 def generator(lr_01, config, folded=False):
-    """SRResNet: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in [-1, 1] (linear: may step outside).
+    """SRResNet: LR [batch, h, w, 3] in [0, 1] to SR [batch, scale·h, scale·w, 3] in about [-1, 1].
 
     folded: without the batch norms, for inference (inference/compiled.py).
     """
     x = conv(lr_01, config.width, 9, "head_conv")  # k9n64s1
-    x = first = prelu(x, "head_prelu")
+    x = skip = prelu(x, "head_prelu")
 
-    # 16 residual blocks. The second batch norm's scale starts at zero, and so each block as the identity.
+    # 16 residual blocks. The scale (gamma) of each second batch norm is 0 at first: a block starts as the identity.
     for i in range(1, config.blocks + 1):
         x = residual_block(x, config, f"block{i}", prelu, folded, gammas=("ones", "zeros"))
 
     x = conv(x, config.width, 3, "body_conv")  # k3n64s1
     x = batch_norm(x, config, "body_bn", folded, gamma="zeros")
-    x = keras.layers.Add(name="body_add")([x, first])
+    x = keras.layers.Add(name="body_add")([x, skip])
 
-    # ×2 each: k3n256s1 and a pixel shuffle, unless config.upsampler names another way.
+    # Twice ×2: k3n256s1, a pixel shuffle and PReLU. config.upsampler may replace the first two.
     for i in range(1, int(math.log2(config.scale)) + 1):
         x = UPSAMPLERS[config.upsampler](x, config.width, f"upsample{i}_conv", config.upsampler_init)
         x = prelu(x, f"upsample{i}_prelu")
 
-    with_skip = config.skip == "bicubic"
+    add_to_bicubic = config.skip == "bicubic"  # ours; the paper has "none"
     settings = {
         "activation": None if config.output == "linear" else config.output,
-        "kernel_initializer": "zeros" if with_skip else "glorot_uniform",
+        "kernel_initializer": "zeros" if add_to_bicubic else "glorot_uniform",
         "dtype": keras.config.floatx(),
     }
     x = conv_to_rgb(x, 9, "tail_conv", **settings)  # k9n3s1
-    return add_bicubic(x, lr_01, config.scale) if with_skip else x
+    return add_bicubic(x, lr_01, config.scale) if add_to_bicubic else x
 
 
 def add_bicubic(x, lr_01, scale):
-    """SR is the bicubic image plus what the network makes of it. This skip is ours and not the paper's.
+    """The bicubic image of LR plus x, the network's output, both [batch, scale·h, scale·w, 3] in [-1, 1].
 
-    What bicubic interpolation knows need not be learned, and training starts from its image: the network learns faster
+    With this skip, an addition to the paper, training starts from the bicubic image and learns faster
     (docs/weights.md).
     """
     floats = {"dtype": keras.config.floatx()}
@@ -71,7 +72,7 @@ CONVOLUTIONS = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 
 
 
 def discriminator(image, config):
-    """Images [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1]: the paper's sigmoid is inside the loss."""
+    """SR or HR [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1]; the last sigmoid of Figure 4 is in the loss."""
     x = image
     for i, (width, stride) in enumerate(CONVOLUTIONS, start=1):
         x = conv(x, width, 3, f"conv{i}", strides=stride)
@@ -89,16 +90,16 @@ def discriminator(image, config):
 
 
 def vgg(network, layer, resize=0, factor=1.0, weights=None):
-    """VGG up to one layer: a model from images [batch, h, w, 3] in [-1, 1] to features [batch, h', w', c].
+    """VGG up to one layer: a fixed model from images [batch, h, w, 3] in [-1, 1] to features [batch, h', w', c].
 
-    network: "VGG19", the paper's, or "VGG16"; layer: "convI_J" (the paper's φ I,J: after its ReLU) or "poolI"; resize:
-    the side in pixels that images are resized to first, or 0; factor: a constant that the features are multiplied by;
-    weights: a file for Keras's load_weights, or None for random ones. Not trainable.
+    network: "VGG19", the paper's, or "VGG16"; layer: "convI_J" after its ReLU, which is the paper's φ I,J, or "poolI";
+    resize: side in pixels that images are resized to first, or 0; factor: the features are multiplied by it; weights: a
+    file for Keras's load_weights, or None for random ones.
     """
     floats = {"dtype": keras.config.floatx()}
     image = keras.Input((None, None, 3), name="image")
     x = keras.layers.Resizing(resize, resize, name="resize", **floats)(image) if resize else image
-    x = keras.applications.vgg19.preprocess_input((x + 1) * 127.5)  # BGR, ImageNet's means off; VGG16's is the same
+    x = keras.applications.vgg19.preprocess_input((x + 1) * 127.5)  # to BGR less ImageNet's means, as for VGG16
     application = getattr(keras.applications, network)
     whole = application(weights=weights, include_top=False, input_tensor=x)
     features = keras.ops.cast(whole.get_layer(vgg_layer(layer)).output, keras.config.floatx()) * factor
@@ -106,7 +107,7 @@ def vgg(network, layer, resize=0, factor=1.0, weights=None):
 
 
 def vgg_layer(name):
-    """What Keras calls a layer of VGG: "conv5_4" is its "block5_conv4", "pool4" its "block4_pool"."""
+    """Keras's name of a layer of VGG: "block5_conv4" for "conv5_4", "block4_pool" for "pool4"."""
     kind, block, number = name[:4], name[4], name[6:]
     return f"block{block}_{kind}{number}"
 

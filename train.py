@@ -1,6 +1,7 @@
-"""Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan). The losses stand first, as the slides show them.
+"""Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan): the losses of the slides, the update, the loop.
 
-One step, from uint8 crops to updated weights, is one function compiled by XLA. Ledig et al., CVPR 2017, section 2.
+One update, from uint8 crops to new weights, is one function compiled by XLA. Paper: Ledig et al., CVPR 2017, sections 2
+and 3.2.
 """
 
 import functools
@@ -26,103 +27,106 @@ tl = LazyModule("tensorlayer")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Losses. fake and real are [batch, crop, crop, 3] in [-1, 1], logits [batch, 1], the VGG embeddings [batch, h, w, c].
-# Each gives its terms by name; the sum of them is minimised.
+# The losses of the slides: g_loss = mse_loss + vgg_loss + g_gan_loss, and d_loss = d_loss1 + d_loss2. The generator's
+# functions return {name: term}; networks/losses.py has further ones.
+#
+# fake is SR and real is HR, [batch, crop, crop, 3] in [-1, 1]. logits are the discriminator's output, [batch, 1].
+# vgg_predict_emb and vgg_target_emb are VGG's features of SR and HR, [batch, h, w, c].
+
+
+def pixel_losses(fake, real):
+    """SR and HR should have equal pixels (paper, Eq. 4); SRResNet's only loss."""
+    mse_loss = tl.cost.mean_squared_error(fake, real, is_mean=True)
+    return {"mse_loss": mse_loss}
+
+
+def slides_vgg_losses(vgg_predict_emb, vgg_target_emb):
+    """SR and HR should have equal VGG features, weighted as on the slides; losses.vgg_losses is the paper's Eq. 5."""
+    vgg_loss = 2e-6 * tl.cost.mean_squared_error(vgg_predict_emb, vgg_target_emb, is_mean=True)
+    return {"vgg_loss": vgg_loss}
+
+
+def adversarial_losses(logits_fake):
+    """The discriminator should take SR for real, target 1 (paper, Eq. 6); 1e-3 is the weight in Eq. 3."""
+    g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
+    return {"g_gan_loss": g_gan_loss}
 
 
 def discriminator_losses(logits_real, logits_fake):
-    """(d_loss1, d_loss2) of the slides: real ones are to be called real, generated ones fake (paper, Eq. 2)."""
+    """(d_loss1, d_loss2): the discriminator should tell HR, target 1, from SR, target 0 (paper, Eq. 2)."""
     d_loss1 = tl.cost.sigmoid_cross_entropy(logits_real, tf.ones_like(logits_real), name="d1")
     d_loss2 = tl.cost.sigmoid_cross_entropy(logits_fake, tf.zeros_like(logits_fake), name="d2")
     return d_loss1, d_loss2
 
 
-def srresnet_losses(fake, real):
-    """The pixel loss alone (paper, Eq. 4)."""
-    mse_loss = tl.cost.mean_squared_error(fake, real, is_mean=True)
-    return {"mse_loss": mse_loss}
-
-
-def adversarial_losses(logits_fake):
-    """Generated ones are to be called real (paper, Eq. 6), a thousandth of it (Eq. 3)."""
-    g_gan_loss = 1e-3 * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake), name="g")
-    return {"g_gan_loss": g_gan_loss}
-
-
-def slides_losses(fake, real, logits_fake, vgg_predict_emb, vgg_target_emb):
-    """The three terms of the slides: g_loss = mse_loss + vgg_loss + g_gan_loss."""
-    vgg_loss = 2e-6 * tl.cost.mean_squared_error(vgg_predict_emb, vgg_target_emb, is_mean=True)
-    return {**srresnet_losses(fake, real), "vgg_loss": vgg_loss, **adversarial_losses(logits_fake)}
-
-
 def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0):
-    """The terms that TRAIN.loss names, and the adversarial one if there are logits; config: all sections.
+    """{name: term} that the generator minimises: TRAIN.loss, what is added to it, and for a GAN the adversarial loss.
 
-    vgg: the feature network, for a loss that looks at features; reconstructions, share: as in losses.luma_losses.
+    config: all sections; logits_fake: None without a discriminator; vgg: the feature network, if the loss needs it;
+    reconstructions, share: see losses.luma_losses.
     """
     train = config.TRAIN
-    if train.loss == "slides":
-        terms = slides_losses(fake, real, logits_fake, vgg(fake), vgg(real))
-    elif train.loss == "mse":
-        terms = srresnet_losses(fake, real)
-    elif train.loss == "luma":
-        terms = losses.luma_losses(fake, real, reconstructions, share)
+    if train.loss == "mse":
+        terms = pixel_losses(fake, real)
+    elif train.loss == "slides":
+        terms = pixel_losses(fake, real) | slides_vgg_losses(vgg(fake), vgg(real))
+    elif train.loss in losses.FEATURE_LOSSES:
+        terms = losses.FEATURE_LOSSES[train.loss](vgg(fake), vgg(real))
     else:
-        terms = {"vgg": losses.vgg_losses, "feature": losses.feature_losses}[train.loss](vgg(fake), vgg(real))
+        terms = losses.IMAGE_LOSSES[train.loss](fake, real, reconstructions, share)
     if train.total_variation:
         terms |= losses.total_variation_losses(train.total_variation, fake)
     if train.grid:
         terms |= losses.grid_losses(train.grid, fake, real, config.MODEL.scale)
-    if logits_fake is not None and train.loss != "slides":  # whose three terms have it among them
+    if logits_fake is not None:
         terms |= adversarial_losses(logits_fake)
     return terms
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The update: crops in, one step of the discriminator, one of the generator (paper: alternating, k = 1)
+# The update: a batch of crops, one step of the discriminator, one of the generator (paper: alternating, k = 1).
+# With several GPUs each has a replica of the networks, which makes the update for its share of the batch.
 
 
 class Values(NamedTuple):
     """What one replica's update measures. The mean over all replicas is the whole batch's."""
 
-    losses: dict  # {name: scalar}: loss terms and sums, what the discriminator believes, norms of whole gradients
-    squares: dict  # {term: square of the L2 norm of its gradient at SR}; squares of shares add up, norms do not
+    losses: dict  # {name: scalar}: loss terms and their sums, the discriminator's mean opinions, norms of gradients
+    squares: dict  # {term: square of the L2 norm of its gradient at SR}; unlike norms, squares add up over shares
     picture: dict  # doctor.measure
 
     def by_name(self):
-        """{name: scalar tensor} as metrics.jsonl has them; the gradient norm of a term is `<term>_grad`."""
+        """{name: scalar tensor} for metrics.jsonl; `<term>_grad` is the gradient norm of a term."""
         norms = {f"{term}_grad": tf.sqrt(square) for term, square in self.squares.items()}
         return self.losses | doctor.strengths(self.picture) | norms
 
 
 def update(config, state, crops, turns):
-    """One update of one replica: its crops and turns, as data.Batches gives them, to Values."""
+    """One update of one replica from its crops and turns (see data.Batches). Returns Values."""
     # 1. LR [batch, n/scale, n/scale, 3] in [0, 1] and HR [batch, n, n, 3] in [-1, 1] (section 3.2).
     lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
-    # 2. SR = G(LR). DRCN gives what else is supervised behind it.
+    # 2. SR = G(LR), the first of the outputs; DRCN has more that are compared with HR.
     with tf.GradientTape() as g_tape:
         outputs = tf.nest.flatten(state.supervised(lr_01, training=config.TRAIN.batch_norm == "batch"))
-    # 3. The discriminator first, then the generator against the updated one.
-    d_losses = discriminator_update(config, state, outputs[0], real) if state.discriminator else {}
+    fake = outputs[0]
+    # 3. D learns, then G learns against the updated D.
+    d_losses = discriminator_update(config, state, fake, real) if state.discriminator else {}
     values = generator_update(config, state, outputs, g_tape, real)
-    picture = doctor.measure(outputs[0], real, lr_01, config.MODEL.scale)
+    picture = doctor.measure(fake, real, lr_01, config.MODEL.scale)
     return Values(d_losses | values.losses, values.squares, picture)
 
 
 def discriminator_update(config, state, fake, real):
-    """D learns to tell generated images from real ones (Eq. 2). fake, real: [batch, n, n, 3] in [-1, 1].
-
-    Returns {name: scalar}.
-    """
+    """D learns to tell SR from HR (Eq. 2). fake, real: [batch, n, n, 3] in [-1, 1]. Returns {name: scalar}."""
     discriminator, optimizer = state.discriminator, state.d_optimizer
-    fake, real = seen(config, state, fake), seen(config, state, real)
+    fake, real = shifted(config, state, fake), shifted(config, state, real)
     # 1. D's opinion of both, and its loss.
     with tf.GradientTape() as tape:
         logits_real = discriminator(real, training=True)
         logits_fake = discriminator(fake, training=True)
         d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
         d_loss = d_loss1 + d_loss2
-        scaled = optimizer.scale_loss(d_loss)
+        scaled = optimizer.scale_loss(d_loss)  # float16 needs larger gradients; else this is d_loss
     # 2. One step of the optimizer.
     gradients = tape.gradient(scaled, discriminator.trainable_variables)
     d_grad = apply_gradients(config, optimizer, gradients, discriminator.trainable_variables)
@@ -133,25 +137,25 @@ def discriminator_update(config, state, fake, real):
 def generator_update(config, state, outputs, g_tape, real):
     """G learns from the sum of its loss terms (Eq. 3, or the slides' three lines). Returns Values without a picture.
 
-    outputs: [SR, and what else is supervised], recorded by g_tape; real: HR [batch, n, n, 3].
+    outputs: [SR, further ones that are compared with HR], recorded by g_tape; real: HR [batch, n, n, 3].
 
-    The terms are differentiated one by one down to SR, which costs no more than their sum and shows the weight of each.
+    Each term has its own gradient at SR, whose norm shows the term's weight; from there on their sum goes back through
+    the generator, so this costs no more than the gradient of the sum.
     """
     optimizer, train = state.g_optimizer, config.TRAIN
-    # 1. The loss terms at SR: what D and VGG make of it.
+    # 1. The loss terms: what D and VGG say of SR is part of them.
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(outputs)
-        fake = seen(config, state, outputs[0])
+        fake, real = shifted(config, state, outputs[0]), shifted(config, state, real)
         logits_fake = state.discriminator(fake, training=True) if state.discriminator else None
-        share = 1 - tf.cast(state.step, fake.dtype) / train.steps
-        real = seen(config, state, real)
+        share = 1 - tf.cast(state.step, fake.dtype) / train.steps  # of DRCN's reconstructions
         terms = generator_losses(config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share)
-        scale = tf.cast(optimizer.scale_loss(1.0), fake.dtype)  # above one for float16 alone
+        scale = tf.cast(optimizer.scale_loss(1.0), fake.dtype)  # 1 except for float16
         scaled = {name: scale * loss for name, loss in terms.items()}
-    # 2. The gradient of each term at SR; a term without influence shows as zero.
+    # 2. The gradient of each term at SR; zero for a term that does not depend on it.
     zero = tf.UnconnectedGradients.ZERO
     by_term = {name: tape.gradient(loss, outputs, unconnected_gradients=zero) for name, loss in scaled.items()}
-    # 3. Their sum goes on through the generator to its weights.
+    # 3. Their sum, back through the generator to its weights.
     together = [sum(parts) for parts in zip(*by_term.values(), strict=True)]
     gradients = g_tape.gradient(outputs, state.generator.trainable_variables, output_gradients=together)
     gradients = [rate * gradient for rate, gradient in zip(state.rates, gradients, strict=True)]
@@ -162,13 +166,13 @@ def generator_update(config, state, outputs, g_tape, real):
     return Values(terms | {"g_loss": sum(terms.values()), "g_grad": g_grad}, squares, {})
 
 
-def seen(config, state, images):
-    """What the discriminator and VGG see of images [batch, n, n, 3] in this update: rolled with TRAIN.shift."""
+def shifted(config, state, images):
+    """Images [batch, n, n, 3] as the discriminator and VGG see them in this update: rolled if TRAIN.shift is on."""
     return losses.shifted(images, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
 
 
 def apply_gradients(config, optimizer, gradients, variables):
-    """Apply the mean of all replicas' gradients, clipped as TRAIN.clip_value and clip_norm say; return its norm."""
+    """One step with the mean of all replicas' gradients, clipped by TRAIN.clip_value and clip_norm; return its norm."""
     scale = tf.cast(optimizer.scale_loss(1.0), gradients[0].dtype)
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync > 1:
@@ -179,14 +183,14 @@ def apply_gradients(config, optimizer, gradients, variables):
         gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
     if config.TRAIN.clip_norm:
         gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
-    # Keras sums over the replicas.
+    # Keras adds the replicas' gradients up.
     optimizer.apply([gradient / context.num_replicas_in_sync for gradient in gradients], variables)
     return norm / scale
 
 
 def make_update(config, state, strategy=None):
-    """The update of the whole batch, not yet compiled: (crops, turns) → {name: scalar tensor}."""
-    _ = tl.cost  # loaded now: TensorLayer makes variables, which it must not do while the step is traced
+    """The update of all replicas, not yet compiled: a function (crops, turns) → {name: scalar tensor}."""
+    _ = tl.cost  # imports TensorLayer, which makes variables and must not do so while the update is traced
     strategy = strategy or tf.distribute.get_strategy()
 
     def whole_update(crops, turns):
@@ -204,16 +208,16 @@ def make_update(config, state, strategy=None):
 
 
 def make_step(config, state, strategy=None, xla=True):
-    """The compiled update: step(crops, turns) → Measured; crops and turns as data.Batches gives them.
+    """The compiled update: step(crops, turns), from data.Batches, → Measured.
 
-    state: TrainState; strategy: a tf.distribute strategy, whose every replica gets its share of the batch; xla: whether
+    state: TrainState; strategy: a tf.distribute strategy, each replica of which gets a share of the batch; xla: whether
     XLA compiles it.
     """
     return Step(make_update(config, state, strategy), xla)
 
 
 class Step:
-    """A compiled update, which gives all its scalars as one vector: the host then waits once."""
+    """A compiled update. It returns all scalars as one vector, so that reading them waits for the device once."""
 
     def __init__(self, whole_update, xla):
         self.whole_update, self.names = whole_update, []
@@ -222,14 +226,14 @@ class Step:
     def stacked(self, crops, turns):
         values = self.whole_update(crops, turns)
         self.names = list(values)  # known once this is traced, before the first call returns
-        return tf.stack(list(values.values()))  # all of one precision, or this fails
+        return tf.stack(list(values.values()))  # fails unless all have one precision
 
     def __call__(self, crops, turns):
         return Measured(self.compiled(crops, turns), self.names)
 
 
 class Measured(Mapping):
-    """{name: float} of one update. The numbers stay on the device until one is asked for, and come all at once."""
+    """{name: float} of one update. The vector stays on the device until a number is read."""
 
     def __init__(self, vector, names):
         self.vector, self.names = vector, names
@@ -257,7 +261,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
 
     run: store.Run; photographs, data_facts: from data.read_training; init: weights to start the generator from, or
     None; vgg_path: for a loss that looks at features, from features.find_vgg; strategy: from devices.choose_strategy;
-    resume: go on from the newest checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last
+    resume: continue from the newest checkpoint. Raises UserError if a loss is not finite (see TRAIN.on_nan); the last
     checkpoint and weights are kept.
     """
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
@@ -271,7 +275,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
 
     indices, held_out = photographs.split(config.DATA.validation)
     if not held_out:
-        print("no photographs are held out, validation shows one that is trained on")
+        print("no photographs are held out: validation uses one that is trained on")
     validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
     batches = batches_of(photographs, indices, config)
     if resume:
@@ -283,8 +287,8 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
             print(f"resuming {run.name} at step {int(state.step.numpy())}")
         kind = store.kind_of(run.mode, config)
         print(f"run {run.name}: {config.TRAIN.steps:,} updates of {kind}, batch {config.TRAIN.batch}")
-        print(f"{devices.describe(strategy, facts['precision'], xla)}; all is written to {run.directory}")
-        if not resume:  # from here on there is something to go back to
+        print(f"{devices.describe(strategy, facts['precision'], xla)}; files are in {run.directory}")
+        if not resume:  # for a rollback before the first TRAIN.save_every
             save_checkpoint(run.directory, 0, state.parts())
         try:
             finished = loop(run, state, step_function, batches, validation, strategy, log)
@@ -293,7 +297,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
         log.progress.close()
         if not finished:
             step = state.step.numpy()
-            print(f"stopped at step {step}, all is saved; go on with the same --data and --resume {run.name}")
+            print(f"stopped at step {step}, all is saved; continue with the same --data and --resume {run.name}")
             return None
         print(f"done: {run.directory / store.WEIGHTS}; samples are in {run.samples}")
     return run.directory / store.WEIGHTS
@@ -320,9 +324,9 @@ SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
 
 
 def loop(run, state, step_function, batches, validation, strategy, log):
-    """Train from state.step to TRAIN.steps: the batch, the update, and now and then log, validate, save.
+    """Train from state.step to TRAIN.steps: take a batch, update, and now and then log, validate and save.
 
-    Returns whether the end was reached; if it was asked to stop before (Ctrl-C), everything is saved as well.
+    Returns True at the end, or False if it was asked to stop before (Ctrl-C); everything is saved then too.
     """
     settings, last = run.config.TRAIN, run.config.TRAIN.steps
     share = devices.workers()
@@ -372,13 +376,13 @@ def validate(run, state, validation, step, log):
 
 
 class NotFinite(UserError):
-    """A loss or gradient is infinite or no number."""
+    """A loss or gradient is infinite or NaN."""
 
 
 def check_finite(steps):
     """The last values of {step: Measured} as a dict of floats. Raises NotFinite, naming the first bad step.
 
-    Gradients in float16 overflow now and then and are left out by the optimizer; that is no error.
+    Gradients in float16 overflow now and then, and the optimizer skips them; that is no error.
     """
     float16 = keras.config.dtype_policy().compute_dtype == "float16"
     for step, values in steps.items():

@@ -115,9 +115,9 @@ class Upscaler:
     def one_tile(self, image, rows, columns, alpha):
         """SR of the core of a tile; rows, columns: its Windows."""
         spans = (rows.span, columns.span)
-        around = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
-        lr = image[tuple(slice(*span) for span in around)]
-        inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, around, strict=True))
+        outer = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
+        lr = image[tuple(slice(*span) for span in outer)]
+        inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, outer, strict=True))
         lr_01 = utils.levels_to_01(lr)
         channels = lr.shape[-1]
         colours = channels - 1 if channels in (2, 4) else channels
@@ -133,9 +133,9 @@ class Upscaler:
         # The core; if it is shrunk, first with the margin that this needs.
         s, inner = self.network_scale, []
         for axis, (n, window) in enumerate(zip(image.shape, (rows, columns), strict=False)):
-            near = widened(window.core, self.margin, n)
-            sr = sr.take(range(s * (near[0] - window.span[0]), s * (near[1] - window.span[0])), axis)
-            inner.append(slice(*(self.scale * (end - near[0]) for end in window.core)))
+            region = widened(window.core, self.margin, n)
+            sr = sr.take(range(s * (region[0] - window.span[0]), s * (region[1] - window.span[0])), axis)
+            inner.append(slice(*(self.scale * (end - region[0]) for end in window.core)))
         return (sr if self.scale == s else utils.imresize(sr, self.scale / s))[tuple(inner)]
 
     def run(self, lr_01, dtype):

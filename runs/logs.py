@@ -59,7 +59,7 @@ class Progress:
         """first: the number of steps done before, 0 for a new run; steps: the number of the last one."""
         self.bar = tqdm(total=steps, initial=first, unit="step", smoothing=0.05, dynamic_ncols=True, disable=None)
         self.update, self.close = self.bar.update, self.bar.close
-        self.first, self.steps, self.told = first, steps, 0.0
+        self.first, self.steps, self.printed_at = first, steps, 0.0
         self.step, self.time = first, time.perf_counter()
 
     def show(self, step, values):
@@ -70,8 +70,8 @@ class Progress:
         hidden = ("_grad", "colour_drift", "checkerboard")
         terms = {name: f"{value:.3g}" for name, value in values.items() if not name.endswith(hidden)}
         self.bar.set_postfix(terms, refresh=False)
-        if self.bar.disable and (now - self.told > 30 or step == self.steps):
-            self.told = now
+        if self.bar.disable and (now - self.printed_at > 30 or step == self.steps):
+            self.printed_at = now
             # The first step compiles: its time says nothing about the others.
             known = self.first + 1 < step < self.steps
             left = f"{(self.steps - step) * seconds / 60:.0f} min left, " if known else ""
