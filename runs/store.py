@@ -212,19 +212,29 @@ def read_scores(weights):
 
     Raises UserError if there is such a file but it cannot be understood.
     """
-    path = weights.parent / SCORES
+    recorded = all_scores(weights.parent / SCORES).get(weights.name)
+    return recorded["scores"] if recorded and recorded["sha256"] == hashes.file_digest(weights, "sha256") else {}
+
+
+def all_scores(path):
+    """The content of a scores.json: {weights file: {"sha256", "scores"}}, {} if there is none. Raises UserError."""
+    content = read_json(path) if path.is_file() else {}
     try:
-        recorded = read_json(path).get(weights.name, {}) if path.is_file() else {}
-        return recorded["scores"] if recorded.get("sha256") == hashes.file_digest(weights, "sha256") else {}
-    except (AttributeError, KeyError):
-        raise UserError(f"{path} is not what evaluate.py wrote; delete it to have it written anew") from None
+        means = [mean for entry in content.values() for row in entry["scores"].values() for mean in row.values()]
+        if all(isinstance(value, float | int) for value in means) and all(
+            "sha256" in entry for entry in content.values()
+        ):
+            return content
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is not what evaluate.py wrote; delete it to have it written anew")
 
 
 def write_scores(weights, scores):
     """Write scores as read_scores gives them; those of the directory's other weights files stay."""
     path = weights.parent / SCORES
-    others = read_json(path) if path.is_file() else {}
-    write_json(path, others | {weights.name: {"sha256": hashes.file_digest(weights, "sha256"), "scores": scores}})
+    recorded = {"sha256": hashes.file_digest(weights, "sha256"), "scores": scores}
+    write_json(path, all_scores(path) | {weights.name: recorded})
 
 
 def default_weights(scales=(4,)):
