@@ -16,7 +16,7 @@ from networks import features, losses
 from runs import devices, logs, store
 from training import doctor, other_runtimes
 from training.plan import parse_arguments, read_plan
-from training.state import TrainState, load_checkpoint, save_checkpoint
+from training.state import TrainState, load_checkpoint, newest_step, save_checkpoint
 from training.validation import Validation
 from utils import LazyModule, UserError
 
@@ -348,12 +348,15 @@ def loop(run, state, step_function, batches, validation, strategy, log):
                 log.picture(step, grid)
                 score = f"{line['val_psnr_y']:.2f} dB (bicubic {line['val_bicubic']:.2f} dB)"
                 log.progress.write(f"step {step}: validation {score}")
-                if line["val_psnr_y"] > float(state.best.numpy()):
+                # PSNR falls while a GAN or a loss of features learns: there it chooses nothing.
+                by_psnr = not state.discriminator and settings.loss not in VGG_LOSSES
+                if by_psnr and line["val_psnr_y"] > float(state.best.numpy()):
                     state.best.assign(line["val_psnr_y"])
                     store.save_weights(state.result, run.directory / store.BEST)
             log.metrics(step, line)
             if save or stop:  # after the log: what is logged beyond a checkpoint is cut off when it is resumed from
                 state.save(run)
+            log.progress.restart()
         log.progress.update()
         if stop:
             return False
@@ -417,7 +420,7 @@ def main():
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():
         store.write_json(asked.directory / "config.json", plan.about)
-    devices.estimate(plan.jobs)
+    devices.estimate(plan.jobs, newest_step(asked.directory) if plan.resumed else 0)
     init = plan.init
     for run in plan.jobs:
         init = train(run, plan.photographs, plan.data_facts, init, plan.vgg_path, strategy, plan.resumed)

@@ -150,8 +150,11 @@ def explained(error, run):
 CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
 
 
-def estimate(jobs):
-    """Without a GPU, say what the jobs (store.Run) will take if that is more than a few hours."""
+def estimate(jobs, done=0):
+    """Without a GPU, say what the jobs (store.Run) will take if that is more than a few hours.
+
+    done: steps that the last of them has behind it.
+    """
     if tf.config.list_physical_devices("GPU"):
         return
     cores = os.cpu_count()
@@ -160,9 +163,10 @@ def estimate(jobs):
         if run.config.MODEL.network != "srresnet":  # the others have not been measured
             return
         work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
-        hours += work * run.config.TRAIN.steps / 3600
+        hours += work * (run.config.TRAIN.steps - (done if run is jobs[-1] else 0)) / 3600
     if hours > 6:
+        left = run.config.TRAIN.steps - done
         print(
             f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
-            f"--steps {max(int(run.config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
+            f"--steps {done + max(int(left / hours), 1):,} would take about an hour.\n"
         )

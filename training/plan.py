@@ -104,6 +104,8 @@ def read_new(args):
     photographs, data_facts = data.read_training(args.data, config)
 
     vgg_path = features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
+    if config.TRAIN.loss in VGG_LOSSES:  # what "auto" is here, for whoever goes on with the run
+        set_value(config, "VGG.network", "vgg19" if vgg_path else "hed")
     if args.mode == "srgan" and not init:
         init_config = make_init_config(config, overrides)
         init, why = store.find_init(config.MODEL, data_facts["fingerprint"], init_config.TRAIN.steps)
@@ -135,6 +137,8 @@ def read_resumed(args):
     # What "auto" was where the run was begun: a checkpoint of float16 has more in it than one of float32.
     for override in [f"TRAIN.precision={about['precision']}"] * ("precision" in about) + settings_of(args, HOW):
         set_value(run.config, *override.split("=", 1))
+    if run.config.VGG.network == "auto" and "vgg" in about:
+        set_value(run.config, "VGG.network", "vgg19" if about["vgg"].startswith("VGG19") else "hed")
     check_config(run.config)
     photographs, data_facts = data.read_training(args.data, run.config)
     theirs = about.get("data", {})
