@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,7 +21,7 @@ import demo
 import utils
 from cli import terminal
 from inference.tiles import Upscaler
-from web import serving
+from web import compare, serving
 
 needs_packages = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, serving.GRADIO)), reason=f"needs {', '.join(serving.GRADIO)}"
@@ -68,6 +69,24 @@ def test_each_page_has_its_own_help_and_all_are_shown_together(monkeypatch, caps
     assert watching == {"--run"} | serving
     assert rating == {"--mos", "--report", "--without", "--raters", *demo.NEW_STUDY} | serving
     assert help_of(monkeypatch, capsys, "--help") == {"--weights", "--max-megapixels"} | watching | rating
+
+
+def test_pages_are_bounded_and_what_they_compare_is_on_disk(tmp_path, monkeypatch):
+    """The one that has not been used for longest gives way; its files go with it."""
+    monkeypatch.setattr(compare.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(compare, "PAGES", 3)
+    sessions = compare.Sessions()
+    for i in range(5):
+        session = sessions.of(SimpleNamespace(session_hash=f"page {i}"))
+        session.keep({"../nearest": np.full((40, 40, 3), i, np.uint8)})
+    assert list(sessions) == ["page 2", "page 3", "page 4"]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+    view = session.views["../nearest"]
+    assert isinstance(view, np.memmap) and (view == 4).all()
+    assert compare.crops(session.views, 50, 50, 8)[0][0].shape == (256, 256, 3)
+    for name in list(sessions):
+        sessions.drop(name)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def read_resumed(args):
         raise UserError(f"--resume goes on with the run's own settings: leave out {', '.join(given)}")
     run, about = store.reopen(args.resume)
     # What "auto" was where the run was begun: a checkpoint of float16 has more in it than one of float32.
-    for override in [f"TRAIN.precision={about['precision']}"] * ("precision" in about) + settings_of(args, HOW):
+    for override in [f"TRAIN.precision={about.get('precision')}"] * ("precision" in about) + settings_of(args, HOW):
         set_value(run.config, *override.split("=", 1))
     if run.config.VGG.network == "auto" and "vgg" in about:
         set_value(run.config, "VGG.network", "vgg19" if about["vgg"].startswith("VGG19") else "hed")

@@ -22,6 +22,7 @@ from utils import UserError
 
 KEEP = 1800  # seconds that an upload and results are kept for
 FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
+PAGES = 64  # that are open at a time; one more closes the one that has not been used for longest
 LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
 CLOSER = 256  # pixels: side of the enlarged crops
 FIXED = ("nearest", "bicubic")  # methods without weights
@@ -197,23 +198,38 @@ class Session:
     """One open page: its upload, the views of its results, and `stopped`, which ends the work on it."""
 
     def __init__(self):
-        self.upload, self.views = None, {}
+        self.upload, self.views, self.folder = None, {}, None
         self.stopped, self.used = threading.Event(), time.monotonic()
 
     def replace(self, upload):
         """Take another upload, or None, instead of the one before, and stop the work on that."""
         self.stopped.set()
-        self.upload, self.views, self.stopped = upload, {}, threading.Event()
+        self.keep({})
+        self.upload, self.stopped = upload, threading.Event()
+
+    def keep(self, views):
+        """Keep {method: uint8 RGB [h, w, 3]} instead of the views before, on disk: memory has what is looked at."""
+        if self.folder:
+            self.folder.cleanup()
+        self.views, self.folder = {}, None
+        if views:
+            self.folder = tempfile.TemporaryDirectory(prefix="srgan-", ignore_cleanup_errors=True)
+        for i, (method, view) in enumerate(views.items()):
+            path = Path(self.folder.name, f"{i}.npy")
+            np.save(path, view)
+            self.views[method] = np.load(path, mmap_mode="r")
 
 
 class Sessions(dict):
-    """{Gradio's name of an open page: Session}. A session that is not used for KEEP seconds is dropped."""
+    """{Gradio's name of an open page: Session}, at most PAGES. One that is not used for KEEP seconds is dropped."""
 
     def of(self, request):
         """The Session of the page that a gr.Request comes from."""
         now = time.monotonic()
         for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
             self.drop(name)
+        while request.session_hash not in self and len(self) >= PAGES:
+            self.drop(min(self, key=lambda name: self[name].used))
         session = self.setdefault(request.session_hash, Session())
         session.used = now
         return session

@@ -1,7 +1,8 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
 An upload stays in memory until its page is closed, or until another page is used KEEP seconds later; it is on disk only
-while it is worked on. Results are on disk for KEEP seconds, or until the last page is closed.
+while it is worked on. What a page compares is on disk for as long. Other results are on disk for KEEP seconds, or until
+the last page is closed.
 
 `Actions` says what the page does; below it, `build` makes its parts, and `connect` joins both.
 """
@@ -137,7 +138,7 @@ class Actions:
             made.run(methods, share)
             if self.sessions.get(request.session_hash) is not session or session.upload is not upload:
                 return  # the page is closed, or shows another upload: what was made is deleted
-            session.views = made.views
+            session.keep(made.views)
             yield results(made, folder)  # Gradio has copied the files when it comes back here
 
     # It is looked at
