@@ -36,6 +36,8 @@ HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
         (["--run", "none", "--port", "0"], "there is no run called 'none'"),
         (["--host", ""], "--host is a name or an address"),
         (["--max-megapixels", "0"], "a number of megapixels above zero"),
+        (["--mos", "x", "--password", "a"], "--password is not for --mos"),
+        (["--password", ""], "--password is a word"),
         (["--raters", "2"], "--raters goes with --mos"),
         (["--report"], "--report goes with --mos"),
         (["--run", "a", "--weights", "b"], "--weights is of the page that upscales, not of --run"),
@@ -63,7 +65,7 @@ def help_of(monkeypatch, capsys, *arguments):
 
 
 def test_each_page_has_its_own_help_and_all_are_shown_together(monkeypatch, capsys):
-    serving = {"--host", "--port"}
+    serving = {"--host", "--port", "--password"}
     watching = help_of(monkeypatch, capsys, "--run", "a", "--help")
     rating = help_of(monkeypatch, capsys, "--mos", "b", "-h")
     assert watching == {"--run"} | serving
@@ -363,6 +365,22 @@ def test_foreign_pages_are_not_let_in(server):
     assert "http" not in serving.POLICY and "*" not in serving.POLICY
     assert requests.get(f"{server.address}/gradio_api/file=https://example.com/a.png", timeout=20).status_code == 403
     assert requests.get(f"{server.address}/gradio_api/runs", timeout=20).status_code == 404
+
+
+@needs_packages
+def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
+    served = Server(place, tmp_path, "--password", "open sesame")
+    try:
+        upload = {"files": {"files": ("a.png", b"x")}, "timeout": 20}
+        assert requests.post(f"{served.address}/gradio_api/upload", **upload).status_code == 401
+        assert "components" not in requests.get(f"{served.address}/config", timeout=20).json()
+        visitor = requests.Session()
+        for word, status in (("close", 400), ("open sesame", 200)):
+            given = {"username": "srgan", "password": word}
+            assert visitor.post(f"{served.address}/login", data=given, timeout=20).status_code == status
+        assert visitor.post(f"{served.address}/gradio_api/upload", **upload).status_code == 200
+    finally:
+        served.stop()
 
 
 @needs_packages

@@ -125,6 +125,22 @@ def test_uploads_are_bounded(monkeypatch):
     assert [status_of(app, content_length="1") for _ in range(4)] == [200, 200, 200, 429]
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="needs gradio")
+@pytest.mark.parametrize("name", ["has_launched", "async_ssrf_protected_download"])
+def test_a_gradio_that_guards_files_in_another_way_is_refused(monkeypatch, name):
+    """Before anything is served."""
+    gradio = pytest.importorskip("gradio")
+    page = gradio.Blocks()
+    serving.check_gradio(page)
+    monkeypatch.delattr(page if name == "has_launched" else gradio.processing_utils, name)
+    with pytest.raises(UserError, match="guards this machine's files in a way"):
+        serving.run_gradio(page, None, "")
+
+
+def test_a_password_is_an_account():
+    assert serving.account("word") == ("srgan", "word") and serving.account(None) is serving.account("") is None
+
+
 def test_missing_packages_are_a_hint(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else True)
     with pytest.raises(UserError, match="this page needs uvicorn: pip install -r requirements-demo.txt"):

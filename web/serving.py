@@ -173,12 +173,29 @@ def gradio_folder():
         yield Path(folder)
 
 
+def account(password):
+    """What mount_gradio_app takes as `auth`: the one account there is, or None without a password."""
+    return ("srgan", password) if password else None
+
+
+def check_gradio(page):
+    """Raise UserError unless Gradio has the two undocumented names that keep files from visitors."""
+    import gradio
+
+    if not hasattr(page, "has_launched") or not hasattr(gradio.processing_utils, "async_ssrf_protected_download"):
+        raise UserError(
+            f"Gradio {gradio.__version__} guards this machine's files in a way that this program does not know: "
+            "pip install -r requirements-demo.txt"
+        )
+
+
 def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
     """Serve a gradio.Blocks as `run` does; settings: of gradio.mount_gradio_app."""
     import fastapi
     import gradio
     from fastapi.middleware.cors import CORSMiddleware
 
+    check_gradio(page)
     app = fastapi.FastAPI(openapi_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # Gradio's own lets pages of other servers ask
     gradio.mount_gradio_app(

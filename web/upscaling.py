@@ -311,10 +311,11 @@ def connect(page, choice, view, actions):
     view["where"].select(actions.point, None, place)
 
 
-def serve(weights, max_megapixels, host, port):
+def serve(weights, max_megapixels, host, port, password=None):
     """Serve the page until Ctrl-C. Raises UserError.
 
-    weights: names or paths to offer, or None; max_megapixels: larger uploads are refused; port: 0 takes any free one.
+    weights: names or paths to offer, or None; max_megapixels: larger uploads are refused; port: 0 takes any free one;
+    password: asked of everybody, if there is one.
     """
     weights, scale = offered(weights)
     sessions = Sessions()
@@ -322,4 +323,5 @@ def serve(weights, max_megapixels, host, port):
         page = build(weights, scale, folder, max_megapixels, sessions)
         print(f"weights: {', '.join(weights)}. Open {address} in a browser; Ctrl-C stops.", flush=True)
         goodbye = "stopped; what was uploaded and made is deleted"
-        serving.run_gradio(page, listener, goodbye, sessions.stop_all, css=CSS, max_file_size=LARGEST_FILE)
+        settings = {"css": CSS, "max_file_size": LARGEST_FILE, "auth": serving.account(password)}
+        serving.run_gradio(page, listener, goodbye, sessions.stop_all, **settings)

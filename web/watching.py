@@ -101,10 +101,11 @@ def build(run):
     return page
 
 
-def serve(name, host, port):
+def serve(name, host, port, password=None):
     """Serve the page of a run, by its name or directory, until Ctrl-C. Raises UserError."""
     run, _ = store.reopen(name)
     with serving.gradio_folder(), serving.listening(host, port) as (listener, address):
         page = build(run)
         print(f"watching {run.directory}. Open {address} in a browser; Ctrl-C stops.", flush=True)
-        serving.run_gradio(page, listener, "stopped; the run goes on", allowed_paths=[str(run.samples)])
+        settings = {"allowed_paths": [str(run.samples)], "auth": serving.account(password)}
+        serving.run_gradio(page, listener, "stopped; the run goes on", **settings)
