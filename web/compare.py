@@ -4,6 +4,7 @@ Each network does what upscale.py does with the same file.
 """
 
 import contextlib
+import re
 import tempfile
 import threading
 import time
@@ -57,11 +58,17 @@ def read_upload(name, content, scale, max_megapixels):
 
 @contextlib.contextmanager
 def on_disk(name, content):
-    """The path of a temporary file of this name and content."""
+    """The path of a temporary file of this content; its name is plain_name(name)."""
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-        source = Path(folder, name)
+        source = Path(folder, plain_name(name))
         source.write_bytes(content)
         yield source
+
+
+def plain_name(name):
+    """What a browser calls a file, as a name that any system takes for a file and for nothing else."""
+    stem, dot, ending = re.sub(r"[^\w .()+-]", "_", name).rpartition(".")
+    return f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
 
 
 def view_of(path):

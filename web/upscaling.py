@@ -54,8 +54,9 @@ class Actions:
     It recognises a parameter that is annotated as gr.Request or gr.SelectData, and fills it in.
     """
 
-    def __init__(self, scale, folder, max_megapixels, sessions):
-        """folder: serving.gradio_folder's; sessions: Sessions."""
+    def __init__(self, weights, scale, folder, max_megapixels, sessions):
+        """weights: those that are offered; folder: serving.gradio_folder's; sessions: Sessions."""
+        self.offered = (*FIXED, *weights)
         self.scale, self.folder, self.max_megapixels, self.sessions = scale, folder, max_megapixels, sessions
         (folder / "examples").mkdir()
         self.examples = make_examples(folder / "examples")
@@ -83,6 +84,8 @@ class Actions:
         """An upload: [nothing in the drop area, and what `take` returns]."""
         path = Path(path)
         try:
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise OSError(f"{path} was not uploaded")
             content = path.read_bytes()
         except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file, and it is deleted
             self.sessions.of(request).replace(None)
@@ -124,6 +127,7 @@ class Actions:
         """
         session = self.sessions.of(request)
         upload, stopped = session.upload, session.stopped
+        methods = [method for method in methods if method in self.offered]  # a name of weights is a path
         if upload is None or not methods:
             reason = "Choose at least one method." if upload else "There is nothing to upscale: drop a picture."
             yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
@@ -195,7 +199,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
 
     weights, scale: as offered() gives them; folder: that of serving.gradio_folder; sessions: Sessions.
     """
-    actions = Actions(scale, folder, max_megapixels, sessions)
+    actions = Actions(weights, scale, folder, max_megapixels, sessions)
     with gr.Blocks(title="srgan", analytics_enabled=False, delete_cache=(60, KEEP)) as page:
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
         with gr.Row():
