@@ -179,8 +179,7 @@ def apply_gradients(config, optimizer, gradients, variables):
         gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
     if config.TRAIN.clip_norm:
         gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
-    # Keras sums over the replicas.
-    optimizer.apply([gradient / context.num_replicas_in_sync for gradient in gradients], variables)
+    optimizer.apply(gradients, variables)
     return norm / scale
 
 
@@ -266,6 +265,10 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
     precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
     facts = {"data": data_facts, "init": init.parent.name if init else None, "precision": precision}
+    vgg_name = features.describe_vgg(config, vgg_path) if config.TRAIN.loss in VGG_LOSSES else None
+    shared = {"configuration": config, "feature network": vgg_name, "precision": precision}
+    shared |= {"photographs": data_facts["fingerprint"], "weights to begin with": facts["init"]}
+    devices.check_agreement(strategy, shared)
     with strategy.scope():
         vgg = None
         if config.TRAIN.loss in VGG_LOSSES:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 
 import numpy as np
 
@@ -49,10 +50,11 @@ def choose_strategy(replicas):
     replicas = replicas or max(len(gpus), 1)
     if gpus and replicas > len(gpus):
         raise UserError(f"TRAIN.replicas is {replicas}, but there are {len(gpus)} GPUs")
+    if gpus:  # TensorFlow takes the memory of all that it sees
+        tf.config.set_visible_devices(gpus[:replicas], "GPU")
     if workers()[1] > 1:
         if not gpus and replicas > 1:
             raise UserError("several workers on CPUs have one replica each: leave out --replicas")
-        tf.config.set_visible_devices(gpus[:replicas], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if replicas == 1:
         return tf.distribute.get_strategy()
@@ -88,6 +90,19 @@ def check_shares(settings, strategy):
             f"a batch of {settings.batch} cannot be cut into equal shares for {replicas} replicas: "
             "choose another --batch"
         )
+
+
+def check_agreement(strategy, facts):
+    """Raise UserError, naming what differs, unless all workers have the same facts, {name: what json.dumps takes}.
+
+    Each worker finds its photographs, feature network and precision by itself, and their gradients are averaged.
+    """
+    if workers()[1] == 1:
+        return
+    ours = [zlib.crc32(json.dumps(value, sort_keys=True).encode()) for value in facts.values()]
+    theirs = strategy.gather(strategy.run(lambda: tf.constant([ours], tf.int64)), axis=0).numpy()
+    if different := [name for name, values in zip(facts, theirs.T, strict=True) if len(set(values)) > 1]:
+        raise UserError(f"the workers differ in {' and '.join(different)}: start all of them with the same")
 
 
 def distribute(strategy, *arrays):
