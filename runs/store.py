@@ -27,6 +27,7 @@ WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
 SCORES = "scores.json"  # what evaluate.py measured of these weights
 ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # the keys of MODEL that all runs name
+RESERVED = ("evaluate", "readme", "reproduce", "subpixel")  # folders of samples/ with another use
 DROPPED = ("TRAIN.accumulate",)  # settings of older runs that exist no more and are left out
 # What every generator of this project takes and gives, written into config.json.
 NETWORK = {
@@ -65,7 +66,7 @@ def check_name(name):
     """The directory of a new run. Raises UserError if the name is taken, reserved or no plain file name."""
     if not name or Path(name).name != name or name.startswith((".", "-")):
         raise UserError(f"a run's name must be a plain file name, not '{name}'")
-    if name in ("evaluate", "readme"):
+    if name.lower() in RESERVED:
         raise UserError(f"samples/{name}/ has another use: choose another --name")
     for place in (root(), PROJECT / "checkpoint", PROJECT / "samples"):
         if (place / name).exists() and devices.is_chief():  # the first of several workers may be there already

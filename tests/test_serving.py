@@ -130,8 +130,9 @@ def test_uploads_are_bounded(monkeypatch):
 def test_a_gradio_that_guards_files_in_another_way_is_refused(monkeypatch, name):
     """Before anything is served."""
     gradio = pytest.importorskip("gradio")
-    page = gradio.Blocks()
+    page = SimpleNamespace(has_launched=False)
     serving.check_gradio(page)
+    assert hasattr(gradio.Blocks(), "has_launched")
     monkeypatch.delattr(page if name == "has_launched" else gradio.processing_utils, name)
     with pytest.raises(UserError, match="guards this machine's files in a way"):
         serving.run_gradio(page, None, "")

@@ -18,6 +18,7 @@ from config import make_config
 from networks import losses, registry
 from runs import devices
 from training.state import TrainState, make_optimizer
+from utils import UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
@@ -649,6 +650,22 @@ def test_a_run_names_the_vgg_that_auto_was(tmp_path, monkeypatch, rng, found, ne
     monkeypatch.setattr(features.download, "find_vgg19", lambda: Path("vgg19.npy"))
     resumed = plan.read_plan(plan.parse_arguments(["--resume=a", *arguments]))
     assert resumed.jobs[0].config.VGG.network == network and resumed.vgg_path == found
+
+
+def test_flags_are_named_as_they_are_typed():
+    from training import plan
+
+    with pytest.raises(UserError, match="leave out --upsampler-init$"):
+        plan.read_plan(plan.parse_arguments(["--resume=a", "--upsampler-init=random"]))
+
+
+def test_statistics_cannot_be_frozen_without_weights(tmp_path, monkeypatch):
+    """Before any photograph is read."""
+    from training import plan
+
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="name some by --init"):
+        plan.read_plan(plan.parse_arguments(["--name=a", "--set=TRAIN.batch_norm=frozen", "--data=nowhere"]))
 
 
 def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):

@@ -25,6 +25,7 @@ def state(run, lines, age):
     """How far a run is, as a sentence; lines: of its metrics.jsonl; age: seconds since the last of them."""
     if not lines:
         return "nothing is logged yet: the first update takes a minute for compiling"
+    run, _ = store.reopen(run.directory)  # --resume may have given it another number of steps
     step, steps = lines[-1]["step"], run.config.TRAIN.steps
     words = f"{run.mode}, step {step:,} of {steps:,}"
     if step >= steps:
