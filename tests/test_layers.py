@@ -95,8 +95,6 @@ def test_colour_is_no_matrix_product(rng):
     """Which GPUs compute with ten bits of mantissa unless they are told otherwise."""
     import tensorflow as tf
 
-    from layers import colour
-
     rgb = rng.random((2, 5, 4, 3)).astype(np.float32)
     expected = rgb @ colour.YCBCR + colour.YCBCR_ZERO
     np.testing.assert_allclose(colour.rgb_to_ycbcr(tf.constant(rgb)), expected, atol=1e-6)
