@@ -91,6 +91,16 @@ def test_pages_are_bounded_and_what_they_compare_is_on_disk(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_uploads_in_memory_are_bounded(monkeypatch):
+    monkeypatch.setattr(compare, "HELD", 250)
+    sessions = compare.Sessions()
+    for i in range(5):
+        session = sessions.of(SimpleNamespace(session_hash=f"page {i}"))
+        session.replace(compare.Upload("a.png", bytes(100), "", None))
+        assert sessions.held() <= 250 + 100
+    assert list(sessions) == ["page 2", "page 3", "page 4"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # In a browser
 

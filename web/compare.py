@@ -24,6 +24,7 @@ from utils import UserError
 KEEP = 1800  # seconds that an upload and results are kept for
 FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
 PAGES = 64  # that are open at a time; one more closes the one that has not been used for longest
+HELD = 2**30  # bytes of uploads in memory before one more page closes others as well
 LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
 CLOSER = 256  # pixels: side of the enlarged crops
 FIXED = ("nearest", "bicubic")  # methods without weights
@@ -235,11 +236,17 @@ class Sessions(dict):
         now = time.monotonic()
         for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
             self.drop(name)
-        while request.session_hash not in self and len(self) >= PAGES:
-            self.drop(min(self, key=lambda name: self[name].used))
+        others = sorted(self.keys() - {request.session_hash}, key=lambda name: self[name].used, reverse=True)
+        while others and (len(others) >= PAGES or self.held() > HELD):
+            self.drop(others.pop())
         session = self.setdefault(request.session_hash, Session())
         session.used = now
         return session
+
+    def held(self):
+        """Bytes of uploads in memory, as files and as pixels."""
+        uploads = [session.upload for session in list(self.values()) if session.upload]
+        return sum(len(upload.content) + (0 if upload.lr is None else upload.lr.nbytes) for upload in uploads)
 
     def drop(self, name):
         if session := self.pop(name, None):
