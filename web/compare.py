@@ -236,7 +236,8 @@ class Sessions(dict):
         now = time.monotonic()
         for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
             self.drop(name)
-        others = sorted(self.keys() - {request.session_hash}, key=lambda name: self[name].used, reverse=True)
+        used = {name: session.used for name, session in list(self.items()) if name != request.session_hash}
+        others = sorted(used, key=used.get, reverse=True)
         while others and (len(others) >= PAGES or self.held() > HELD):
             self.drop(others.pop())
         session = self.setdefault(request.session_hash, Session())
