@@ -44,11 +44,18 @@ LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; we com
 
 
 def matrix_product_flops(side):
-    """FLOPs per second of one product of two float32 matrices [side, side]."""
+    """FLOPs per second of one product of two float32 matrices [side, side], without copying it to the host.
+
+    On a CPU by TensorFlow or by NumPy's OpenBLAS, whichever is faster.
+    """
     matrix = tf.random.normal([side, side])
-    start = time.perf_counter()
-    tf.matmul(matrix, matrix).numpy()
-    return 2 * side**3 / (time.perf_counter() - start)
+    ways = [lambda: tf.matmul(matrix, matrix)[0, 0].numpy()]  # one number, to wait for the device
+    if not tf.config.list_logical_devices("GPU"):
+        array = matrix.numpy()
+        ways.append(lambda: array @ array)
+    for way in ways:
+        way()  # the first call prepares
+    return 2 * side**3 / min(map(timed, ways))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -137,10 +144,17 @@ def torch_generator(config, fused=False):
     return nn.Sequential(*layers, nn.Conv2d(width, 3, 9, padding=4))
 
 
+def check_device():
+    """Raise UserError where we are measured on a GPU: PyTorch's copies are written for the CPU."""
+    if tf.config.list_physical_devices("GPU"):
+        raise UserError("--against torch compares on CPUs alone: hide the GPU, as by CUDA_VISIBLE_DEVICES=-1")
+
+
 def torch_training(args, config, layout):
     """One SRResNet update in PyTorch: MSE and Adam. Its batch is in memory; ours is read and degraded."""
     import torch
 
+    check_device()
     memory_format = getattr(torch, layout)
     generator = torch_generator(config.MODEL).to(memory_format=memory_format)
     optimizer = torch.optim.Adam(generator.parameters(), config.TRAIN.learning_rate, (config.TRAIN.beta1, 0.999))
@@ -162,6 +176,7 @@ def torch_inference(args, config, layout):
     """The same generator on a tile of the same size in PyTorch, with PyTorch's own fusion of batch norms."""
     import torch
 
+    check_device()
     memory_format = getattr(torch, layout)
     generator = torch_generator(config.MODEL, fused=True).to(memory_format=memory_format)
     lr = torch.rand(1, 3, args.tile, args.tile).to(memory_format=memory_format)

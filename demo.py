@@ -28,6 +28,10 @@ def raters_of(text):
 
 SERVING = {
     "--host": {"default": "127.0.0.1", "help": "where to listen (default: only this machine; 0.0.0.0: its network)"},
+    "--password": {
+        "metavar": "WORD",
+        "help": "ask for it, with the user name `srgan` (not for --mos: its links are secret)",
+    },
     "--port": {"type": int, "default": 7860, "help": "default: %(default)s; 0: any that is free"},
 }
 UPSCALING = {
@@ -130,6 +134,10 @@ def parse_arguments():
         parser.error("--host is a name or an address, as 127.0.0.1")
     if not 0 <= args.port < 2**16:
         parser.error("--port is between 0 and 65535")
+    if args.password == "":
+        parser.error("--password is a word")
+    if page == "--mos" and args.password:
+        parser.error("--password is not for --mos: each rater has a link that nobody else can guess")
     if page == "--mos" and args.without and not args.report:
         parser.error("--without is of --report")
     return page, args
@@ -179,9 +187,9 @@ def main():
         return
     serving.check_packages(serving.GRADIO)
     if page == "--run":
-        watching.serve(args.run, args.host, args.port)
+        watching.serve(args.run, args.host, args.port, args.password)
     else:
-        upscaling.serve(args.weights, args.max_megapixels, args.host, args.port)
+        upscaling.serve(args.weights, args.max_megapixels, args.host, args.port, args.password)
 
 
 if __name__ == "__main__":

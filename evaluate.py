@@ -198,17 +198,17 @@ def record(models, results, scale):
     rounding of another machine.
     """
     for entry in models:
-        recorded = store.read_scores(entry.weights)
-        scores = {key: dict(means) for key, means in recorded.items()}
-        for set_name, rows in results.items():
-            row = rows[entry.name]
-            if (set_name, scale) in testsets.KNOWN and not row.doubt:
-                add_means(scores.setdefault(f"{set_name} ×{scale}", {}), row, entry.name, set_name)
-        if scores != recorded:
-            try:
+        try:
+            recorded = store.read_scores(entry.weights)
+            scores = {key: dict(means) for key, means in recorded.items()}
+            for set_name, rows in results.items():
+                row = rows[entry.name]
+                if (set_name, scale) in testsets.KNOWN and not row.doubt:
+                    add_means(scores.setdefault(f"{set_name} ×{scale}", {}), row, entry.name, set_name)
+            if scores != recorded:
                 store.write_scores(entry.weights, scores)
-            except UserError as error:  # the weights may be in a folder that is read-only
-                print(f"the scores of {entry.name} are not recorded beside its weights: {error}")
+        except UserError as error:  # of a folder that is read-only, or of a damaged file
+            print(f"the scores of {entry.name} are not recorded beside its weights: {error}")
 
 
 def add_means(recorded, row, method, set_name):

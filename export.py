@@ -108,8 +108,14 @@ def export(name, source, path, judge):
     form, found = FORMATS[name], {}
 
     def write(temporary):
-        form.write(source, temporary)
-        found.update(judge(form.load(temporary)))
+        try:
+            form.write(source, temporary)
+            upscale = form.load(temporary)
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # each converter has its own
+            raise UserError(f"cannot be converted ({utils.short(error)})") from error
+        found.update(judge(upscale))
         if found["max_difference"] > form.levels or found["psnr_source"] < form.psnr:
             raise UserError(
                 f"differs from the source by up to {found['max_difference']} grey levels, "

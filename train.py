@@ -17,7 +17,7 @@ from networks import features, losses
 from runs import devices, logs, store
 from training import doctor, other_runtimes
 from training.plan import parse_arguments, read_plan
-from training.state import TrainState, load_checkpoint, save_checkpoint
+from training.state import TrainState, load_checkpoint, newest_step, save_checkpoint
 from training.validation import Validation
 from utils import LazyModule, UserError
 
@@ -183,8 +183,7 @@ def apply_gradients(config, optimizer, gradients, variables):
         gradients = [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
     if config.TRAIN.clip_norm:
         gradients, _ = tf.clip_by_global_norm(gradients, config.TRAIN.clip_norm * scale, use_norm=norm)
-    # Keras adds the replicas' gradients up.
-    optimizer.apply([gradient / context.num_replicas_in_sync for gradient in gradients], variables)
+    optimizer.apply(gradients, variables)
     return norm / scale
 
 
@@ -265,6 +264,11 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
     checkpoint and weights are kept.
     """
     config, strategy = run.config, strategy or tf.distribute.get_strategy()
+    precision, xla = devices.choose_precision(config.TRAIN.precision), devices.use_xla(config.TRAIN.xla, strategy)
+    vgg_name = features.describe_vgg(config, vgg_path) if config.TRAIN.loss in VGG_LOSSES else None
+    shared = {"configuration": config, "feature network": vgg_name, "precision": precision}
+    shared |= {"photographs": data_facts["fingerprint"], "weights to begin with": init.parent.name if init else None}
+    devices.check_agreement(strategy, shared)
     with strategy.scope():
         state, facts = make_state(run, data_facts, init, vgg_path)
     if strategy.num_replicas_in_sync > 1:
@@ -358,6 +362,7 @@ def loop(run, state, step_function, batches, validation, strategy, log):
             log.metrics(step, line)
             if "save" in due or stop:  # after the log: resuming cuts off what is logged beyond the checkpoint
                 state.save(run)
+            log.progress.restart()
         log.progress.update()
         if stop:
             return False
@@ -365,11 +370,13 @@ def loop(run, state, step_function, batches, validation, strategy, log):
 
 
 def validate(run, state, validation, step, log):
-    """Validate, show it, and keep the weights if they are the best so far. Returns {name: dB} for metrics.jsonl."""
+    """Validate, show it, and keep the best weights of a pixel loss. Returns {name: dB} for metrics.jsonl."""
     psnr, bicubic, grid = validation()
     log.picture(step, grid)
     log.progress.write(f"step {step}: validation {psnr:.2f} dB (bicubic {bicubic:.2f} dB)")
-    if psnr > float(state.best.numpy()):
+    # PSNR falls while a GAN or a loss of features learns: there it chooses nothing.
+    by_psnr = not state.discriminator and run.config.TRAIN.loss not in VGG_LOSSES
+    if by_psnr and psnr > float(state.best.numpy()):
         state.best.assign(psnr)
         store.save_weights(state.result, run.directory / store.BEST)
     return {"val_psnr_y": psnr, "val_bicubic": bicubic}
@@ -430,7 +437,7 @@ def main():
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():
         store.write_json(asked.directory / "config.json", plan.about)
-    devices.estimate(plan.jobs)
+    devices.estimate(plan.jobs, newest_step(asked.directory) if plan.resumed else 0)
     init = plan.init
     for run in plan.jobs:
         init = train(run, plan.photographs, plan.data_facts, init, plan.vgg_path, strategy, plan.resumed)

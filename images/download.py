@@ -7,9 +7,11 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from pathlib import Path
 
 import requests
+from filelock import FileLock
 from tqdm import tqdm
 
 import utils
@@ -45,6 +47,13 @@ def download(url, path, digest=None, timeout=20):
     digest: "md5:…" or "sha256:…" of the whole file. Raises UserError if the server cannot be reached, if the
     connection is cut again and again without progress, or if the digest is wrong (the file is deleted then).
     """
+    lock = Path(tempfile.gettempdir(), f"srgan-{zlib.crc32(os.fsencode(path.resolve()))}.lock")
+    with FileLock(lock):  # of two workers on a machine the second waits, and finds what the first has fetched
+        return download_alone(url, path, digest, timeout)
+
+
+def download_alone(url, path, digest, timeout):
+    """download, where nobody else writes to `path`."""
     if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)

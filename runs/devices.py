@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 
 import numpy as np
 
@@ -49,10 +50,11 @@ def choose_strategy(replicas):
     replicas = replicas or max(len(gpus), 1)
     if gpus and replicas > len(gpus):
         raise UserError(f"TRAIN.replicas is {replicas}, but there are {len(gpus)} GPUs")
+    if gpus:  # TensorFlow takes the memory of all that it sees
+        tf.config.set_visible_devices(gpus[:replicas], "GPU")
     if workers()[1] > 1:
         if not gpus and replicas > 1:
             raise UserError("with several workers a CPU has one replica: leave out --replicas")
-        tf.config.set_visible_devices(gpus[:replicas], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     if replicas == 1:
         return tf.distribute.get_strategy()
@@ -87,6 +89,19 @@ def check_shares(settings, strategy):
         raise UserError(
             f"a batch of {settings.batch} cannot be split equally among {replicas} replicas: choose another --batch"
         )
+
+
+def check_agreement(strategy, facts):
+    """Raise UserError, naming what differs, unless all workers have the same facts, {name: what json.dumps takes}.
+
+    Each worker finds its photographs, feature network and precision by itself, and their gradients are averaged.
+    """
+    if workers()[1] == 1:
+        return
+    ours = [zlib.crc32(json.dumps(value, sort_keys=True).encode()) for value in facts.values()]
+    theirs = strategy.gather(strategy.run(lambda: tf.constant([ours], tf.int64)), axis=0).numpy()
+    if different := [name for name, values in zip(facts, theirs.T, strict=True) if len(set(values)) > 1]:
+        raise UserError(f"the workers differ in {' and '.join(different)}: start all of them with the same")
 
 
 def distribute(strategy, *arrays):
@@ -149,8 +164,11 @@ def explained(error, run):
 CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
 
 
-def estimate(jobs):
-    """Without a GPU, print how long the jobs, [store.Run], will take if that is more than a few hours."""
+def estimate(jobs, done=0):
+    """Without a GPU, print how long the jobs, [store.Run], will take if that is more than a few hours.
+
+    done: steps that the last of them has behind it.
+    """
     if tf.config.list_physical_devices("GPU"):
         return
     cores = os.cpu_count()
@@ -159,9 +177,10 @@ def estimate(jobs):
         if run.config.MODEL.network != "srresnet":  # other networks have not been measured
             return
         work = run.config.TRAIN.batch / 16 * (run.config.DATA.crop / 96) ** 2 * CORE_SECONDS[run.mode] / cores
-        hours += work * run.config.TRAIN.steps / 3600
+        hours += work * (run.config.TRAIN.steps - (done if run is jobs[-1] else 0)) / 3600
     if hours > 6:
+        left = run.config.TRAIN.steps - done
         print(
             f"\n  No GPU was found: on these {cores} cores this will take about {hours / 24:.1f} days. "
-            f"--steps {max(int(run.config.TRAIN.steps / hours), 1):,} would take about an hour.\n"
+            f"--steps {done + max(int(left / hours), 1):,} would take about an hour.\n"
         )

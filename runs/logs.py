@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -63,7 +64,10 @@ class Progress:
         self.step, self.time = first, time.perf_counter()
 
     def show(self, step, values):
-        """Show the losses among {name: float}; return the seconds per step since the last call."""
+        """Show the losses among {name: float}; return the seconds per step since the last call, or since `restart`.
+
+        They are of reading crops and of updates alone: validating, logging and saving come before `restart`.
+        """
         now = time.perf_counter()
         seconds = (now - self.time) / max(step - self.step, 1)
         self.step, self.time = step, now
@@ -86,8 +90,11 @@ class Progress:
         self.time = time.perf_counter()
 
     def write(self, text):
-        """Print a line above the bar. The seconds per step are measured from here: validation takes none of them."""
+        """Print a line above the bar."""
         self.bar.write(text)
+
+    def restart(self):
+        """What has been done since `show` is over and does not count as the steps' time."""
         self.time = time.perf_counter()
 
 
@@ -151,12 +158,14 @@ class Log:
             self.events.close()
 
     def metrics(self, step, values):
-        """Append {name: number} to metrics.jsonl, floats cut to six digits, and to TensorBoard's events."""
+        """Append {name: number} to metrics.jsonl, floats cut to six digits, null if not finite, and to TensorBoard."""
         if not self.writes:
             return
         line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+        # JSON has no infinity, to which gradients overflow in float16: null stands for it.
+        finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
         with open(self.run.directory / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, **line}) + "\n")
+            file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         with self.events.as_default():
             for name, value in line.items():
                 tf.summary.scalar(name, value, step=step)

@@ -27,6 +27,7 @@ WEIGHTS = "generator.weights.h5"  # the newest
 BEST = "best.weights.h5"  # those with the best validation
 SCORES = "scores.json"  # what evaluate.py measured with these weights
 ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # keys of MODEL in every config.json
+RESERVED = ("evaluate", "readme", "reproduce", "subpixel")  # folders of samples/ with another use
 DROPPED = ("TRAIN.accumulate",)  # settings of older runs that no longer exist and are ignored
 # Input and output of every generator of this project, for config.json.
 NETWORK = {
@@ -65,7 +66,7 @@ def check_name(name):
     """The directory of a new run. Raises UserError if the name is taken, reserved or not a plain file name."""
     if not name or Path(name).name != name or name.startswith((".", "-")):
         raise UserError(f"a run's name must be a plain file name, not '{name}'")
-    if name in ("evaluate", "readme"):
+    if name.lower() in RESERVED:
         raise UserError(f"samples/{name}/ has another use: choose another --name")
     for place in (root(), PROJECT / "checkpoint", PROJECT / "samples"):
         if (place / name).exists() and devices.is_chief():  # of several workers, the first may have made it already
@@ -212,19 +213,29 @@ def read_scores(weights):
 
     Raises UserError if scores.json cannot be read.
     """
-    path = weights.parent / SCORES
+    recorded = all_scores(weights.parent / SCORES).get(weights.name)
+    return recorded["scores"] if recorded and recorded["sha256"] == hashes.file_digest(weights, "sha256") else {}
+
+
+def all_scores(path):
+    """The content of a scores.json: {weights file: {"sha256", "scores"}}, {} if there is none. Raises UserError."""
+    content = read_json(path) if path.is_file() else {}
     try:
-        recorded = read_json(path).get(weights.name, {}) if path.is_file() else {}
-        return recorded["scores"] if recorded.get("sha256") == hashes.file_digest(weights, "sha256") else {}
-    except (AttributeError, KeyError):
-        raise UserError(f"{path} was not written by evaluate.py; delete it to have it written again") from None
+        means = [mean for entry in content.values() for row in entry["scores"].values() for mean in row.values()]
+        if all(isinstance(value, float | int) for value in means) and all(
+            "sha256" in entry for entry in content.values()
+        ):
+            return content
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} was not written by evaluate.py; delete it to have it written again")
 
 
 def write_scores(weights, scores):
     """Write scores, of the form that read_scores returns; those of other weights files in the directory stay."""
     path = weights.parent / SCORES
-    others = read_json(path) if path.is_file() else {}
-    write_json(path, others | {weights.name: {"sha256": hashes.file_digest(weights, "sha256"), "scores": scores}})
+    recorded = {"sha256": hashes.file_digest(weights, "sha256"), "scores": scores}
+    write_json(path, all_scores(path) | {weights.name: recorded})
 
 
 def default_weights(scales=(4,)):

@@ -100,7 +100,7 @@ def recognise(image, set_name, scale):
 def read_and_recognise(path, set_name, scale):
     """The Recognised image of a file. Raises UserError if it cannot be used."""
     image = utils.read_image(path)
-    smallest = 11 + 2 * scale  # SSIM's window and the border
+    smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
     if min(image.shape[:2]) < smallest:
         raise UserError(f"{path} is smaller than {smallest}×{smallest}")
     known_as, swapped = recognise(image, set_name, scale)

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import os
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import assert_refused
 import benchmark
 from config import make_config
 from networks import counting, registry
+from utils import UserError
 
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which is optional")
 
@@ -148,3 +150,17 @@ def test_the_reference_is_the_same_network(scale, rng):
     with torch.inference_mode():
         sr = reference(torch.tensor(lr.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
     np.testing.assert_allclose(sr, generator(lr, training=False), atol=1e-4)
+
+
+def test_the_machines_limit_is_the_faster_product(monkeypatch):
+    """TensorFlow's first, then NumPy's; after a call each that is not timed."""
+    seconds = iter([4.0, 2.0])
+    monkeypatch.setattr(benchmark, "timed", lambda way: next(seconds))
+    assert benchmark.matrix_product_flops(8) == 2 * 8**3 / 2.0
+
+
+def test_a_gpu_is_not_compared_with_pytorch_on_the_cpu(monkeypatch):
+    config = SimpleNamespace(list_physical_devices=lambda kind: ["a GPU"])
+    monkeypatch.setattr(benchmark, "tf", SimpleNamespace(config=config))
+    with pytest.raises(UserError, match="compares on CPUs alone"):
+        benchmark.check_device()

@@ -17,7 +17,39 @@ from inference.tiles import Upscaler
 from runs import store
 from utils import UserError
 from web import compare
-from web.compare import Making, Sessions, read_upload
+from web.compare import Making, Sessions, on_disk, plain_name, read_upload
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("a b-1.png", "a b-1.png"),
+        ("../../etc/passwd.png", "_.._etc_passwd.png"),
+        ("x\\y\0\n.png", "x_y__.png"),
+        (" .png", "upload.png"),
+        ("é" * 300 + ".jpg", "é" * 80 + ".jpg"),
+        ("..", "upload."),
+    ],
+)
+def test_a_name_from_a_browser_is_no_path(name, plain):
+    assert plain_name(name) == plain
+    with on_disk(name, b"x") as source:
+        assert source.is_file() and source.parent.name.startswith("srgan-")
+
+
+def test_only_what_is_offered_and_uploaded_is_opened(tmp_path):
+    pytest.importorskip("gradio")
+    from web.upscaling import Actions
+
+    secret, sessions, request = tmp_path / "secret.png", Sessions(), SimpleNamespace(session_hash="a")
+    secret.write_bytes(content_of(np.zeros((24, 24, 3), np.uint8)))
+    (tmp_path / "page").mkdir()
+    actions = Actions(["offered"], 4, tmp_path / "page", 1, sessions)
+    for path in (secret, tmp_path / "page" / ".." / "secret.png"):
+        assert "the upload was lost" in actions.receive(str(path), request)[1] and secret.is_file()
+    sessions.of(request).replace(read_upload("a.png", secret.read_bytes(), 4, 1))
+    said = [answer[0] for answer in actions.make([str(tmp_path / "weights")], 1, request, lambda *_: None)]
+    assert said == ["Choose at least one method."]
 
 
 def make(upload, methods, folder, share=1, stopped=None, report=lambda share, name: None):

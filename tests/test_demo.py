@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,7 +21,7 @@ import demo
 import utils
 from cli import terminal
 from inference.tiles import Upscaler
-from web import serving
+from web import compare, serving
 
 needs_packages = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, serving.GRADIO)), reason=f"needs {', '.join(serving.GRADIO)}"
@@ -35,6 +36,8 @@ HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
         (["--run", "none", "--port", "0"], "there is no run called 'none'"),
         (["--host", ""], "--host is a name or an address"),
         (["--max-megapixels", "0"], "a number of megapixels above zero"),
+        (["--mos", "x", "--password", "a"], "--password is not for --mos"),
+        (["--password", ""], "--password is a word"),
         (["--raters", "2"], "--raters goes with --mos"),
         (["--report"], "--report goes with --mos"),
         (["--run", "a", "--weights", "b"], "--weights is of the page that upscales, not of --run"),
@@ -62,12 +65,40 @@ def help_of(monkeypatch, capsys, *arguments):
 
 
 def test_each_page_has_its_own_help_and_all_are_shown_together(monkeypatch, capsys):
-    serving = {"--host", "--port"}
+    serving = {"--host", "--port", "--password"}
     watching = help_of(monkeypatch, capsys, "--run", "a", "--help")
     rating = help_of(monkeypatch, capsys, "--mos", "b", "-h")
     assert watching == {"--run"} | serving
     assert rating == {"--mos", "--report", "--without", "--raters", *demo.NEW_STUDY} | serving
     assert help_of(monkeypatch, capsys, "--help") == {"--weights", "--max-megapixels"} | watching | rating
+
+
+def test_pages_are_bounded_and_what_they_compare_is_on_disk(tmp_path, monkeypatch):
+    """The one that has not been used for longest gives way; its files go with it."""
+    monkeypatch.setattr(compare.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(compare, "PAGES", 3)
+    sessions = compare.Sessions()
+    for i in range(5):
+        session = sessions.of(SimpleNamespace(session_hash=f"page {i}"))
+        session.keep({"../nearest": np.full((40, 40, 3), i, np.uint8)})
+    assert list(sessions) == ["page 2", "page 3", "page 4"]
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+    view = session.views["../nearest"]
+    assert isinstance(view, np.memmap) and (view == 4).all()
+    assert compare.crops(session.views, 50, 50, 8)[0][0].shape == (256, 256, 3)
+    for name in list(sessions):
+        sessions.drop(name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_uploads_in_memory_are_bounded(monkeypatch):
+    monkeypatch.setattr(compare, "HELD", 250)
+    sessions = compare.Sessions()
+    for i in range(5):
+        session = sessions.of(SimpleNamespace(session_hash=f"page {i}"))
+        session.replace(compare.Upload("a.png", bytes(100), "", None))
+        assert sessions.held() <= 250 + 100
+    assert list(sessions) == ["page 2", "page 3", "page 4"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -344,6 +375,22 @@ def test_foreign_pages_are_not_let_in(server):
     assert "http" not in serving.POLICY and "*" not in serving.POLICY
     assert requests.get(f"{server.address}/gradio_api/file=https://example.com/a.png", timeout=20).status_code == 403
     assert requests.get(f"{server.address}/gradio_api/runs", timeout=20).status_code == 404
+
+
+@needs_packages
+def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
+    served = Server(place, tmp_path, "--password", "open sesame")
+    try:
+        upload = {"files": {"files": ("a.png", b"x")}, "timeout": 20}
+        assert requests.post(f"{served.address}/gradio_api/upload", **upload).status_code == 401
+        assert "components" not in requests.get(f"{served.address}/config", timeout=20).json()
+        visitor = requests.Session()
+        for word, status in (("close", 400), ("open sesame", 200)):
+            given = {"username": "srgan", "password": word}
+            assert visitor.post(f"{served.address}/login", data=given, timeout=20).status_code == status
+        assert visitor.post(f"{served.address}/gradio_api/upload", **upload).status_code == 200
+    finally:
+        served.stop()
 
 
 @needs_packages

@@ -51,6 +51,13 @@ def test_state_in_words(run):
     assert watching.state(run, [line_of(100)], 9999) == "srgan, step 100 of 100: finished"
 
 
+def test_a_run_that_is_resumed_for_longer_is_not_finished(run):
+    about = json.loads((run.directory / "config.json").read_text())
+    about["config"]["TRAIN"]["steps"] = 250
+    (run.directory / "config.json").write_text(json.dumps(about))
+    assert watching.state(run, [{"step": 100}], 1) == "srgan, step 100 of 250"
+
+
 def test_grids_and_remarks(run):
     assert [(step, path.name) for step, path in watching.grids(run).items()] == [
         ("20", "step_0000020.png"),

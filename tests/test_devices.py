@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from config import make_config
 from networks import features
 from runs import devices
 from training.state import TrainState
-from utils import UserError
+from utils import LazyModule, UserError
+
+keras = LazyModule("keras")
 
 CLUSTER = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}
 
@@ -213,6 +216,58 @@ def test_several_workers_need_a_start_for_a_gan(run):
     result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY, "--set=MODEL.width=12",
                  env=os.environ | {"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
     assert_refused(result, "name it with --init")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_gpus_that_are_not_used_are_not_seen(monkeypatch, count):
+    seen = []
+    config = SimpleNamespace(
+        list_physical_devices=lambda kind: ["a", "b", "c"], set_visible_devices=lambda gpus, kind: seen.append(gpus)
+    )
+    distribute = SimpleNamespace(get_strategy=lambda: "one", MirroredStrategy=lambda names: names)
+    monkeypatch.setattr(devices, "tf", SimpleNamespace(config=config, distribute=distribute))
+    assert devices.choose_strategy(count) == {1: "one", 2: ["GPU:0", "GPU:1"]}[count]
+    assert seen == [["a", "b", "c"][:count]]
+
+
+def test_keras_does_not_reduce_gradients_once_more(monkeypatch):
+    import tensorflow as tf
+
+    from training.state import make_optimizer
+
+    def fail(*arguments, **settings):
+        raise AssertionError("reduced")
+
+    monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", fail)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = make_optimizer(make_config(overrides=["TRAIN.optimizer=sgd", "TRAIN.beta1=0"]), network)
+    before = [variable.numpy() for variable in network.trainable_variables]
+    optimizer.apply([tf.ones_like(variable) for variable in network.trainable_variables])
+    rate = float(optimizer.learning_rate.numpy())
+    for old, variable in zip(before, network.trainable_variables, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - rate, rtol=1e-5)
+
+
+def test_workers_that_differ_are_refused(monkeypatch):
+    """What another worker has is planted where the workers' figures are gathered."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(devices, "workers", lambda: (0, 2))
+
+    class Cluster:
+        run = staticmethod(lambda figures: figures())
+        other = staticmethod(lambda figures: figures)
+
+        def gather(self, figures, axis):
+            return tf.concat([figures, self.other(figures)], axis)
+
+    facts, cluster = {"configuration": {"a": 1.5}, "feature network": None, "photographs": "f"}, Cluster()
+    devices.check_agreement(cluster, facts)
+    cluster.other = lambda figures: figures + [[0, 1, 1]]
+    with pytest.raises(UserError, match="the workers differ in feature network and photographs"):
+        devices.check_agreement(cluster, facts)
+    monkeypatch.setattr(devices, "workers", lambda: (0, 1))
+    devices.check_agreement(cluster, facts)
 
 
 def test_a_cluster_on_cpus_has_one_replica_a_worker(monkeypatch):

@@ -5,6 +5,7 @@ import http.server
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -240,3 +241,23 @@ def test_vgg19_is_fetched_and_checked(server, tmp_path, monkeypatch):
     (tmp_path / "vgg19" / download.VGG19_FILE).write_bytes(CONTENT[:-1])
     with pytest.raises(UserError, match="damaged"):
         download.find_vgg19()
+
+
+def test_two_processes_do_not_append_to_one_file(tmp_path, monkeypatch):
+    """The second waits and keeps what the first has fetched."""
+    fetched, content = [], b"weights"
+
+    def fetch_rest(url, part, timeout):
+        fetched.append(url)
+        time.sleep(0.2)
+        part.write_bytes(content)
+
+    monkeypatch.setattr(download, "fetch_rest", fetch_rest)
+    monkeypatch.setattr(download.tempfile, "tempdir", str(tmp_path))
+    digest = "md5:" + hashlib.md5(content).hexdigest()
+    path = tmp_path / "a" / "file"
+    with ThreadPoolExecutor(2) as pool:
+        assert (
+            list(pool.map(lambda _: download.download("http://localhost/file", path, digest), range(2))) == [path] * 2
+        )
+    assert len(fetched) == 1 and [file.name for file in path.parent.iterdir()] == ["file"]

@@ -176,6 +176,22 @@ def test_scores_are_recorded_and_compared(tmp_path, capsys):
     assert "mine reads PSNR-Y 30.10 and not 30.00 on Set5" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"x": 1}', '{"generator.weights.h5": {"sha256": "", "scores": {"a": {"b": "c"}}}}']
+)
+def test_a_damaged_scores_file_does_not_end_an_evaluation(tmp_path, capsys, content):
+    """It is named and left as it is."""
+    from runs import store
+
+    weights = tmp_path / store.WEIGHTS
+    weights.write_bytes(b"x")
+    (tmp_path / store.SCORES).write_text(content)
+    rows = {"mine": tables.Row({"psnr_y": 30.0}, images={}, doubt=None)}
+    evaluate.record([SimpleNamespace(name="mine", weights=weights)], {"Set5": rows}, 4)
+    assert "the scores of mine are not recorded" in capsys.readouterr().out
+    assert (tmp_path / store.SCORES).read_text() == content
+
+
 # PSNR-Y and both SSIMs of MATLAB's bicubic, ×4, as they are published and measured; and Table 2 for nearest.
 KNOWN = {
     "Set5": (28.416, 0.8101, 0.8201, 26.26),

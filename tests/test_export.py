@@ -217,6 +217,21 @@ def test_a_folder_that_is_no_export_is_not_replaced(generator, tmp_path):
     assert (tmp_path / "x_savedmodel" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("error", [ValueError("a\nb"), TypeError(), RuntimeError("x"), NotImplementedError("x")])
+def test_a_converters_own_exception_is_a_sentence(tmp_path, monkeypatch, error):
+    """Then the other formats are made; what was there before stays."""
+
+    def write(source, path):
+        path.write_text("half")
+        raise error
+
+    monkeypatch.setitem(FORMATS, "onnx", FORMATS["onnx"]._replace(write=write))
+    (tmp_path / "x.onnx").write_text("before")
+    with pytest.raises(UserError, match="cannot be converted"):
+        export.export("onnx", None, tmp_path / "x.onnx", None)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
 @needs_all
 def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
     """The mean of a channel over the crops is the network's own; without the correction it is not."""

@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, log.txt, TensorBoard's events, the bar."""
 
+import json
 import os
 import signal
 import sys
@@ -75,6 +76,27 @@ def test_tensorboard_gets_scalars_and_pictures(run, rng):
     assert events.Tags()["tensors"] == ["mse_loss", "samples"]
     assert [event.step for event in events.Tensors("mse_loss")] == [3]
     assert (run.samples / "step_0000003.png").exists()
+
+
+def test_what_is_no_number_is_null(run):
+    """A gradient that has overflown in float16 leaves a line that any reader of JSON takes."""
+    with logs.Log(run, 0) as log:
+        log.metrics(3, {"mse_loss": 0.5, "g_grad": float("inf"), "d_grad": float("nan"), "n": 2})
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    (line,) = (run.directory / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=refuse) == dict(step=3, mse_loss=0.5, g_grad=None, d_grad=None, n=2)
+
+
+def test_seconds_a_step_leave_out_what_is_done_between(run, monkeypatch):
+    clock = iter([0.0, 2.0, 102.0, 106.0])
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: next(clock))
+    progress = logs.Progress(0, 10)
+    assert progress.show(1, {}) == 2
+    progress.restart()  # after 100 seconds of validating and saving
+    assert progress.show(3, {}) == 2
 
 
 def test_a_second_worker_writes_nothing(run, monkeypatch):

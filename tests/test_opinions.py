@@ -94,7 +94,7 @@ def test_p_values():
 def test_a_p_that_is_too_small_to_be_a_number():
     draw = np.random.default_rng(0)
     worse = draw.integers(1, 3, (30, 100)).astype(float)
-    rows = rows_of(opinions.p_table("s", {"a": worse, "b": worse + draw.integers(1, 3, worse.shape)}))
+    rows = rows_of(opinions.p_tables("s", {"a": worse, "b": worse + draw.integers(1, 3, worse.shape)})[0])
     assert rows["b"][0].startswith("<1e-99 / ")
 
 
@@ -117,6 +117,23 @@ def test_consistency_and_correlation():
     expected = np.corrcoef([1, 2, 4, 5], [4 / 3, 1.5, 3, 10 / 3])[0, 1]
     assert opinions.with_others(grid, 0) == pytest.approx(expected)
     assert math.isnan(opinions.with_others(grid, 3)) and math.isnan(opinions.with_others(grid[:1], 0))
+
+
+def test_holms_method():
+    """By hand: 0.01 of four, 0.02 of three, 0.03 of two, 0.04 of one; none is smaller than a smaller one's."""
+    np.testing.assert_allclose(opinions.holm([0.03, 0.01, 0.04, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    assert opinions.holm([0.6, 0.9]) == [1, 1] and opinions.holm([0.2]) == [0.2]
+
+
+def test_holms_p_stand_beside_the_others():
+    draw = np.random.default_rng(0)
+    grids = {name: draw.integers(1, 6, (3, 8)).astype(float) for name in "abc"}
+    plain, adjusted = opinions.p_tables("s", grids)
+    assert "Holm" in adjusted.title and "Holm" not in plain.title
+    pairs = [("b", "a"), ("c", "a"), ("c", "b")]
+    expected = opinions.holm([opinions.p_values(grids[x], grids[y])[0] for x, y in pairs])
+    shown = [cell.text for line in adjusted.rows for cell in line.cells if cell.text]
+    np.testing.assert_allclose([float(text.split(" / ")[0]) for text in shown], expected, rtol=0.06)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +191,7 @@ def test_a_report_with_planted_raters(opened, capsys):
     }
     assert not any(name.startswith("paper") for name in rows_of(opinions.mos_table(ODD, grids[ODD])))
     # Ten pairs differ by 2 and rater 3's by nothing; all five images' means differ alike, which gives 2/2^5.
-    p = rows_of(opinions.p_table("Set5", grids["Set5"]))
+    p = rows_of(opinions.p_tables("Set5", grids["Set5"])[0])
     expected = tables.wilcoxon_p([2] * 10 + [0] * 5)
     assert p[ODD][0] == f"{expected:.2g} / 0.062" and p["original"][2:] == []
     raters = rows_of(opinions.rater_table(opened, opinions.table_of(opened.ratings())))
@@ -218,6 +235,24 @@ def test_the_distribution_shows_shares_and_means(opened):
     opinions.write(opened)
     image = iio.imread(opened.folder / "report" / "distribution.png")
     assert np.any(np.all(image[..., :3] == (255, 0, 0), axis=-1))
+
+
+def test_a_report_leaves_what_a_person_keeps_beside_it(opened, monkeypatch):
+    """Written again it replaces its own files alone; where it fails, the one before stays."""
+    opinions.write(opened)
+    folder = opened.folder / "report"
+    (folder / "thoughts.txt").write_text("mine")
+    opinions.write(opened, without=[3])
+    assert "2 raters" in (folder / "mos.md").read_text() and (folder / "thoughts.txt").read_text() == "mine"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(grids):
+        raise UserError("no")
+
+    monkeypatch.setattr(opinions, "draw", fail)
+    with pytest.raises(UserError):
+        opinions.write(opened)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()} and len(before) == 4
 
 
 def test_raters_can_be_left_out(opened, capsys):

@@ -37,6 +37,9 @@ def test_names(root):
     for name in ("", "../up", "a/b", ".hidden", "-flag"):
         with pytest.raises(UserError, match="plain file name"):
             store.check_name(name)
+    for name in ("evaluate", "reproduce", "subpixel", "Subpixel"):
+        with pytest.raises(UserError, match="has another use"):
+            store.check_name(name)
 
 
 def test_writing_is_whole_or_absent(root):

@@ -4,6 +4,8 @@ import asyncio
 import importlib.util
 import re
 import socket
+import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT
@@ -76,6 +78,67 @@ def test_who_is_answered_and_what_is_never_fetched(listens, asked, path, status)
     scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"host", asked.encode())], "query_string": b""}
     asyncio.run(serving.only_here(app, listens)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def status_of(app, method="POST", path="/gradio_api/upload", client="192.0.2.1", **headers):
+    """The status that an ASGI application answers a request with."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": named, "query_string": b""}
+    asyncio.run(app(scope | {"client": (client, 1)}, None, send))
+    return sent[0]["status"]
+
+
+async def answer(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("starlette"), reason="needs starlette")
+def test_pages_of_other_servers_change_nothing():
+    """A browser sends their forms along, and names where they are from."""
+    app = serving.own_pages_only(answer)
+    host = "localhost:7860"
+    assert status_of(app, host=host) == 200  # no browser
+    assert status_of(app, host=host, origin=f"http://{host}", sec_fetch_site="same-origin") == 200
+    for origin in ("https://evil.example", "null", "http://localhost:8000", f"http://{host}.evil.example"):
+        assert status_of(app, host=host, origin=origin) == 403
+    assert status_of(app, host=host, sec_fetch_site="cross-site") == 403
+    assert status_of(app, "GET", host=host, sec_fetch_site="cross-site") == 200  # a link to the page
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("starlette"), reason="needs starlette")
+def test_uploads_are_bounded(monkeypatch):
+    now = 0
+    monkeypatch.setattr(serving, "time", SimpleNamespace(monotonic=lambda: now))
+    app = serving.BoundedUploads(answer)
+    app.EACH, app.VISITOR, app.TOTAL, app.FILES, app.KEEP = 50, 100, 150, 3, 50
+    assert status_of(app) == 411 and status_of(app, content_length="51") == 413
+    assert [status_of(app, content_length="50") for _ in range(3)] == [200, 200, 429]
+    assert status_of(app, client="192.0.2.2", content_length="50") == 200
+    assert status_of(app, client="192.0.2.3", content_length="1") == 503
+    assert status_of(app, "GET") == 200
+    now = 50
+    assert [status_of(app, content_length="1") for _ in range(4)] == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("missing", ["has_launched", "async_ssrf_protected_download"])
+def test_a_gradio_that_guards_files_in_another_way_is_refused(monkeypatch, missing):
+    """Each real start of a page asks the real Gradio."""
+    page, downloads = SimpleNamespace(has_launched=False), SimpleNamespace(async_ssrf_protected_download=None)
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(processing_utils=downloads, __version__="99"))
+    serving.check_gradio(page)
+    monkeypatch.delattr(page if missing == "has_launched" else downloads, missing)
+    with pytest.raises(UserError, match="Gradio 99 guards this machine's files in a way"):
+        serving.check_gradio(page)
+
+
+def test_a_password_is_an_account():
+    assert serving.account("word") == ("srgan", "word") and serving.account(None) is serving.account("") is None
 
 
 def test_missing_packages_are_a_hint(monkeypatch):

@@ -183,6 +183,19 @@ def test_sets_that_are_nobodys_need_no_proof(tmp_path, pool, rng, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(("scale", "least"), [(2, 16), (3, 18), (4, 20), (8, 32)])
+def test_the_smallest_image_is_the_smallest_that_can_be_scored(tmp_path, pool, rng, scale, least):
+    """What is cut off to a multiple of the factor does not count."""
+    from scoring import metrics
+
+    as_png(tmp_path / "x", photo(rng, least, least))
+    (image,) = testsets.read_set("mine", utils.list_images(tmp_path), scale, pool).images
+    assert metrics.measure(["psnr_y", "ssim_y"], image.hr, image.hr, image.lr, scale)["ssim_y"] == pytest.approx(1)
+    as_png(tmp_path / "x", photo(rng, least - 1, least))
+    with pytest.raises(UserError, match="can be used"):
+        testsets.read_set("mine", utils.list_images(tmp_path), scale, pool)
+
+
 def test_a_gray_original_kept_as_rgb_is_still_gray(monkeypatch, tmp_path, pool, rng):
     """A mirror that stores Set14's one-channel image with three equal channels must give the same score."""
     gray = photo(rng, 40, 40)[..., :1]

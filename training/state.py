@@ -102,6 +102,8 @@ def make_optimizer(config, network):
         optimizer = keras.optimizers.Adam(train.learning_rate, beta_1=train.beta1, **decay)
     else:
         optimizer = keras.optimizers.SGD(train.learning_rate, momentum=train.beta1, **decay)
+    # Keras would sum the gradients over the replicas; train.apply_gradients has their mean already, to clip it.
+    optimizer._all_reduce_sum_gradients = list
     if keras.config.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(network.trainable_variables)

@@ -4,6 +4,7 @@ Each network does what upscale.py does with the same file.
 """
 
 import contextlib
+import re
 import tempfile
 import threading
 import time
@@ -22,6 +23,8 @@ from utils import UserError
 
 KEEP = 1800  # seconds that an upload and results are kept for
 FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
+PAGES = 64  # that are open at a time; one more closes the one that has not been used for longest
+HELD = 2**30  # bytes of uploads in memory before one more page closes others as well
 LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
 CLOSER = 256  # pixels: side of the enlarged crops
 FIXED = ("nearest", "bicubic")  # methods without weights
@@ -56,11 +59,17 @@ def read_upload(name, content, scale, max_megapixels):
 
 @contextlib.contextmanager
 def on_disk(name, content):
-    """The path of a temporary file of this name and content."""
+    """The path of a temporary file of this content; its name is plain_name(name)."""
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-        source = Path(folder, name)
+        source = Path(folder, plain_name(name))
         source.write_bytes(content)
         yield source
+
+
+def plain_name(name):
+    """What a browser calls a file, as a name that any system takes for a file and for nothing else."""
+    stem, dot, ending = re.sub(r"[^\w .()+-]", "_", name).rpartition(".")
+    return f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
 
 
 def view_of(path):
@@ -197,26 +206,48 @@ class Session:
     """One open page: its upload, the views of its results, and `stopped`, which ends the work on it."""
 
     def __init__(self):
-        self.upload, self.views = None, {}
+        self.upload, self.views, self.folder = None, {}, None
         self.stopped, self.used = threading.Event(), time.monotonic()
 
     def replace(self, upload):
         """Take another upload, or None, instead of the one before, and stop the work on that."""
         self.stopped.set()
-        self.upload, self.views, self.stopped = upload, {}, threading.Event()
+        self.keep({})
+        self.upload, self.stopped = upload, threading.Event()
+
+    def keep(self, views):
+        """Keep {method: uint8 RGB [h, w, 3]} instead of the views before, on disk: memory has what is looked at."""
+        if self.folder:
+            self.folder.cleanup()
+        self.views, self.folder = {}, None
+        if views:
+            self.folder = tempfile.TemporaryDirectory(prefix="srgan-", ignore_cleanup_errors=True)
+        for i, (method, view) in enumerate(views.items()):
+            path = Path(self.folder.name, f"{i}.npy")
+            np.save(path, view)
+            self.views[method] = np.load(path, mmap_mode="r")
 
 
 class Sessions(dict):
-    """{Gradio's name of an open page: Session}. A session that is not used for KEEP seconds is dropped."""
+    """{Gradio's name of an open page: Session}, at most PAGES. One that is not used for KEEP seconds is dropped."""
 
     def of(self, request):
         """The Session of the page that a gr.Request comes from."""
         now = time.monotonic()
         for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
             self.drop(name)
+        used = {name: session.used for name, session in list(self.items()) if name != request.session_hash}
+        others = sorted(used, key=used.get, reverse=True)
+        while others and (len(others) >= PAGES or self.held() > HELD):
+            self.drop(others.pop())
         session = self.setdefault(request.session_hash, Session())
         session.used = now
         return session
+
+    def held(self):
+        """Bytes of uploads in memory, as files and as pixels."""
+        uploads = [session.upload for session in list(self.values()) if session.upload]
+        return sum(len(upload.content) + (0 if upload.lr is None else upload.lr.nbytes) for upload in uploads)
 
     def drop(self, name):
         if session := self.pop(name, None):

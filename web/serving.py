@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 from pathlib import Path
 
 from utils import UserError
@@ -62,6 +63,68 @@ def with_headers(app, headers):
     return answer_with
 
 
+def own_pages_only(app):
+    """An ASGI application that changes nothing for pages of other servers.
+
+    A browser sends a form to any address for any page, and says where that page is from: in Sec-Fetch-Site and Origin.
+    """
+    from starlette.datastructures import Headers
+    from starlette.responses import PlainTextResponse
+
+    async def guarded(scope, receive, send):
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
+            if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+                await PlainTextResponse("Pages of other servers may not do this.", 403)(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return guarded
+
+
+class BoundedUploads:
+    """An ASGI application whose uploads are bounded: each, those of one visitor, and all.
+
+    A visitor is an address. Gradio deletes an upload after KEEP seconds at the latest, and so long one counts.
+    """
+
+    KEEP = 1800  # seconds
+    EACH, VISITOR, TOTAL = 101 * 2**20, 500 * 2**20, 2 * 2**30  # bytes
+    FILES = 200  # of one visitor
+
+    def __init__(self, app):
+        self.app, self.taken = app, []  # [(time, visitor, bytes)]
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
+            from starlette.responses import PlainTextResponse
+
+            length = dict(scope["headers"]).get(b"content-length", b"")
+            visitor = (scope.get("client") or ("",))[0]
+            if refused := self.take(visitor, int(length) if length.isdigit() else None):
+                await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def take(self, visitor, length):
+        """Count an upload of `length` bytes; (status, reason) if it is refused."""
+        now = time.monotonic()
+        self.taken = [entry for entry in self.taken if now - entry[0] < self.KEEP]
+        own = [size for _, theirs, size in self.taken if theirs == visitor]
+        if length is None:
+            return 411, "An upload must say how long it is."
+        if length > self.EACH:
+            return 413, "This is too large."
+        if len(own) >= self.FILES or sum(own) + length > self.VISITOR:
+            return 429, "You have uploaded much: please wait half an hour."
+        if sum(size for *_, size in self.taken) + length > self.TOTAL:
+            return 503, "All visitors together have uploaded much: please come back in half an hour."
+        self.taken.append((now, visitor, length))
+        return None
+
+
 def run(app, listener, goodbye, leave=lambda: None, **settings):
     """Serve an ASGI application at an open socket until Ctrl-C, kill or hang-up, then print `goodbye`.
 
@@ -75,7 +138,7 @@ def run(app, listener, goodbye, leave=lambda: None, **settings):
             super().handle_exit(number, frame)
 
     defaults = {"timeout_graceful_shutdown": 3, "log_level": "warning", "access_log": False, "server_header": False}
-    server = Server(uvicorn.Config(app, **(defaults | settings)))
+    server = Server(uvicorn.Config(own_pages_only(app), **(defaults | settings)))
     # uvicorn sends itself the signal again when all is closed. The default handlers would end Python at once and leave
     # temporary files behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -110,12 +173,29 @@ def gradio_folder():
         yield Path(folder)
 
 
+def account(password):
+    """What mount_gradio_app takes as `auth`: the one account there is, or None without a password."""
+    return ("srgan", password) if password else None
+
+
+def check_gradio(page):
+    """Raise UserError unless Gradio has the two undocumented names that keep files from visitors."""
+    import gradio
+
+    if not hasattr(page, "has_launched") or not hasattr(gradio.processing_utils, "async_ssrf_protected_download"):
+        raise UserError(
+            f"Gradio {gradio.__version__} guards this machine's files in a way that this program does not know: "
+            "pip install -r requirements-demo.txt"
+        )
+
+
 def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
     """Serve a gradio.Blocks as `run` does; settings: of gradio.mount_gradio_app."""
     import fastapi
     import gradio
     from fastapi.middleware.cors import CORSMiddleware
 
+    check_gradio(page)
     app = fastapi.FastAPI(openapi_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=[])  # Gradio's own lets pages of other servers ask
     gradio.mount_gradio_app(
@@ -133,7 +213,7 @@ def run_gradio(page, listener, goodbye, leave=lambda: None, **settings):
     # launch() sets this. Without it anybody who asks can name any file of this machine as an upload.
     page.has_launched = True
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
-    app = with_headers(only_here(app, listener.getsockname()[0]), headers)
+    app = with_headers(only_here(BoundedUploads(app), listener.getsockname()[0]), headers)
     run(app, listener, goodbye, leave, timeout_graceful_shutdown=1, log_level="critical")
 
 

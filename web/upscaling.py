@@ -1,7 +1,8 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
 An upload stays in memory until its page is closed, or until another page is used KEEP seconds later; it is on disk only
-while it is worked on. Results are on disk for KEEP seconds, or until the last page is closed.
+while it is worked on. What a page compares is on disk for as long. Other results are on disk for KEEP seconds, or until
+the last page is closed.
 
 `Actions` says what the page does; below it, `build` makes its parts, and `connect` joins both.
 """
@@ -53,8 +54,9 @@ class Actions:
     It recognises a parameter that is annotated as gr.Request or gr.SelectData, and fills it in.
     """
 
-    def __init__(self, scale, folder, max_megapixels, sessions):
-        """folder: serving.gradio_folder's; sessions: Sessions."""
+    def __init__(self, weights, scale, folder, max_megapixels, sessions):
+        """weights: those that are offered; folder: serving.gradio_folder's; sessions: Sessions."""
+        self.offered = (*FIXED, *weights)
         self.scale, self.folder, self.max_megapixels, self.sessions = scale, folder, max_megapixels, sessions
         (folder / "examples").mkdir()
         self.examples = make_examples(folder / "examples")
@@ -82,6 +84,8 @@ class Actions:
         """An upload: [nothing in the drop area, and what `take` returns]."""
         path = Path(path)
         try:
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise OSError(f"{path} was not uploaded")
             content = path.read_bytes()
         except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file, and it is deleted
             self.sessions.of(request).replace(None)
@@ -123,6 +127,7 @@ class Actions:
         """
         session = self.sessions.of(request)
         upload, stopped = session.upload, session.stopped
+        methods = [method for method in methods if method in self.offered]  # a name of weights is a path
         if upload is None or not methods:
             reason = "Choose at least one method." if upload else "There is nothing to upscale: drop a picture."
             yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
@@ -137,7 +142,7 @@ class Actions:
             made.run(methods, share)
             if self.sessions.get(request.session_hash) is not session or session.upload is not upload:
                 return  # the page is closed, or shows another upload: what was made is deleted
-            session.views = made.views
+            session.keep(made.views)
             yield results(made, folder)  # Gradio has copied the files when it comes back here
 
     # It is looked at
@@ -194,7 +199,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
 
     weights, scale: as offered() gives them; folder: that of serving.gradio_folder; sessions: Sessions.
     """
-    actions = Actions(scale, folder, max_megapixels, sessions)
+    actions = Actions(weights, scale, folder, max_megapixels, sessions)
     with gr.Blocks(title="srgan", analytics_enabled=False, delete_cache=(60, KEEP)) as page:
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
         with gr.Row():
@@ -310,10 +315,11 @@ def connect(page, choice, view, actions):
     view["where"].select(actions.point, None, place)
 
 
-def serve(weights, max_megapixels, host, port):
+def serve(weights, max_megapixels, host, port, password=None):
     """Serve the page until Ctrl-C. Raises UserError.
 
-    weights: names or paths to offer, or None; max_megapixels: larger uploads are refused; port: 0 takes any free one.
+    weights: names or paths to offer, or None; max_megapixels: larger uploads are refused; port: 0 takes any free one;
+    password: asked of everybody, if there is one.
     """
     weights, scale = offered(weights)
     sessions = Sessions()
@@ -321,4 +327,5 @@ def serve(weights, max_megapixels, host, port):
         page = build(weights, scale, folder, max_megapixels, sessions)
         print(f"weights: {', '.join(weights)}. Open {address} in a browser; Ctrl-C stops.", flush=True)
         goodbye = "stopped; what was uploaded and made is deleted"
-        serving.run_gradio(page, listener, goodbye, sessions.stop_all, css=CSS, max_file_size=LARGEST_FILE)
+        settings = {"css": CSS, "max_file_size": LARGEST_FILE, "auth": serving.account(password)}
+        serving.run_gradio(page, listener, goodbye, sessions.stop_all, **settings)

@@ -25,6 +25,7 @@ def state(run, lines, age):
     """How far a run is, as a sentence; lines: of its metrics.jsonl; age: seconds since the last of them."""
     if not lines:
         return "nothing is logged yet: the first update takes a minute for compiling"
+    run, _ = store.reopen(run.directory)  # --resume may have given it another number of steps
     step, steps = lines[-1]["step"], run.config.TRAIN.steps
     words = f"{run.mode}, step {step:,} of {steps:,}"
     if step >= steps:
@@ -101,10 +102,11 @@ def build(run):
     return page
 
 
-def serve(name, host, port):
+def serve(name, host, port, password=None):
     """Serve the page of a run, by its name or directory, until Ctrl-C. Raises UserError."""
     run, _ = store.reopen(name)
     with serving.gradio_folder(), serving.listening(host, port) as (listener, address):
         page = build(run)
         print(f"watching {run.directory}. Open {address} in a browser; Ctrl-C stops.", flush=True)
-        serving.run_gradio(page, listener, "stopped; the run goes on", allowed_paths=[str(run.samples)])
+        settings = {"allowed_paths": [str(run.samples)], "auth": serving.account(password)}
+        serving.run_gradio(page, listener, "stopped; the run goes on", **settings)

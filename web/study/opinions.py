@@ -3,6 +3,7 @@
 STUDY/report/ gets mos.md, mos.csv and distribution.png, the paper's Figure 5.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -25,6 +26,7 @@ LEGEND = {
     "95 %": "its interval: bootstrap over raters and images together, where there are two of each",
     "p": "paired two-sided Wilcoxon signed-rank test; first over all ratings, each paired with the same rater's of the "
     "other method on the same image (as they hang together, too small), then over the images' means",
+    "Holm": "each p of a set made larger for their number, so that one below 0.05 comes by chance in one set of 20",
     "alpha": "Krippendorff's, ordinal: 1 is full agreement between raters, 0 what chance gives",
     "equal, apart": "of pictures rated twice: the share of equal ratings, and the mean difference",
     "with others": "correlation of a rater's ratings with the mean of the other raters' of the same pictures",
@@ -162,14 +164,32 @@ def mos_table(set_name, grids):
     return Table(f"{set_name} ({images} image{'s' * (images != 1)})", columns, lines)
 
 
-def p_table(set_name, grids):
-    """p_values between the methods of a set."""
+def p_tables(set_name, grids):
+    """Two tables of p_values between the methods of a set: as they are, and by Holm's method."""
+    methods = list(grids)
+    pairs = {
+        (ours, theirs): p_values(grids[ours], grids[theirs]) for ours, theirs in itertools.combinations(methods, 2)
+    }
+    adjusted = dict(zip(pairs, zip(*map(holm, zip(*pairs.values(), strict=True)), strict=True), strict=True))
 
-    def text_of(ours, theirs):
-        # Below that a computer's figures end in a 0, which no p is.
-        return " / ".join(f"{p:.2g}" if p >= 1e-99 else "<1e-99" for p in p_values(grids[ours], grids[theirs]))
+    def table(title, values):
+        def text_of(ours, theirs):
+            # Below that a computer's figures end in a 0, which no p is.
+            found = values[min(ours, theirs, key=methods.index), max(ours, theirs, key=methods.index)]
+            return " / ".join(f"{p:.2g}" if p >= 1e-99 else "<1e-99" for p in found)
 
-    return tables.pair_table(f"{set_name}: p over ratings / over images", list(grids), text_of)
+        return tables.pair_table(f"{set_name}: {title} over ratings / over images", methods, text_of)
+
+    return [table("p", pairs), table("Holm's p", adjusted)]
+
+
+def holm(values):
+    """Holm's adjusted p-values of p-values that are looked at together (A simple sequentially rejective test, 1979)."""
+    values = np.asarray(values)
+    order = np.argsort(values)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
+    return adjusted.tolist()
 
 
 def rater_table(study, ratings):
@@ -210,22 +230,25 @@ def write(study, without=()):
     parts = [mos_table(name, methods) for name, methods in grids.items()]
     several = [name for name, methods in grids.items() if len(methods) > 1]
     # SciPy takes up to two seconds for a pair that it goes through all permutations of.
-    parts += [p_table(name, grids[name]) for name in tqdm(several, unit="set", desc="p-values", disable=None)]
+    progress = tqdm(several, unit="set", desc="p-values", disable=None)
+    parts += [table for name in progress for table in p_tables(name, grids[name])]
     parts.append(rater_table(study, ratings))
     raters = ratings["rater"].nunique()
     left_out = f"; left out: {', '.join(map(str, sorted(set(without))))}" if without else ""
     head = f"{len(ratings)} ratings of {raters} rater{'s' * (raters != 1)}{left_out}; the paper's rows are of 26 raters"
 
-    def write_files(folder):
-        folder.mkdir()
-        lines = [head, "", *(f"- {title}: {about}" for title, about in LEGEND.items())]
-        lines += [line for table in parts for line in tables.markdown_lines(table)]
-        lines += ["", "![share of each rating, by method; the red mark is the mean](distribution.png)"]
-        (folder / "mos.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        write_csv(folder / "mos.csv", ratings)
-        draw(grids).savefig(folder / "distribution.png", dpi=150)
-
-    utils.write_folder_atomically(study.folder / "report", write_files)
+    lines = [head, "", *(f"- {title}: {about}" for title, about in LEGEND.items())]
+    lines += [line for table in parts for line in tables.markdown_lines(table)]
+    lines += ["", "![share of each rating, by method; the red mark is the mean](distribution.png)", ""]
+    picture, folder = draw(grids), study.folder / "report"
+    files = {
+        "mos.md": lambda path: path.write_text("\n".join(lines), encoding="utf-8"),
+        "mos.csv": lambda path: write_csv(path, ratings),
+        "distribution.png": lambda path: picture.savefig(path, dpi=150),
+    }
+    folder.mkdir(exist_ok=True)
+    for name, write_file in files.items():  # one by one: what a person keeps beside them stays
+        utils.write_atomically(folder / name, write_file)
     print(head)
     for title, about in LEGEND.items():
         print(f"  {title:12}  {about}")
