@@ -1,5 +1,7 @@
 """Fixtures of all tests. Tests that need the image sets of the development machine say so and are skipped elsewhere."""
 
+import contextlib
+import importlib
 import io
 import json
 import os
@@ -14,7 +16,9 @@ import pytest
 from PIL import Image
 
 import utils
+from cli import terminal
 from images.photographs import Photographs
+from runs import devices
 from scoring import figures, tables, testsets
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -149,7 +153,10 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(clone):
-    """run("train.py", "--steps", 2, …) → CompletedProcess, in the clone, without environment variables of ours."""
+    """run("train.py", "--steps", 2, …) → CompletedProcess, in the clone, without environment variables of ours.
+
+    A process of its own, which loads TensorFlow anew in eight seconds: where nothing hangs on that, `call` will do.
+    """
 
     def run_script(script, *arguments, timeout=240, **settings):
         command = [sys.executable, "-B", script, *map(str, arguments)]
@@ -158,6 +165,37 @@ def run(clone):
         return subprocess.run(command, cwd=clone, capture_output=True, text=True, timeout=timeout, env=env, **settings)
 
     return run_script
+
+
+@pytest.fixture(scope="module")
+def call(clone):
+    """call("train.py", "--steps", 2, …) → CompletedProcess as of `run`, but of the command's main() in this process.
+
+    env: environment variables beside those that are there.
+    """
+
+    def call_main(*command, env=()):
+        name, *arguments = map(str, command[command[0] == "-m" :])
+        module = importlib.import_module(name.removesuffix(".py"))
+        printed, errors = io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            for part in list(sys.modules.values()):
+                if getattr(part, "__dict__", {}).get("PROJECT") == PROJECT:
+                    patch.setattr(part, "PROJECT", clone)
+            for variable, value in dict(env).items():
+                patch.setenv(variable, value)
+            patch.chdir(clone)
+            patch.setattr(sys, "argv", [f"{name.split('.')[-1 if command[0] == '-m' else 0]}.py", *arguments])
+            stack.enter_context(contextlib.redirect_stdout(printed))
+            stack.enter_context(contextlib.redirect_stderr(errors))
+            end = stack.enter_context(pytest.raises(SystemExit))
+            terminal.run_command(module.main)
+        if "keras" in sys.modules:
+            devices.choose_precision("float32")
+        return subprocess.CompletedProcess(command, end.value.code or 0, printed.getvalue(), errors.getvalue())
+
+    return call_main
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,13 +35,16 @@ def test_workers(monkeypatch):
 
 @pytest.mark.parametrize("text", ["{", "5", "{}", json.dumps(CLUSTER | {"task": {"type": "worker", "index": 2}}),
                                   json.dumps(CLUSTER | {"task": {"type": "ps", "index": 0}})])  # fmt: skip
-def test_a_wrong_tf_config_is_refused_with_an_example(run, text):
-    assert_refused(run("train.py", env=os.environ | {"TF_CONFIG": text}), "TF_CONFIG is not like", "host1:2222")
+def test_a_wrong_tf_config_is_refused_with_an_example(call, text):
+    assert_refused(call("train.py", env={"TF_CONFIG": text}), "TF_CONFIG is not like", "host1:2222")
 
 
-def test_batches_must_be_cut_evenly(run):
-    result = run("train.py", "--replicas=4", "--batch=6", "--steps=1", "--name=uneven")
+def test_batches_must_be_cut_evenly(call, clone, monkeypatch):
+    """Four logical devices, which TensorFlow makes at its very start alone, are stood in for."""
+    monkeypatch.setattr(devices, "choose_strategy", lambda replicas: SimpleNamespace(num_replicas_in_sync=replicas))
+    result = call("train.py", "--replicas=4", "--batch=6", "--steps=1", "--name=uneven")
     assert_refused(result, "a batch of 6 cannot be cut into equal shares for 4 replicas")
+    assert not (clone / "checkpoint" / "uneven").exists()
 
 
 def test_precision_of_a_cpu_is_float32():
@@ -107,24 +111,37 @@ def batch_of_four(rng):
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_like_float32(rng, precision):
-    """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits."""
+    """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits.
+
+    No weight is what it starts from: blocks that are identities would be computed exactly in any precision.
+    """
     batch = batch_of_four(rng)
-    plain, state = tiny_step("srgan", "MODEL.skip=bicubic")
-    weights = {name: [np.asarray(v) for v in getattr(state, name).variables] for name in ("generator", "discriminator")}
-    weights["vgg"] = state.vgg.get_weights()
-    expected = plain(*batch)
-    try:
-        mixed, state = tiny_step("srgan", "MODEL.skip=bicubic", f"TRAIN.precision={precision}")
+    plain, state = tiny_step("srgan")
+    weights = {}
+    for name in ("generator", "discriminator", "vgg"):
+        start = getattr(state, name).get_weights()
+        weights[name] = [array + rng.normal(0, 0.1 * max(array.std(), 0.3), array.shape) for array in start]
+
+    def update(step, state):
         for name, arrays in weights.items():
             getattr(state, name).set_weights(arrays)
-        values = mixed(*batch)
+        return step(*batch)
+
+    expected = update(plain, state)
+    try:
+        mixed, state = tiny_step("srgan", f"TRAIN.precision={precision}")
+        values = update(mixed, state)
         assert state.generator.get_layer("block1_conv1").compute_dtype == precision.removeprefix("mixed_")
     finally:
         devices.choose_precision("float32")
     assert {variable.dtype for variable in state.generator.variables} == {"float32"}
     assert values.vector.dtype == "float32"
+    digits = {"mixed_float16": 2**-11, "mixed_bfloat16": 2**-8}[precision]
     for name in ("mse_loss", "vgg_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
-        assert float(values[name]) == pytest.approx(float(expected[name]), rel=0.05), name
+        print(name, values[name], expected[name], abs(values[name] / expected[name] - 1) / digits)
+    for name in ("mse_loss", "vgg_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
+        assert values[name] == pytest.approx(expected[name], rel=10 * digits), name
+        assert values[name] != expected[name], name
 
 
 def test_float16_leaves_an_overflowing_update_out(rng):
@@ -209,9 +226,9 @@ def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mo
                 assert ours[key] == pytest.approx(alone[key], rel=1e-4), (name, ours["step"], key)
 
 
-def test_several_workers_need_a_start_for_a_gan(run):
-    result = run("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY, "--set=MODEL.width=12",
-                 env=os.environ | {"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
+def test_several_workers_need_a_start_for_a_gan(call):
+    result = call("train.py", "--mode=srgan", "--steps=1", "--vgg=hed", "--name=lonely", *TINY, "--set=MODEL.width=12",
+                  env={"TF_CONFIG": json.dumps(CLUSTER)})  # fmt: skip
     assert_refused(result, "name it by --init")
 
 
