@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import model
 import utils
 from cli import terminal
 from images.photographs import Photographs
@@ -93,6 +94,12 @@ def tiny_vgg(resize=0):
     x = keras.layers.Resizing(resize, resize, **floats)(image) if resize else image
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")((x + 1) * 127.5)
     return keras.Model(image, keras.ops.cast(x, keras.config.floatx()), trainable=False)
+
+
+@pytest.fixture
+def small_judge(monkeypatch):
+    """A discriminator of two convolutions of eight maps, where the paper's eight are not what is tested."""
+    monkeypatch.setattr(model, "CONVOLUTIONS", ((8, 4), (8, 2)))
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def batch_of_four(rng):
 
 
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_trains_like_float32(rng, precision):
+def test_mixed_precision_trains_like_float32(rng, precision, small_judge):
     """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits.
 
     No weight is what it starts from: blocks that are identities would be computed exactly in any precision.
@@ -136,11 +136,9 @@ def test_mixed_precision_trains_like_float32(rng, precision):
         devices.choose_precision("float32")
     assert {variable.dtype for variable in state.generator.variables} == {"float32"}
     assert values.vector.dtype == "float32"
-    digits = {"mixed_float16": 2**-11, "mixed_bfloat16": 2**-8}[precision]
-    for name in ("mse_loss", "vgg_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
-        print(name, values[name], expected[name], abs(values[name] / expected[name] - 1) / digits)
-    for name in ("mse_loss", "vgg_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
-        assert values[name] == pytest.approx(expected[name], rel=10 * digits), name
+    epsilon = {"mixed_float16": 2**-11, "mixed_bfloat16": 2**-8}[precision]
+    for name in ("mse_loss", "vgg_loss", "g_gan_loss", "d_loss", "mse_loss_grad", "vgg_loss_grad", "g_grad"):
+        assert values[name] == pytest.approx(expected[name], rel=4 * epsilon), name
         assert values[name] != expected[name], name
 
 
@@ -186,40 +184,49 @@ def free_ports(count):
     return ports
 
 
+# train.py with a discriminator that is small, as of conftest.small_judge.
+SMALL_TRAIN = """
+import model, train
+from cli import terminal
+model.CONVOLUTIONS = ((8, 4), (8, 2))
+terminal.run_command(train.main)
+"""
+
+
+def start(clone, name, *arguments, **variables):
+    """train.py with these arguments, as a process of its own."""
+    command = [sys.executable, "-B", "-c", SMALL_TRAIN, f"--name={name}", *arguments]
+    settings = {"cwd": clone, "env": os.environ | variables, "text": True}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
-@pytest.mark.timeout(600)  # five trainings of whole processes
-def test_the_same_curve_on_one_device_on_two_and_with_two_workers(run, clone, mode):
-    """10 updates in float64 by the command: synchronised batch norm, shares of the batch, means of gradients.
+def test_the_same_curve_on_one_device_on_two_and_with_two_workers(call, clone, tiny_run, mode, small_judge):
+    """4 updates in float64 by the command: synchronised batch norm, shares of the batch, means of gradients.
 
     SRResNet alone is compiled by XLA, as by default; the SRGAN takes the plain graph, which is ready sooner.
     """
-    common = [f"--mode={mode}", "--steps=10", "--batch=4", "--precision=float64", "--vgg=hed", *TINY]
-    common += ["--set=TRAIN.validate_every=10", "--set=TRAIN.save_every=10"]
-    if mode == "srgan":
-        common += ["--init=srresnet-alone"]
-    alone = ["--no-xla"] if mode == "srgan" else []
-    for name, flags in (("alone", alone), ("replicas", ["--replicas=2"])):
-        result = run("train.py", f"--name={mode}-{name}", *common, *flags)
-        assert result.returncode == 0, result.stderr
-    assert "2 replicas on the plain graph" in result.stdout
+    common = [f"--mode={mode}", "--steps=4", "--batch=4", "--precision=float64", "--vgg=hed", *TINY]
+    common += ["--set=TRAIN.validate_every=4", "--set=TRAIN.save_every=4", f"--set=TRAIN.xla={mode == 'srresnet'}"]
+    common += [f"--init={tiny_run}"] if mode == "srgan" else []
+    result = call("train.py", f"--name={mode}-alone", *common)
+    assert result.returncode == 0, result.stderr
 
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = []
-    for index in range(2):
-        cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, "-B", "train.py", f"--name={mode}-workers", *common]
-        settings = {"env": os.environ | {"TF_CONFIG": json.dumps(cluster)}, "cwd": clone, "text": True}
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings))
-    outputs = [process.communicate(timeout=400)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    tasks = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} for index in range(2)]
+    processes = [start(clone, f"{mode}-workers", *common, TF_CONFIG=json.dumps(task)) for task in tasks]
+    processes.append(start(clone, f"{mode}-replicas", *common, "--replicas=2"))
+    outputs = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert "worker 1 of 2" in outputs[0] and "worker 2 of 2" in outputs[1]
+    assert "2 replicas on the plain graph" in outputs[2]
 
     curves = {}
     for name in ("alone", "replicas", "workers"):
         lines = (clone / "checkpoint" / f"{mode}-{name}" / "metrics.jsonl").read_text().splitlines()
         curves[name] = [json.loads(line) for line in lines]
-        assert [line["step"] for line in curves[name]] == list(range(1, 11))  # one process writes
+        assert [line["step"] for line in curves[name]] == list(range(1, 5))  # one process writes
     for name in ("replicas", "workers"):
         for ours, alone in zip(curves[name], curves["alone"], strict=True):
             for key in alone.keys() - {"seconds_per_step"}:

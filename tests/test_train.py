@@ -173,19 +173,6 @@ def usual_precision():
     devices.choose_precision("float32")
 
 
-@pytest.fixture
-def small_judge(monkeypatch):
-    """A discriminator of one convolution, batch norm and dense layer, where the paper's is not what is tested."""
-    import keras
-
-    def discriminator(image, config):
-        x = keras.layers.Conv2D(8, 3, strides=4, padding="same", name="conv1")(image)
-        x = keras.layers.LeakyReLU(0.2)(keras.layers.BatchNormalization(name="bn1")(x))
-        return keras.layers.Dense(1, name="dense1")(keras.layers.Flatten()(x))
-
-    monkeypatch.setitem(registry.DISCRIMINATORS, "paper", discriminator)
-
-
 def some_batch(rng, batch=2):
     import tensorflow as tf
 
