@@ -18,8 +18,10 @@ from PIL import Image
 import model
 import utils
 from cli import terminal
+from config import make_config
 from images.photographs import Photographs
-from runs import devices
+from networks.registry import build_generator
+from runs import devices, store
 from scoring import figures, tables, testsets
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -205,54 +207,40 @@ def call(clone):
     return call_main
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    """The directory of an SRGAN run of a tiny network, with random weights of which none is without effect."""
+def make_run(directory, mode, *overrides, seed=0):
+    """A run of a tiny network as train.py leaves it, with random weights of which none is without effect."""
     import keras
 
-    from config import make_config
-    from networks.registry import build_generator
-    from runs import store
-
-    config = make_config("srgan", overrides=TINY_SETTINGS)
-    keras.utils.set_random_seed(0)
+    config = make_config(mode, overrides=[*TINY_SETTINGS, *overrides])
+    keras.utils.set_random_seed(seed)
     generator = build_generator(config.MODEL)
     for layer in generator.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.full_like(weights, 0.5) for weights in layer.get_weights()])
-    run = store.Run(tmp_path_factory.mktemp("runs") / "tiny", "srgan", "slides", config)
-    store.create(run, {})
-    store.save_weights(generator, run.directory / store.WEIGHTS)
-    return run.directory
+    store.create(store.Run(directory, mode, "slides", config), {})
+    store.save_weights(generator, directory / store.WEIGHTS)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tmp_path_factory):
+def tiny_run(tmp_path_factory):
+    """The directory of an SRGAN run of a tiny network."""
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny", "srgan")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
     """A folder of runs: a tiny SRGAN and the SRResNet that it can be mixed with, and one of another factor."""
-    import keras
-
-    from config import make_config
-    from networks.registry import build_generator
-    from runs import store
-
     folder = tmp_path_factory.mktemp("place")
-    about = store.describe_weights(tiny_run)[1]
-    other = make_config("srresnet", overrides=["MODEL.blocks=1", "MODEL.width=8", "MODEL.scale=2"])
-    for name, mode, config in (
-        ("srgan_x4", "srgan", about["config"]),
-        ("srresnet_x4", "srresnet", about["config"]),
-        ("half", "srresnet", other),
-    ):
-        store.create(run := store.Run(folder / name, mode, "slides", config), {})
-        keras.utils.set_random_seed(len(name))
-        store.save_weights(build_generator(config.MODEL), run.directory / store.WEIGHTS)
+    make_run(folder / "srgan_x4", "srgan", seed=1)
+    make_run(folder / "srresnet_x4", "srresnet", seed=2)
+    make_run(folder / "half", "srresnet", "MODEL.scale=2", seed=3)
     return folder
 
 
 @pytest.fixture
 def runs_there(place, monkeypatch):
     """`place` as the only runs there are."""
-    from runs import store
     from web import compare
 
     monkeypatch.setenv("SRGAN_RUNS", str(place))
