@@ -14,6 +14,7 @@ from networks import counting, registry
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which is optional")
 
 
+@pytest.mark.slow
 def test_all_measurements_in_small(run, tmp_path):
     result = run("benchmark.py", "--quick", "--no-xla", "--steps", 1, "--rounds", 1, "--json", tmp_path / "speed.json")
     assert result.returncode == 0, result.stderr
@@ -38,6 +39,7 @@ def test_all_measurements_in_small(run, tmp_path):
     assert f"{speed['inference']['mp_per_s']:.2f} megapixels/s" in rows[4]
 
 
+@pytest.mark.slow
 @needs_torch
 def test_against_torch(run, tmp_path):
     arguments = ("--quick", "--steps", 1, "--rounds", 1, "--only", "inference", "--no-xla", "--tile", 16)
@@ -84,8 +86,8 @@ def test_figures_of_a_measurement():
         (("--against", "jax"), ("--against", "torch")),
     ],
 )
-def test_mistakes_are_one_sentence(run, arguments, words):
-    assert_refused(run("benchmark.py", *arguments), *words)
+def test_mistakes_are_one_sentence(call, arguments, words):
+    assert_refused(call("benchmark.py", *arguments), *words)
 
 
 def test_missing_torch_is_a_hint(monkeypatch):
