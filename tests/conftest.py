@@ -55,9 +55,13 @@ TINY = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
 LONGEST = ("test_devices", "test_train", "test_evaluate", "test_upscale", "test_benchmark", "test_explain", "test_demo")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items):
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

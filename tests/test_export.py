@@ -50,7 +50,7 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def exported(generator, clone, run):
+def exported(generator, clone, call):
     """(what the command said, its folder) for a run that lies in the clone's checkpoint/."""
     folder = clone / "checkpoint" / "tiny"
     store.create(store.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
@@ -63,7 +63,7 @@ def exported(generator, clone, run):
     for path in data.package_files(data.SAMPLE_TEST)[:2]:
         utils.write_image(clone / "sets" / "mine" / f"{path.stem}.png", utils.read_image(path)[100:230, 100:260])
     arguments = ("--data", "sets", "--sets", "mine", "--size", 16, "--rounds", 1, "--calibration", 4)
-    result = run("export.py", "tiny", *arguments)
+    result = call("export.py", "tiny", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout, clone / "exports" / "tiny"
 
@@ -310,5 +310,5 @@ def test_the_extra_packages_are_listed():
         (["tiny", "--sets=Set6"], "Set6"),
     ],
 )
-def test_mistakes_are_one_sentence_and_status_2(exported, run, arguments, words):
-    assert_refused(run("export.py", *arguments), words)
+def test_mistakes_are_one_sentence_and_status_2(exported, call, arguments, words):
+    assert_refused(call("export.py", *arguments), words)
