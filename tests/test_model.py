@@ -226,9 +226,9 @@ def test_folding_keeps_tanh(rng):
     np.testing.assert_allclose(compiled.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
 
 
-def test_the_list_of_networks(run):
+def test_the_list_of_networks(call):
     """`python model.py`: each with colours, loss, parameters and work; SRCNN's counted by hand."""
-    result = run("model.py")
+    result = call("model.py")
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line and not line.startswith((" ", "-"))}
     assert set(rows) == set(registry.NETWORKS)

@@ -23,6 +23,7 @@ from training.state import save_checkpoint
 SMALL = [part for setting in TINY_SETTINGS if "batch" not in setting for part in ("--set", setting)]
 
 
+@pytest.mark.slow
 def test_a_row_from_nothing_to_the_page(run, clone):
     result = run("reproduce.py", "--rows=espcn", "--minutes=0.001", "--sets=samples", *SMALL)
     assert result.returncode == 0, result.stderr
@@ -112,9 +113,8 @@ def test_sigterm_lets_the_row_save(tmp_path):
         (["--report", "--out=nowhere"], "no row is finished"),
     ],
 )
-def test_mistakes_are_one_sentence(run, arguments, words, monkeypatch, tmp_path):
-    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    assert_refused(run("reproduce.py", *arguments), words)
+def test_mistakes_are_one_sentence(call, arguments, words, tmp_path):
+    assert_refused(call("reproduce.py", *arguments, env={"SRGAN_RUNS": str(tmp_path)}), words)
 
 
 def test_only_what_is_new_is_scored(tmp_path, monkeypatch):
