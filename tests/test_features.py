@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import model
 from config import make_config
 from networks import features
 from runs import devices
+from utils import UserError
 
 
 @pytest.mark.parametrize(
@@ -85,8 +88,6 @@ def test_vgg_sees_images_as_keras_does(rng):
 
 
 def test_wrong_vgg_weights_are_named(tmp_path):
-    from utils import UserError
-
     (tmp_path / "vgg19.npy").write_bytes(b"no weights")
     with pytest.raises(UserError, match="does not hold the weights of VGG19"):
         features.load_vgg19(tmp_path / "vgg19.npy", "pool4")
@@ -119,3 +120,26 @@ def test_the_stand_in_carries_the_factor_of_its_loss(preset):
     factor = {"slides": 28.6, "srgan-vgg54": 0.0123}[preset]
     np.testing.assert_allclose(vgg(images), factor * features.load_hed_vgg16(config.VGG.layer)(images), rtol=1e-4)
     assert f"times {factor}" in what
+
+
+@pytest.mark.parametrize(
+    ("network", "found", "announced"),
+    [
+        ("auto", Path("vgg19.npy"), False),
+        ("auto", None, True),
+        ("hed", Path("vgg19.npy"), False),
+        ("vgg19", Path("vgg19.npy"), False),
+    ],
+)
+def test_auto_takes_vgg19_where_it_can_be_had(monkeypatch, capsys, network, found, announced):
+    """And announces the stand-in where nobody asked for it."""
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: found)
+    assert features.find_vgg(network) == (None if network == "hed" else found)
+    said = capsys.readouterr().out
+    assert ("stand in for VGG19" in said) == ("not comparable with the paper's" in said) == bool(said) == announced
+
+
+def test_vgg19_that_is_demanded_and_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: None)
+    with pytest.raises(UserError, match="VGG19 weights cannot be had"):
+        features.find_vgg("vgg19")

@@ -402,15 +402,15 @@ def test_a_video_and_a_single_pixel_go_through_the_network(command, tiny, tmp_pa
     assert command(tmp_path / "film.mp4", "-o", tmp_path / "film.png")[0] == 1
 
 
-def test_arguments_are_answered_before_tensorflow(run, clone):
+def test_arguments_are_checked(call, clone):
     for arguments, words in {
         ("a.png", "--tile", "3"): "24 or more",
         ("a.png", "--blend", "2"): "from 0 to 1",
         ("a.png", "--suffix", "/x"): "part of a file's name",
         ("a.png",): "there are no weights",
     }.items():
-        assert_refused(run("upscale.py", *arguments), words)
-    assert "exit status" in run("upscale.py", "--help").stdout
+        assert_refused(call("upscale.py", *arguments), words)
+    assert "exit status" in call("upscale.py", "--help").stdout
 
 
 @pytest.mark.slow
