@@ -64,6 +64,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
+def slow_but(quick, values):
+    """The values of a parametrization, tuples where it has several arguments; all but the quick ones are slow."""
+    arguments = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*each, marks=() if value in quick else pytest.mark.slow) for value, each in arguments]
+
+
 @pytest.fixture
 def shared():
     """The folder of Set5, Set14, BSD100 and MATLAB's golden files."""
@@ -102,10 +108,13 @@ def tiny_vgg(resize=0):
     return keras.Model(image, keras.ops.cast(x, keras.config.floatx()), trainable=False)
 
 
+SMALL = ((8, 4), (8, 2))  # the (maps, stride) of a small discriminator's convolutions
+
+
 @pytest.fixture
 def small_judge(monkeypatch):
-    """A discriminator of two convolutions of eight maps, where the paper's eight are not what is tested."""
-    monkeypatch.setattr(model, "CONVOLUTIONS", ((8, 4), (8, 2)))
+    """A discriminator of two convolutions, where the paper's eight are not what is tested."""
+    monkeypatch.setattr(model, "CONVOLUTIONS", SMALL)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ def test_a_failing_process_says_why(tmp_path):
         benchmark.Worker(benchmark.our_input, args, make_config())
 
 
+@pytest.mark.slow
 def test_flops_against_a_count_by_hand():
     """Multiplications a pixel of LR, Figure 4: head, 33 convolutions, two sub-pixel ones (×1, ×4), tail (×16)."""
     head, body, tail = 81 * 3 * 64, 33 * 9 * 64 * 64, 16 * 81 * 64 * 3

@@ -25,7 +25,6 @@ from web import serving
 needs_packages = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, serving.GRADIO)), reason=f"needs {', '.join(serving.GRADIO)}"
 )
-SIGHUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
 
 
@@ -348,9 +347,8 @@ def test_foreign_pages_are_not_let_in(server):
 
 
 @needs_packages
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, SIGHUP))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_nothing_is_left_when_the_server_ends(place, tmp_path, number):
     served = Server(place, tmp_path)
     assert served.printed.startswith("weights: srgan_x4, srresnet_x4")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import TINY, TINY_SETTINGS, assert_refused, photo, tiny_vgg
+from conftest import SMALL, TINY, TINY_SETTINGS, assert_refused, photo, slow_but, tiny_vgg
 
 import train
 from config import make_config
@@ -109,7 +109,7 @@ def batch_of_four(rng):
     return tf.constant(np.stack([photo(rng, 48, 48) for _ in range(4)])), tf.constant(np.zeros((4, 3), bool))
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", slow_but(["mixed_float16"], ["mixed_float16", "mixed_bfloat16"]))
 def test_mixed_precision_trains_like_float32(rng, precision, small_judge):
     """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits.
 
@@ -184,17 +184,16 @@ def free_ports(count):
     return ports
 
 
-# train.py with a discriminator that is small, as of conftest.small_judge.
-SMALL_TRAIN = """
+SMALL_TRAIN = f"""
 import model, train
 from cli import terminal
-model.CONVOLUTIONS = ((8, 4), (8, 2))
+model.CONVOLUTIONS = {SMALL}
 terminal.run_command(train.main)
 """
 
 
 def start(clone, name, *arguments, **variables):
-    """train.py with these arguments, as a process of its own."""
+    """train.py with these arguments and a small discriminator, as a process of its own."""
     command = [sys.executable, "-B", "-c", SMALL_TRAIN, f"--name={name}", *arguments]
     settings = {"cwd": clone, "env": os.environ | variables, "text": True}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings)

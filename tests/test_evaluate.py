@@ -112,6 +112,7 @@ def test_broken_test_images_are_named_and_left_out(call, clone, rng):
     assert_refused(call("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")
 
 
+@pytest.mark.slow
 def test_rows_of_mixed_weights(trained, call, clone):
     """The ends of a sweep are the two runs, and its middle is the network with the mean of their weights."""
     from runs import store

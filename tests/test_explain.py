@@ -62,6 +62,7 @@ def test_enlarging_without_rounding_rounds_to_the_same(rng):
     assert np.abs(explain.enlarge(lr, 4) - utils.imresize(lr, 4)).max() < 1.2  # of two roundings
 
 
+@pytest.mark.slow
 def test_table_of_set5(shared, capsys):
     """Y left unrounded reads 28.429 / 0.8111, SSIM-paper 0.8201, and kernels that alias lose some tenths."""
     explain.explain("set5", shared)

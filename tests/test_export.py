@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import PROJECT, assert_refused, photo
+from conftest import PROJECT, assert_refused, photo, slow_but
 
 import data
 import evaluate
@@ -50,11 +50,16 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def exported(generator, clone, call):
-    """(what the command said, its folder) for a run that lies in the clone's checkpoint/."""
+def tiny(generator, clone):
+    """A run of this name in the clone's checkpoint/."""
     folder = clone / "checkpoint" / "tiny"
     store.create(store.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
     store.save_weights(generator[0], folder / store.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, clone, call):
+    """(what the command said, its folder) for the tiny run."""
     random = np.random.default_rng(1)
     for i in range(3):
         picture = photo(random, 256, 256)
@@ -72,6 +77,7 @@ def source_of(generator):
     return formats.Source(fold_batch_norm(*generator), {"scale": "4"})
 
 
+@pytest.mark.slow
 @needs_all
 def test_the_table(exported):
     said, folder = exported
@@ -97,6 +103,7 @@ def test_the_table(exported):
     assert 30 < rows["tflite-int8"]["psnr_source"] < 60 and rows["tflite-int8"]["differing"] > 0.01
 
 
+@pytest.mark.slow
 @needs_all
 @pytest.mark.parametrize("name", FORMATS)
 def test_loaded_again_at_any_size(exported, generator, rng, name):
@@ -114,6 +121,7 @@ def test_loaded_again_at_any_size(exported, generator, rng, name):
             assert difference.mean() < (0.1 if name == "tflite-float16" else 6)
 
 
+@pytest.mark.slow
 @needs_all
 def test_files_say_what_they_are(exported, clone):
     import onnx
@@ -134,6 +142,7 @@ def test_files_say_what_they_are(exported, clone):
     assert sizes == [["batch", "height", "width", ""], ["batch", "4*height", "4*width", ""]]
 
 
+@pytest.mark.slow
 @needs_all
 @pytest.mark.parametrize("program", ["tensorflow", "onnxruntime", "ai_edge_litert"])
 def test_the_documented_use(exported, generator, rng, tmp_path, monkeypatch, program):
@@ -174,10 +183,15 @@ def plant(monkeypatch):
     return follow
 
 
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [("savedmodel", "truncating"), ("onnx", "red is blue"), ("tflite", "truncating"), ("tflite-int8", "red is blue")],
-)
+PLANTED = [
+    ("savedmodel", "truncating"),
+    ("onnx", "red is blue"),
+    ("tflite", "truncating"),
+    ("tflite-int8", "red is blue"),
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), slow_but(PLANTED[:1], PLANTED))
 def test_a_planted_fault_is_found_and_no_file_is_left(generator, tmp_path, rng, plant, name, fault):
     if not all(map(importlib.util.find_spec, FORMATS[name].packages)):
         pytest.skip(f"needs {', '.join(FORMATS[name].packages)}")
@@ -217,6 +231,7 @@ def test_a_folder_that_is_no_export_is_not_replaced(generator, tmp_path):
     assert (tmp_path / "x_savedmodel" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 @needs_all
 def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
     """The mean of a channel over the crops is the network's own; without the correction it is not."""
@@ -236,6 +251,7 @@ def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
     assert shift() > 0.5
 
 
+@pytest.mark.slow
 @needs_all
 def test_int8_without_black_and_white_is_refused(generator, tmp_path):
     crops = [np.full((16, 16, 3), level, np.uint8) for level in (100, 150)]
@@ -310,5 +326,5 @@ def test_the_extra_packages_are_listed():
         (["tiny", "--sets=Set6"], "Set6"),
     ],
 )
-def test_mistakes_are_one_sentence_and_status_2(exported, call, arguments, words):
+def test_mistakes_are_one_sentence_and_status_2(tiny, call, arguments, words):
     assert_refused(call("export.py", *arguments), words)

@@ -220,6 +220,7 @@ def test_the_distribution_shows_shares_and_means(opened):
     assert np.any(np.all(image[..., :3] == (255, 0, 0), axis=-1))
 
 
+@pytest.mark.slow
 def test_raters_can_be_left_out(opened, capsys):
     opinions.write(opened, without=[3])
     assert "72 ratings of 2 raters; left out: 3" in capsys.readouterr().out

@@ -94,6 +94,7 @@ def stop_while_training(tmp_path, stop):
     assert (tmp_path / "saved").exists() and process.returncode == 2 and "goes on with it" in error
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_row_save(tmp_path):
     """The signal goes to the whole group."""
     stop_while_training(tmp_path, lambda process: os.killpg(process.pid, signal.SIGINT))

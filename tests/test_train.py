@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused, photo, tiny_vgg
+from conftest import SMALL, TINY, assert_refused, photo, slow_but, tiny_vgg
 
+import model
 import train
 import utils
 from config import make_config
@@ -179,7 +180,7 @@ def some_batch(rng, batch=2):
     return tf.constant(crops), tf.constant(np.zeros((batch, 3), bool))
 
 
-@pytest.mark.parametrize(("xla", "skip"), [(True, "none"), (False, "bicubic")])
+@pytest.mark.parametrize(("xla", "skip"), slow_but([(False, "bicubic")], [(True, "none"), (False, "bicubic")]))
 def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla, skip):
     """Against a plain loop written here: MSE, its gradient, Adam's first update."""
     import tensorflow as tf
@@ -205,7 +206,7 @@ def test_srresnet_step_is_adam_on_the_pixel_loss(rng, xla, skip):
         np.testing.assert_allclose(new - old, first_update, atol=2e-6)
 
 
-@pytest.mark.parametrize("preset", ["default", "srgan-vgg54"])
+@pytest.mark.parametrize("preset", slow_but(["default"], ["default", "srgan-vgg54"]))
 def test_srgan_step_updates_d_then_g_by_the_sum_of_the_terms(rng, preset, small_judge):
     """Against a plain loop: D on its loss first, then G on mse + vgg + gan against the updated D."""
     import tensorflow as tf
@@ -282,6 +283,7 @@ def test_a_dead_term_is_seen(rng, monkeypatch, small_judge):
     assert len(said) == 1 and "vgg_loss is dead" in said[0]
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_has_won_is_seen(rng):
     """Planted: one that looks at the mean colour alone, far off in a fresh generator's pictures, and is very sure."""
     import keras
@@ -305,7 +307,7 @@ def test_a_discriminator_that_has_won_is_seen(rng):
     assert any("the discriminator has won" in sentence and "TRAIN.d_rate" in sentence for sentence in said)
 
 
-@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+@pytest.mark.parametrize("batch_norm", slow_but(["frozen"], ["batch", "frozen"]))
 def test_frozen_statistics_are_used_and_stay(rng, batch_norm):
     """The loss is that of the generator as it is used afterwards, and only the trained weights move."""
     step, state, _ = build_step("srresnet", batch_norm=batch_norm)
@@ -331,10 +333,11 @@ def test_frozen_statistics_are_used_and_stay(rng, batch_norm):
     assert any(moved[True]) and all(moved[False]) == any(moved[False]) == (batch_norm == "batch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["srresnet", "srgan"])
-def test_the_step_is_compiled_once(rng, mode, small_judge):
-    """Whatever the learning rate and the batch."""
-    step, state, config = build_step(mode)
+def test_the_step_is_compiled_once(rng, mode):
+    """By XLA, with the paper's discriminator, whatever the learning rate and the batch."""
+    step, state, config = build_step(mode, xla="true")
     for rate in (1e-3, 1e-4, 1e-5):
         config.TRAIN.learning_rate = rate
         state.set_learning_rate(config, 1)
@@ -342,6 +345,7 @@ def test_the_step_is_compiled_once(rng, mode, small_judge):
     assert step.compiled.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(rng):
     step, *_ = build_step("srresnet", learning_rate=1e-2)
     batch = some_batch(rng)
@@ -405,8 +409,10 @@ def test_dry_run_prints_the_configuration_and_writes_nothing(call, clone, monkey
 
 @pytest.fixture(scope="module")
 def trained(call, clone):
-    """SRGAN from nothing, on the sample photographs: the SRResNet run before it, then the GAN."""
-    result = call("train.py", "--mode=srgan", "--steps", 3, "--name", "gan", "--vgg", "hed", *TINY)
+    """SRGAN from nothing, on the sample photographs: the SRResNet run before it, then the GAN, of a small judge."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "CONVOLUTIONS", SMALL)
+        result = call("train.py", "--mode=srgan", "--steps", 3, "--name", "gan", "--vgg", "hed", *TINY)
     assert result.returncode == 0, result.stderr
     return result
 
@@ -452,6 +458,7 @@ def test_frozen_statistics_come_with_weights(trained, call, start):
     assert "starting from" in result.stdout
 
 
+@pytest.mark.slow
 def test_same_seed_same_run(trained, call, clone):
     result = call("train.py", "--steps", 3, "--name", "again", *TINY, "--set", "TRAIN.schedule=cosine",
                  "--set", "TRAIN.learning_rate=1e-3")  # fmt: skip
@@ -513,7 +520,8 @@ def test_resuming_after_a_kill_is_bit_for_bit(call, clone):
     assert_same_run(clone / "checkpoint" / "whole", clone / "checkpoint" / "killed", 6)
 
 
-def test_a_resumed_gan_is_bit_for_bit(trained, call, clone):
+@pytest.mark.slow
+def test_a_resumed_gan_is_bit_for_bit(trained, call, clone, small_judge):
     """What a kill after step 2 would have left of the run of 3 steps, and on from there."""
     whole, killed = clone / "checkpoint" / "gan", clone / "checkpoint" / "gan-killed"
     shutil.copytree(whole, killed)

@@ -111,6 +111,7 @@ def shipped():
     return Upscaler("srresnet_x4")
 
 
+@pytest.mark.slow
 def test_tiles_of_the_shipped_network_on_a_photograph(shipped):
     """Real weights, real photograph, two tile sizes and the whole, bit for bit."""
     from skimage.data import chelsea
@@ -136,6 +137,7 @@ def test_gray_and_depth_and_shapes(tiny, rng):
             tiny.upscale(wrong)
 
 
+@pytest.mark.slow
 def test_alpha_has_no_dark_fringe(shipped):
     """A light disc on nothing that is stored as black: where anything is seen of the disc, it is light."""
     y, x = np.mgrid[:48, :48]
@@ -150,6 +152,7 @@ def test_alpha_has_no_dark_fringe(shipped):
     assert flat[seen].min() < 150
 
 
+@pytest.mark.slow
 def test_scale_shrinks_by_bicubic(tiny_run, tiny, rng):
     lr = photo(rng, 70, 90)
     large = tiny.upscale(lr)
@@ -181,6 +184,7 @@ def test_blend_mixes_the_weights(tiny_run, tiny, rng, tmp_path, monkeypatch):
         Upscaler("srresnet_x4", blend=0.5)
 
 
+@pytest.mark.slow
 def test_short_memory_halves_the_tiles(tiny_run, rng, monkeypatch, capsys):
     import tensorflow as tf
 
@@ -273,6 +277,7 @@ def test_beside_the_input_and_again(command, album):
     assert status == 0 and names(album) == first and "skipped: 3" in printed and printed.count("left out") == 3
 
 
+@pytest.mark.slow
 def test_output_inside_the_input_and_globs_and_formats(command, album, tmp_path):
     out = album / "out"
     for _ in range(2):
@@ -383,6 +388,7 @@ def test_an_animation_goes_through_the_network(command, tmp_path, rng):
     assert status == 1 and "is an animation of 3 frames" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_video_and_a_single_pixel_go_through_the_network(command, tiny, tmp_path):
     import imageio_ffmpeg
