@@ -1,5 +1,7 @@
 """Fixtures of all tests. Tests that need the image sets of the development machine say so and are skipped elsewhere."""
 
+import contextlib
+import importlib
 import io
 import json
 import os
@@ -13,8 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import model
 import utils
+from cli import terminal
+from config import make_config
 from images.photographs import Photographs
+from networks.registry import build_generator
+from runs import devices, store
 from scoring import figures, tables, testsets
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -48,9 +55,19 @@ TINY = [part for setting in TINY_SETTINGS for part in ("--set", setting)]
 LONGEST = ("test_devices", "test_train", "test_evaluate", "test_upscale", "test_benchmark", "test_explain", "test_demo")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items):
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
+def slow_but(quick, values):
+    """The values of a parametrization, tuples where it has several arguments; all but the quick ones are slow."""
+    arguments = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*each, marks=() if value in quick else pytest.mark.slow) for value, each in arguments]
 
 
 @pytest.fixture
@@ -89,6 +106,15 @@ def tiny_vgg(resize=0):
     x = keras.layers.Resizing(resize, resize, **floats)(image) if resize else image
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")((x + 1) * 127.5)
     return keras.Model(image, keras.ops.cast(x, keras.config.floatx()), trainable=False)
+
+
+SMALL = ((8, 4), (8, 2))  # the (maps, stride) of a small discriminator's convolutions
+
+
+@pytest.fixture
+def small_judge(monkeypatch):
+    """A discriminator of two convolutions, where the paper's eight are not what is tested."""
+    monkeypatch.setattr(model, "CONVOLUTIONS", SMALL)
 
 
 @pytest.fixture
@@ -154,7 +180,10 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(clone):
-    """run("train.py", "--steps", 2, …) → CompletedProcess, in the clone, without environment variables of ours."""
+    """run("train.py", "--steps", 2, …) → CompletedProcess, in the clone, without environment variables of ours.
+
+    A process of its own, which loads TensorFlow anew in eight seconds: where nothing hangs on that, `call` will do.
+    """
 
     def run_script(script, *arguments, timeout=240, **settings):
         command = [sys.executable, "-B", script, *map(str, arguments)]
@@ -165,53 +194,70 @@ def run(clone):
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    """The directory of an SRGAN run of a tiny network, with random weights of which none is without effect."""
+def call(clone):
+    """call("train.py", "--steps", 2, …) → CompletedProcess as of `run`, but of the command's main() in this process.
+
+    env: environment variables beside those that are there.
+    """
+
+    def call_main(*command, env=()):
+        name, *arguments = map(str, command[command[0] == "-m" :])
+        module = importlib.import_module(name.removesuffix(".py"))
+        printed, errors = io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            for part in list(sys.modules.values()):
+                if getattr(part, "__dict__", {}).get("PROJECT") == PROJECT:
+                    patch.setattr(part, "PROJECT", clone)
+            for variable, value in dict(env).items():
+                patch.setenv(variable, value)
+            patch.chdir(clone)
+            patch.setattr(sys, "argv", [f"{name.split('.')[-1 if command[0] == '-m' else 0]}.py", *arguments])
+            stack.enter_context(contextlib.redirect_stdout(printed))
+            stack.enter_context(contextlib.redirect_stderr(errors))
+            end = stack.enter_context(pytest.raises(SystemExit))
+            terminal.run_command(module.main)
+        if "keras" in sys.modules:
+            devices.choose_precision("float32")
+        return subprocess.CompletedProcess(command, end.value.code or 0, printed.getvalue(), errors.getvalue())
+
+    return call_main
+
+
+def make_run(directory, mode, *overrides, seed=0):
+    """A run of a tiny network as train.py leaves it, with random weights of which none is without effect."""
     import keras
 
-    from config import make_config
-    from networks.registry import build_generator
-    from runs import store
-
-    config = make_config("srgan", overrides=TINY_SETTINGS)
-    keras.utils.set_random_seed(0)
+    config = make_config(mode, overrides=[*TINY_SETTINGS, *overrides])
+    keras.utils.set_random_seed(seed)
     generator = build_generator(config.MODEL)
     for layer in generator.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.full_like(weights, 0.5) for weights in layer.get_weights()])
-    run = store.Run(tmp_path_factory.mktemp("runs") / "tiny", "srgan", "slides", config)
-    store.create(run, {})
-    store.save_weights(generator, run.directory / store.WEIGHTS)
-    return run.directory
+    store.create(store.Run(directory, mode, "slides", config), {})
+    store.save_weights(generator, directory / store.WEIGHTS)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tmp_path_factory):
+def tiny_run(tmp_path_factory):
+    """The directory of an SRGAN run of a tiny network."""
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny", "srgan")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
     """A folder of runs: a tiny SRGAN and the SRResNet that it can be mixed with, and one of another factor."""
-    import keras
-
-    from config import make_config
-    from networks.registry import build_generator
-    from runs import store
-
     folder = tmp_path_factory.mktemp("place")
-    about = store.describe_weights(tiny_run)[1]
-    other = make_config("srresnet", overrides=["MODEL.blocks=1", "MODEL.width=8", "MODEL.scale=2"])
-    for name, mode, config in (
-        ("srgan_x4", "srgan", about["config"]),
-        ("srresnet_x4", "srresnet", about["config"]),
-        ("half", "srresnet", other),
-    ):
-        store.create(run := store.Run(folder / name, mode, "slides", config), {})
-        keras.utils.set_random_seed(len(name))
-        store.save_weights(build_generator(config.MODEL), run.directory / store.WEIGHTS)
+    make_run(folder / "srgan_x4", "srgan", seed=1)
+    make_run(folder / "srresnet_x4", "srresnet", seed=2)
+    make_run(folder / "half", "srresnet", "MODEL.scale=2", seed=3)
     return folder
 
 
 @pytest.fixture
 def runs_there(place, monkeypatch):
     """`place` as the only runs there are."""
-    from runs import store
     from web import compare
 
     monkeypatch.setenv("SRGAN_RUNS", str(place))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import photo, tiny_vgg
+from conftest import photo, slow_but, tiny_vgg
 
 import evaluate
 import train
@@ -139,6 +139,7 @@ def test_johnsons_norms_and_activations():
     assert count(network, keras.layers.ReLU) == 1 + 4 + 2
 
 
+@pytest.mark.slow
 def test_tensorlayers_networks():
     """Batch norms and activations, LR in [-1, 1], and initial weights of both networks; the discriminator's layers."""
     keras.utils.set_random_seed(0)
@@ -162,6 +163,7 @@ def test_tensorlayers_networks():
         assert 0.018 < np.std(layer.kernel) < 0.022
 
 
+@pytest.mark.slow
 def test_the_tensorlayer_preset_trains_a_gan(rng):
     """One update by its networks and loss, and VGG's input resized."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=64", "TRAIN.batch=2", "VGG.resize=32", "VGG.layer=conv2_2"]
@@ -228,7 +230,9 @@ def test_as_much_work_in_hr_space(rng):
     assert counting.multiply_adds(high, (1, 10, 10, 3)) == 1600 * weights_of(high)
 
 
-@pytest.mark.parametrize(("name", "a_pixel"), [("srresnet", 138_636), ("johnson", 46_476)])
+@pytest.mark.parametrize(
+    ("name", "a_pixel"), slow_but([("johnson", 46_476)], [("srresnet", 138_636), ("johnson", 46_476)])
+)
 def test_work_of_an_sr_pixel(name, a_pixel):
     """By hand: weights over 16 in LR space, over 4 and 1 above; a transposed convolution's count at its input."""
     inner = 9 * 64 * 64
@@ -246,7 +250,7 @@ def test_work_of_a_layer_used_many_times():
     assert counting.multiply_adds(network, (1, 5, 6, 3)) == 5 * 6 * 16 * a_pixel
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "srresnet"])
+@pytest.mark.parametrize("name", slow_but(["espcn"], [name for name in NETWORKS if name != "srresnet"]))
 def test_each_learns(name, rng):
     """Some updates by its own loss, at a rate that fits so small a network, and the loss has come down."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]
@@ -262,6 +266,7 @@ def test_each_learns(name, rng):
     assert ("recursion_loss" in values[0]) == (name == "drcn")
 
 
+@pytest.mark.slow
 def test_supervision_of_recursions_fades(rng):
     """DRCN's recursions have the whole loss at first, and less with every update: α goes from one to zero."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=2", "TRAIN.xla=false"]
@@ -324,6 +329,7 @@ def test_receptive_radius(name, rng):
     assert changes[radius + 1] == 0 < changes[2 * radius // 3], changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "radii"),
     [
@@ -380,7 +386,7 @@ def test_layers_of_unknown_reach_are_refused(kind):
         receptive.radius_of(part)
 
 
-@pytest.mark.parametrize("name", ["espcn", "drcn", "johnson"])
+@pytest.mark.parametrize("name", slow_but(["espcn"], ["espcn", "drcn", "johnson"]))
 def test_last_layers_compute_in_float32(name, rng):
     """Under mixed precision an update goes through, and SR has more levels than bfloat16's eight bits tell apart."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "VGG.layer=conv2_2"]

@@ -16,6 +16,7 @@ from utils import UserError
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch, which is optional")
 
 
+@pytest.mark.slow
 def test_all_measurements_in_small(run, tmp_path):
     result = run("benchmark.py", "--quick", "--no-xla", "--steps", 1, "--rounds", 1, "--json", tmp_path / "speed.json")
     assert result.returncode == 0, result.stderr
@@ -40,6 +41,7 @@ def test_all_measurements_in_small(run, tmp_path):
     assert f"{speed['inference']['mp_per_s']:.2f} megapixels/s" in rows[4]
 
 
+@pytest.mark.slow
 @needs_torch
 def test_against_torch(run, tmp_path):
     arguments = ("--quick", "--steps", 1, "--rounds", 1, "--only", "inference", "--no-xla", "--tile", 16)
@@ -86,8 +88,8 @@ def test_figures_of_a_measurement():
         (("--against", "jax"), ("--against", "torch")),
     ],
 )
-def test_mistakes_are_one_sentence(run, arguments, words):
-    assert_refused(run("benchmark.py", *arguments), *words)
+def test_mistakes_are_one_sentence(call, arguments, words):
+    assert_refused(call("benchmark.py", *arguments), *words)
 
 
 def test_missing_torch_is_a_hint(monkeypatch):
@@ -104,6 +106,7 @@ def test_a_failing_process_says_why(tmp_path):
         benchmark.Worker(benchmark.our_input, args, make_config())
 
 
+@pytest.mark.slow
 def test_flops_against_a_count_by_hand():
     """Multiplications a pixel of LR, Figure 4: head, 33 convolutions, two sub-pixel ones (×1, ×4), tail (×16)."""
     head, body, tail = 81 * 3 * 64, 33 * 9 * 64 * 64, 16 * 81 * 64 * 3

@@ -75,6 +75,7 @@ def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
     assert np.array_equal(made.views["srgan_x4"], utils.read_image(made.files[0])[..., :3])
 
 
+@pytest.mark.slow
 def test_models_side_by_side_and_the_dial(runs_there, rng, tmp_path):
     upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
     made = make(upload, ["nearest", "srresnet_x4", "srgan_x4"], tmp_path, share=0.5)
@@ -88,6 +89,7 @@ def test_models_side_by_side_and_the_dial(runs_there, rng, tmp_path):
     assert compare.partner_of("srgan_x4") == "srresnet_x4" and compare.partner_of("srresnet_x4") is None
 
 
+@pytest.mark.slow
 def test_weights_that_are_written_anew_are_loaded_anew(place, runs_there, tmp_path, rng):
     shutil.copytree(place / "srgan_x4", tmp_path / "mine")
     upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
@@ -149,6 +151,7 @@ def test_an_animation_is_made_and_not_compared(runs_there, rng, tmp_path, monkey
         read_upload("a.gif", gif_of(rng, 3), 4, 0.000_256)
 
 
+@pytest.mark.slow
 def test_a_picture_too_long_for_a_jpeg_is_made(runs_there, tmp_path):
     upload = read_upload("a.png", content_of(np.zeros((1, 16400), np.uint8)), 4, 1)
     made = make(upload, ["bicubic", "srgan_x4"], tmp_path)

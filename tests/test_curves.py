@@ -45,8 +45,8 @@ def two_runs(tmp_path, monkeypatch):
         (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_a_picture_has_a_row_a_run(two_runs, run, tmp_path):
-    result = run("-m", "training.curves", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
+def test_a_picture_has_a_row_a_run(two_runs, call, tmp_path):
+    result = call("-m", "training.curves", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
     assert result.returncode == 0, result.stderr
     drawn = utils.read_image(tmp_path / "out" / "curves.png")
     quarters = [part for half in np.array_split(drawn, 2) for part in np.array_split(half, 4, axis=1)]
@@ -61,5 +61,5 @@ def test_a_picture_has_a_row_a_run(two_runs, run, tmp_path):
         (["smooth", "-o", "curves.jpg"], "--out must end in .png, not curves.jpg"),
     ],
 )
-def test_mistakes_are_one_sentence(two_runs, run, arguments, words):
-    assert_refused(run("-m", "training.curves", *arguments), words)
+def test_mistakes_are_one_sentence(two_runs, call, arguments, words):
+    assert_refused(call("-m", "training.curves", *arguments), words)

@@ -394,6 +394,7 @@ def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
 
 
 @needs_packages
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_nothing_is_left_when_the_server_ends(place, tmp_path, number):
     served = Server(place, tmp_path)

@@ -1,8 +1,11 @@
 """The doctor's measures against NumPy and planted pictures; its remarks on planted ailments, once each."""
 
+import re
+
 import numpy as np
 import pytest
 
+from config import DEFAULTS, make_config
 from training import doctor
 
 WELL = {
@@ -55,14 +58,16 @@ def test_a_grid_is_named_though_it_swings_from_batch_to_batch():
     assert remarks(checkerboard=lambda step: (0.2, 1.1)[step % 2]) == []
 
 
-def test_every_setting_that_is_named_exists():
-    import re
-
-    from config import DEFAULTS
-
-    text = " ".join(sentence for _, sentence in doctor.Doctor("srgan").known_ailments(WELL).values())
-    for section, key in re.findall(r"\b([A-Z]{3,})\.(\w+)", text):
-        assert key in DEFAULTS[section]
+def test_each_remark_names_a_setting_that_exists():
+    """And a value that it takes, where one is named."""
+    remarks = doctor.Doctor("srgan").known_ailments(WELL)
+    assert len(remarks) == 2 + 3 + 2  # of the picture, the terms, the discriminator
+    for cause, (_, sentence) in remarks.items():
+        named = re.findall(r"\b([A-Z]+\.\w+)(?:=([\w.]*\w))?", sentence)
+        assert named, cause
+        for name, value in named:
+            section, key = name.split(".")
+            make_config("srgan", overrides=[f"{name}={value or DEFAULTS[section][key]}"])
 
 
 def test_two_ailments_are_both_named():

@@ -1,11 +1,10 @@
 import csv
 import json
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import TINY, assert_refused, photo
+from conftest import assert_refused, make_run, photo
 
 import data
 import evaluate
@@ -14,17 +13,15 @@ from scoring import metrics, tables, testsets
 
 
 @pytest.fixture(scope="module")
-def trained(run, clone):
-    for name, more in (("tiny", ()), ("other", ("--seed", 1)), ("wide", ("--set", "MODEL.width=16"))):
-        result = run("train.py", "--steps", 1, "--name", name, *TINY, *more)
-        assert result.returncode == 0, result.stderr
-    # Only tiny is found by itself; the others are there to be named.
-    for name in ("other", "wide"):
-        shutil.move(clone / "checkpoint" / name, clone / name)
+def trained(clone):
+    """Three runs; only tiny is found by itself, the others are there to be named."""
+    make_run(clone / "checkpoint" / "tiny", "srresnet")
+    make_run(clone / "other", "srresnet", seed=1)
+    make_run(clone / "wide", "srresnet", "MODEL.width=16")
 
 
-def test_samples_are_scored_where_there_is_no_set(trained, run, clone):
-    result = run("evaluate.py", "--json", "scores.json")
+def test_samples_are_scored_where_there_is_no_set(trained, call, clone):
+    result = call("evaluate.py", "--json", "scores.json")
     assert result.returncode == 0, result.stderr
     assert "found: tiny (srresnet" in result.stdout
     assert "no test set was found" in result.stdout and "Protocol: ×4; LR by MATLAB" in result.stdout
@@ -50,7 +47,7 @@ def test_samples_are_scored_where_there_is_no_set(trained, run, clone):
     assert all(float(mean[name]) == pytest.approx(scores["samples"]["tiny"][name]) for name in metrics.COLUMNS)
 
 
-def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
+def test_scores_are_those_of_the_pictures(trained, call, clone, rng):
     """Computed again from the PNGs, by scikit-image and with the shave and colour conversion written out here."""
     from skimage.color import rgb2ycbcr
     from skimage.metrics import peak_signal_noise_ratio
@@ -58,7 +55,7 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
     folder = clone / "sets" / "mine"
     utils.write_image(folder / "x.png", photo(rng, 61, 50))
     arguments = ["--data", "sets", "--sets", "mine", "--methods", "tiny,bicubic", "--json", "s.json", "--out", "out"]
-    result = run("evaluate.py", *arguments)
+    result = call("evaluate.py", *arguments)
     assert result.returncode == 0, result.stderr
     scores = json.loads((clone / "s.json").read_text())["mine"]
     assert list(scores) == ["tiny", "bicubic"]  # as they were asked for
@@ -98,29 +95,30 @@ def test_scores_are_those_of_the_pictures(trained, run, clone, rng):
         (["--out="], "--out"),
     ],
 )
-def test_mistakes_are_one_sentence_and_status_2(trained, run, arguments, words):
-    assert_refused(run("evaluate.py", *arguments), words)
+def test_mistakes_are_one_sentence_and_status_2(trained, call, arguments, words):
+    assert_refused(call("evaluate.py", *arguments), words)
 
 
-def test_broken_test_images_are_named_and_left_out(run, clone, rng):
+def test_broken_test_images_are_named_and_left_out(call, clone, rng):
     folder = clone / "broken" / "Set14"
     utils.write_image(folder / "good.png", photo(rng, 40, 40))
     utils.write_image(folder / "tiny.png", photo(rng, 12, 40))
     (folder / "bad.bmp").write_bytes(b"BM")
-    result = run("evaluate.py", "--data=broken", "--methods=nearest", "--out=o", "--force")
+    result = call("evaluate.py", "--data=broken", "--methods=nearest", "--out=o", "--force")
     assert result.returncode == 0, result.stderr
     assert "bad.bmp is not a readable image" in result.stdout and "tiny.png is smaller than 19×19" in result.stdout
     assert "Set14 (1 images)" in result.stdout
     (folder / "good.png").unlink()
-    assert_refused(run("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")
+    assert_refused(call("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")
 
 
-def test_rows_of_mixed_weights(trained, run, clone):
+@pytest.mark.slow
+def test_rows_of_mixed_weights(trained, call, clone):
     """The ends of a sweep are the two runs, and its middle is the network with the mean of their weights."""
     from runs import store
 
     arguments = ["--sets=samples", "--metrics=psnr_y", "--methods=tiny", "--json=blend.json", "--out=blend"]
-    result = run("evaluate.py", *arguments, "--blend-sweep", "tiny", "./other", "0:1:0.5")
+    result = call("evaluate.py", *arguments, "--blend-sweep", "tiny", "./other", "0:1:0.5")
     assert result.returncode == 0, result.stderr
     scores = json.loads((clone / "blend.json").read_text())["samples"]
     assert list(scores) == ["tiny", "blend_0", "blend_0.5", "blend_1"]

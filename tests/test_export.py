@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import PROJECT, assert_refused, photo
+from conftest import PROJECT, assert_refused, photo, slow_but
 
 import data
 import evaluate
@@ -50,11 +50,16 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def exported(generator, clone, run):
-    """(what the command said, its folder) for a run that lies in the clone's checkpoint/."""
+def tiny(generator, clone):
+    """A run of this name in the clone's checkpoint/."""
     folder = clone / "checkpoint" / "tiny"
     store.create(store.Run(folder, "srresnet", "slides", make_config(overrides=TINY_MODEL)), {})
     store.save_weights(generator[0], folder / store.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, clone, call):
+    """(what the command said, its folder) for the tiny run."""
     random = np.random.default_rng(1)
     for i in range(3):
         picture = photo(random, 256, 256)
@@ -63,7 +68,7 @@ def exported(generator, clone, run):
     for path in data.package_files(data.SAMPLE_TEST)[:2]:
         utils.write_image(clone / "sets" / "mine" / f"{path.stem}.png", utils.read_image(path)[100:230, 100:260])
     arguments = ("--data", "sets", "--sets", "mine", "--size", 16, "--rounds", 1, "--calibration", 4)
-    result = run("export.py", "tiny", *arguments)
+    result = call("export.py", "tiny", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout, clone / "exports" / "tiny"
 
@@ -72,6 +77,7 @@ def source_of(generator):
     return formats.Source(fold_batch_norm(*generator), {"scale": "4"})
 
 
+@pytest.mark.slow
 @needs_all
 def test_the_table(exported):
     said, folder = exported
@@ -97,6 +103,7 @@ def test_the_table(exported):
     assert 30 < rows["tflite-int8"]["psnr_source"] < 60 and rows["tflite-int8"]["differing"] > 0.01
 
 
+@pytest.mark.slow
 @needs_all
 @pytest.mark.parametrize("name", FORMATS)
 def test_loaded_again_at_any_size(exported, generator, rng, name):
@@ -114,6 +121,7 @@ def test_loaded_again_at_any_size(exported, generator, rng, name):
             assert difference.mean() < (0.1 if name == "tflite-float16" else 6)
 
 
+@pytest.mark.slow
 @needs_all
 def test_files_say_what_they_are(exported, clone):
     import onnx
@@ -134,6 +142,7 @@ def test_files_say_what_they_are(exported, clone):
     assert sizes == [["batch", "height", "width", ""], ["batch", "4*height", "4*width", ""]]
 
 
+@pytest.mark.slow
 @needs_all
 @pytest.mark.parametrize("program", ["tensorflow", "onnxruntime", "ai_edge_litert"])
 def test_the_documented_use(exported, generator, rng, tmp_path, monkeypatch, program):
@@ -174,10 +183,15 @@ def plant(monkeypatch):
     return follow
 
 
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [("savedmodel", "truncating"), ("onnx", "red is blue"), ("tflite", "truncating"), ("tflite-int8", "red is blue")],
-)
+PLANTED = [
+    ("savedmodel", "truncating"),
+    ("onnx", "red is blue"),
+    ("tflite", "truncating"),
+    ("tflite-int8", "red is blue"),
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), slow_but(PLANTED[:1], PLANTED))
 def test_a_planted_fault_is_found_and_no_file_is_left(generator, tmp_path, rng, plant, name, fault):
     if not all(map(importlib.util.find_spec, FORMATS[name].packages)):
         pytest.skip(f"needs {', '.join(FORMATS[name].packages)}")
@@ -232,6 +246,7 @@ def test_a_converters_own_exception_is_a_sentence(tmp_path, monkeypatch, error):
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
+@pytest.mark.slow
 @needs_all
 def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
     """The mean of a channel over the crops is the network's own; without the correction it is not."""
@@ -251,6 +266,7 @@ def test_int8_shifts_no_colours(generator, tmp_path, rng, monkeypatch):
     assert shift() > 0.5
 
 
+@pytest.mark.slow
 @needs_all
 def test_int8_without_black_and_white_is_refused(generator, tmp_path):
     crops = [np.full((16, 16, 3), level, np.uint8) for level in (100, 150)]
@@ -325,5 +341,5 @@ def test_the_extra_packages_are_listed():
         (["tiny", "--sets=Set6"], "Set6"),
     ],
 )
-def test_mistakes_are_one_sentence_and_status_2(exported, run, arguments, words):
-    assert_refused(run("export.py", *arguments), words)
+def test_mistakes_are_one_sentence_and_status_2(tiny, call, arguments, words):
+    assert_refused(call("export.py", *arguments), words)

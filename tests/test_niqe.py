@@ -97,18 +97,18 @@ def test_the_model_tells_where_it_comes_from():
     assert np.all(np.linalg.eigvalsh(covariance) > 0) and 2 < mean[0] < 3.5
 
 
-def test_fit_and_score(run, clone, rng):
+def test_fit_and_score(call, clone, rng):
     """Fitted twice, the same bytes; test images stay out; what is fitted can be loaded."""
     folder = clone / "pristine"
     for i in range(3):
         utils.write_image(folder / f"{i}.png", rng.integers(0, 256, (480, 480, 3), dtype=np.uint8))
     (folder / "bad.png").write_bytes(b"no image")
-    results = [run("-m", "scoring.niqe", "fit", "--data", folder, "--out", f"model{i}.json") for i in range(2)]
+    results = [call("-m", "scoring.niqe", "fit", "--data", folder, "--out", f"model{i}.json") for i in range(2)]
     assert results[0].returncode == 0, results[0].stderr
     assert "bad.png is not a readable image" in results[0].stdout and "patches of 3 images" in results[0].stdout
     assert (clone / "model0.json").read_bytes() == (clone / "model1.json").read_bytes()
     assert niqe.load_model(clone / "model0.json")[0].shape == (36,)
-    result = run("-m", "scoring.niqe", "score", folder / "0.png", folder / "1.png")
+    result = call("-m", "scoring.niqe", "score", folder / "0.png", folder / "1.png")
     assert result.returncode == 0, result.stderr
     expected = [niqe.niqe(utils.read_image(folder / f"{i}.png")) for i in range(2)]
     printed = [float(line.split()[0]) for line in result.stdout.splitlines()]
@@ -129,13 +129,13 @@ def test_images_of_the_test_sets_are_not_fitted_to(shared):
         (["score", "scoring/niqe.py"], "niqe.py is not a readable image"),
     ],
 )
-def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
-    assert_refused(run("-m", "scoring.niqe", *arguments), words)
+def test_mistakes_are_one_sentence_and_status_2(call, arguments, words):
+    assert_refused(call("-m", "scoring.niqe", *arguments), words)
 
 
-def test_too_few_patches_are_refused(run, clone, rng):
+def test_too_few_patches_are_refused(call, clone, rng):
     utils.write_image(clone / "few" / "one.png", photo(rng, 200, 200))
-    assert_refused(run("-m", "scoring.niqe", "fit", "--data", "few", "--out", "x.json"), "too few for a model")
+    assert_refused(call("-m", "scoring.niqe", "fit", "--data", "few", "--out", "x.json"), "too few for a model")
 
 
 def test_a_damaged_model_is_refused(tmp_path):

@@ -255,6 +255,7 @@ def test_a_report_leaves_what_a_person_keeps_beside_it(opened, monkeypatch):
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()} and len(before) == 4
 
 
+@pytest.mark.slow
 def test_raters_can_be_left_out(opened, capsys):
     opinions.write(opened, without=[3])
     assert "72 ratings of 2 raters; left out: 3" in capsys.readouterr().out

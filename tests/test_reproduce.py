@@ -23,6 +23,7 @@ from training.state import save_checkpoint
 SMALL = [part for setting in TINY_SETTINGS if "batch" not in setting for part in ("--set", setting)]
 
 
+@pytest.mark.slow
 def test_a_row_from_nothing_to_the_page(run, clone):
     result = run("reproduce.py", "--rows=espcn", "--minutes=0.001", "--sets=samples", *SMALL)
     assert result.returncode == 0, result.stderr
@@ -93,6 +94,7 @@ def stop_while_training(tmp_path, stop):
     assert (tmp_path / "saved").exists() and process.returncode == 2 and "continues it" in error
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_row_save(tmp_path):
     """The signal goes to the whole group."""
     stop_while_training(tmp_path, lambda process: os.killpg(process.pid, signal.SIGINT))
@@ -112,9 +114,8 @@ def test_sigterm_lets_the_row_save(tmp_path):
         (["--report", "--out=nowhere"], "no row is finished"),
     ],
 )
-def test_mistakes_are_one_sentence(run, arguments, words, monkeypatch, tmp_path):
-    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    assert_refused(run("reproduce.py", *arguments), words)
+def test_mistakes_are_one_sentence(call, arguments, words, tmp_path):
+    assert_refused(call("reproduce.py", *arguments, env={"SRGAN_RUNS": str(tmp_path)}), words)
 
 
 def test_only_what_is_new_is_scored(tmp_path, monkeypatch):

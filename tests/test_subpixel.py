@@ -41,6 +41,7 @@ def plant(root, row, value, steps=100, photographs="a"):
     assert runner.is_finished(row)
 
 
+@pytest.mark.slow
 def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     """Planted logs of two seeds: what stands in the table is their mean and spread, and the claims count the seeds."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))

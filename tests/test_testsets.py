@@ -141,14 +141,14 @@ def as_jpeg(path, image):
     iio.imwrite(path.with_suffix(".jpg"), image, plugin="pillow", quality=95)
 
 
-def test_a_jpeg_copy_is_refused_and_forced_marked(copies, run, clone):
+def test_a_jpeg_copy_is_refused_and_forced_marked(copies, call, clone):
     root = copies(as_jpeg)
     arguments = ("--data", root, "--methods=bicubic", "--metrics=psnr_y", "--out=out", "--json=scores.json")
     assert_refused(
-        run("evaluate.py", *arguments), "of its 5 images 0 are known", "JPEG copy", "data.py set5", "--force"
+        call("evaluate.py", *arguments), "of its 5 images 0 are known", "JPEG copy", "data.py set5", "--force"
     )
     assert not (clone / "scores.json").exists()
-    result = run("evaluate.py", *arguments, "--force")
+    result = call("evaluate.py", *arguments, "--force")
     assert result.returncode == 0, result.stderr
     assert "NOT COMPARABLE with published figures: of its 5 images 0 are known" in result.stdout
     row = json.loads((clone / "scores.json").read_text())["Set5"]["bicubic"]

@@ -87,6 +87,7 @@ def upscaled():
     return results
 
 
+@pytest.mark.slow
 def test_the_srresnet_is_better_than_bicubic(upscaled):
     psnr = {
         name: np.mean([metrics.psnr_y(sr, hr, 4) for sr, hr in zip(upscaled[name], upscaled["original"], strict=True)])
@@ -95,6 +96,7 @@ def test_the_srresnet_is_better_than_bicubic(upscaled):
     assert psnr["srresnet_x4"] > psnr["bicubic"] + 1, psnr
 
 
+@pytest.mark.slow
 def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
     """On photographs that neither was trained on; what evaluate.py measured on the test sets is in scores.json."""
 
@@ -117,6 +119,7 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
         assert after[name]["niqe_own"] < before[name]["niqe_own"] and after[name]["consistency"] > 35
 
 
+@pytest.mark.slow
 def test_no_line_stands_out_of_the_srgans_spectrum(shared):
     """At periods of 8, 4 and 2 pixels the baboon has hardly more than about them: 2.6 times, where a weave had 6.6."""
     lr = utils.imresize(utils.read_image(shared / "Set14" / "baboon.bmp")[:480, :480], 1 / 4)
