@@ -106,7 +106,7 @@ def test_broken_test_images_are_named_and_left_out(call, clone, rng):
     (folder / "bad.bmp").write_bytes(b"BM")
     result = call("evaluate.py", "--data=broken", "--methods=nearest", "--out=o", "--force")
     assert result.returncode == 0, result.stderr
-    assert "bad.bmp is not a readable image" in result.stdout and "tiny.png is smaller than 19×19" in result.stdout
+    assert "bad.bmp is not a readable image" in result.stdout and "tiny.png is smaller than 20×20" in result.stdout
     assert "Set14 (1 images)" in result.stdout
     (folder / "good.png").unlink()
     assert_refused(call("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")

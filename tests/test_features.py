@@ -142,5 +142,5 @@ def test_auto_takes_vgg19_where_it_can_be_had(monkeypatch, capsys, network, foun
 
 def test_vgg19_that_is_demanded_and_missing_is_an_error(monkeypatch):
     monkeypatch.setattr(features.download, "find_vgg19", lambda: None)
-    with pytest.raises(UserError, match="VGG19 weights cannot be had"):
+    with pytest.raises(UserError, match="VGG19's weights are missing"):
         features.find_vgg("vgg19")

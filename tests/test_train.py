@@ -670,7 +670,7 @@ def test_statistics_cannot_be_frozen_without_weights(tmp_path, monkeypatch):
     from training import plan
 
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    with pytest.raises(UserError, match="name some by --init"):
+    with pytest.raises(UserError, match="name some with --init"):
         plan.read_plan(plan.parse_arguments(["--name=a", "--set=TRAIN.batch_norm=frozen", "--data=nowhere"]))
 
 
