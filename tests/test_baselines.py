@@ -308,7 +308,7 @@ def test_last_layers_rate_and_adjustable_clipping(rng):
         assert np.abs(gradient).max() > 2e-4
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(["espcn"], NETWORKS))
 def test_receptive_radius(name, rng):
     """LR beyond it does not move a bit of SR, and LR at two thirds of it does."""
     import tensorflow as tf

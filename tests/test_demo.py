@@ -340,6 +340,7 @@ def call(server, config, i, value, session):
     raise AssertionError(f"action {i} did not end")
 
 
+@pytest.mark.slow
 @needs_packages
 def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     """By naming one as if it had been uploaded, in place of each kind of value; nor is another server asked for one."""
@@ -365,6 +366,7 @@ def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     assert told["success"] is True and "secret.png: 24×16, to be 96×64" in told["output"]["data"]
 
 
+@pytest.mark.slow
 @needs_packages
 def test_foreign_pages_are_not_let_in(server):
     """One whose name was made to point here, and one that asks from the visitor's browser."""

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import SMALL, TINY, TINY_SETTINGS, assert_refused, photo, slow_but, tiny_vgg
+from conftest import SMALL, TINY, TINY_SETTINGS, assert_refused, photo, tiny_vgg
 
 import train
 from config import make_config
@@ -111,7 +111,8 @@ def batch_of_four(rng):
     return tf.constant(np.stack([photo(rng, 48, 48) for _ in range(4)])), tf.constant(np.zeros((4, 3), bool))
 
 
-@pytest.mark.parametrize("precision", slow_but(["mixed_float16"], ["mixed_float16", "mixed_bfloat16"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_like_float32(rng, precision, small_judge):
     """Weights and losses stay float32, activations do not; the first losses agree to the precision's digits.
 

@@ -112,5 +112,5 @@ def test_samples_are_what_is_explained_unless_another_is_named(call, monkeypatch
     ("arguments", "words"),
     [(["Set6"], "holds no images"), (["scoring/explain.py"], "none of the 1 images"), (["--scale=5"], "--scale")],
 )
-def test_mistakes_are_one_sentence_and_status_2(run, arguments, words):
-    assert_refused(run("-m", "scoring.explain", *arguments), words)
+def test_mistakes_are_one_sentence_and_status_2(call, arguments, words):
+    assert_refused(call("-m", "scoring.explain", *arguments), words)

@@ -156,6 +156,7 @@ def test_auto_takes_the_first_that_fits(folder, packs, monkeypatch, capsys, cach
     assert len(photos.kept) == (0 if "none" in sentence else 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["ram", "disk", "none"])
 def test_host_memory_is_bounded(tmp_path, rng, monkeypatch, cache):
     """While loading and while training: what may be kept, and twelve times what may wait or the largest photograph."""

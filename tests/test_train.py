@@ -263,6 +263,7 @@ def remarks_on(step, batch):
     return values, said
 
 
+@pytest.mark.slow
 def test_a_dead_term_is_seen(rng, monkeypatch, small_judge):
     """A VGG that lets no gradient through shows as a gradient norm of zero, beside terms that live."""
     import tensorflow as tf
@@ -550,6 +551,7 @@ def test_vgg19_can_be_demanded(run, clone):
     assert not (clone / "checkpoint" / "demanding").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(call, clone):
     """The step and the terms are named, and no weights that are no numbers are written."""
     result = call("train.py", "--name=wild", "--steps=50", *TINY, "--set", "TRAIN.learning_rate=1e9")

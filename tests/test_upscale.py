@@ -164,6 +164,7 @@ def test_scale_shrinks_by_bicubic(tiny_run, tiny, rng):
         Upscaler(tiny_run, scale=8)
 
 
+@pytest.mark.slow
 def test_blend_mixes_the_weights(tiny_run, tiny, rng, tmp_path, monkeypatch):
     about = store.describe_weights(tiny_run)[1]
     other = build_generator(about["config"].MODEL)
