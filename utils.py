@@ -79,32 +79,6 @@ def list_images(folder):
     return [path for path in list_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def read_image(path):
-    """The pixels of an image file as uint8 [height, width, channels]: one channel if the file is gray, else RGB.
-
-    Decoded by Pillow (TensorFlow's JPEG decoder gives other pixels) and turned upright as its EXIF orientation says;
-    alpha is dropped and 16 bits become 8. Raises UserError if the file is broken or cut short.
-    """
-    try:
-        image = iio.imread(path, plugin="pillow", index=0, rotate=True)
-        if image.dtype == np.uint16:
-            image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        elif image.ndim == 3 and image.shape[-1] != 3 or image.dtype != np.uint8:
-            # CMYK, alpha, a palette or one bit a pixel: Pillow converts them.
-            image = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
-    except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
-        raise UserError(f"{path} is not a readable image ({short(error)})") from error
-    return image[..., None] if image.ndim == 2 else image
-
-
-def header_size(path):
-    """(height, width) from the header of an image file, before any EXIF rotation; (0, 0) if it cannot be read."""
-    try:
-        return iio.improps(path, plugin="pillow", index=0).shape[:2]
-    except Exception:  # as above; decoding the file will report what is wrong
-        return 0, 0
-
-
 def short(error):
     """The first line of an error's text, or its kind where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]

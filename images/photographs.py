@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import utils
+from images import pictures
 from images.hashes import file_digest, load_manifest, pixel_hash
 from utils import PROJECT, UserError
 
@@ -43,7 +44,7 @@ class Photographs:
     def __init__(self, paths, minimum, cache_gib, cache="auto", progress=True):
         self.minimum, self.manifest = minimum, load_manifest()
         self.paths, self.sizes, self.skipped, self.kept = [], [], [], {}
-        decoded_bytes = [3 * math.prod(size) for size in each(utils.header_size, paths, "reading headers", progress)]
+        decoded_bytes = [3 * math.prod(size) for size in each(pictures.header_size, paths, "reading headers", progress)]
         pack = Pack(paths, decoded_bytes, progress)
         if cache == "auto":
             cache = choose_cache(sum(decoded_bytes), cache_gib, pack)
@@ -82,7 +83,7 @@ class Photographs:
     def __getitem__(self, i):
         if i in self.kept:
             return self.kept[i]
-        image = utils.to_rgb(utils.read_image(self.paths[i]))
+        image = utils.to_rgb(pictures.read_image(self.paths[i]))
         if image.shape[:2] != self.sizes[i]:
             raise UserError(f"{self.paths[i]} has become another image since the start")
         return image
@@ -102,7 +103,7 @@ class Photographs:
 def decode(path):
     """(uint8 [h, w, 3], its pixel hash, None), or (None, None, the reason why the file cannot be read)."""
     try:
-        image = utils.to_rgb(utils.read_image(path))
+        image = utils.to_rgb(pictures.read_image(path))
     except UserError as error:
         return None, None, str(error).removeprefix(f"{path} ")
     return image, pixel_hash(image), None

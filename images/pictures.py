@@ -6,6 +6,7 @@ says, which is then removed. Pillow reads and writes; 16 bits in more than one c
 sixteen_bits.py.
 """
 
+import contextlib
 import io
 import logging
 import struct
@@ -22,9 +23,9 @@ from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
 
-Image.MAX_IMAGE_PIXELS = None  # opened() has its own limit and message
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors come as exceptions too
 
+LARGEST = 200  # megapixels of a picture for training or evaluation
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # names of Pillow
 # name of --format: (file endings, kinds, 16-bit kinds, longest side in pixels)
 FORMATS = {
@@ -34,6 +35,7 @@ FORMATS = {
     "tiff": ((".tif", ".tiff"), ("L", "LA", "RGB", "RGBA", "CMYK"), ("L", "RGB", "RGBA"), 2**31 - 1),
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
 }
+SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRGB
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, so they hold for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
@@ -110,27 +112,72 @@ def size_of(pixels):
 # Reading
 
 
+@contextlib.contextmanager
 def opened(path, max_megapixels):
-    """The Pillow image of a file, its header read and nothing else. Raises UserError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not Path(path).stat().st_size:
-                raise UserError("is empty: it has no bytes")
-            image = Image.open(path, formats=READABLE)
-    except UserError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UserError("is not a picture, or of a kind that cannot be read (damaged, or unusual channels)") from None
-    except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
-        raise unreadable(error) from error
-    if image.width * image.height > max_megapixels * 1e6:
-        image.close()
+    """Gives the Pillow image of a file, its header read and nothing else; a TIFF's at its picture. Raises UserError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = identified(file, str(path))
+                check_size(image.size, max_megapixels)
+                if image.format == "TIFF":
+                    turn_to_picture(image)
+                    check_size(image.size, max_megapixels)
+        except UserError:
+            raise
+        except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
+            raise unreadable(error) from error
+        yield image
+
+
+def identified(file, name):
+    """Image.open without Pillow's own bound on the size, which stays as it is for everybody else."""
+    Image.init()
+    start = file.read(16)
+    if not start:
+        raise UserError("is empty: it has no bytes")
+    for read_header, accepts in map(Image.OPEN.get, READABLE):
+        if accepts(start) is True:
+            try:
+                file.seek(0)
+                return read_header(file, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open has it: not of this format
+                continue
+    raise UserError("is not a picture, or of a kind that cannot be read (damaged, or unusual channels)")
+
+
+def check_size(size, max_megapixels):
+    """Raise UserError if (width, height) are more pixels than allowed."""
+    width, height = size
+    if width * height > max_megapixels * 1e6:
         raise UserError(
-            f"is {image.width}×{image.height} pixels, more than --max-megapixels {max_megapixels:g} allows: raise that "
-            "if the file is to be trusted"
+            f"is {width}×{height} pixels, more than --max-megapixels {max_megapixels:g} allows "
+            "(an option of upscale.py and demo.py: raise it if the file is to be trusted)"
         )
-    return image
+
+
+def turn_to_picture(image):
+    """Seek the page of a TIFF that is no thumbnail, smaller copy or mask of another. Raises UserError if many are."""
+    pages = []
+    for i in range(image.n_frames):
+        image.seek(i)
+        if not image.tag_v2.get(254, 0) & 0b101 and image.tag_v2.get(255) != 2:
+            pages.append(i)
+    if len(pages) > 1:
+        raise UserError(f"holds {len(pages)} pages: save them as files of their own")
+    image.seek(pages[0] if pages else 0)
+
+
+def seek(image, i):
+    """Go to frame i of an animation. Raises UserError if Pillow would enlarge the canvas for it."""
+    size = image.size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.seek(i)
+    if image.size != size:
+        raise UserError(f"is damaged: its frame {i + 1} is larger than the animation")
 
 
 def unreadable(error):
@@ -147,9 +194,6 @@ def read(path, max_megapixels):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pages = image.n_frames if image.format == "TIFF" else 1
-                if pages > 1:
-                    raise UserError(f"holds {pages} pages: save them as files of their own")
                 return decode(path, image)
         except UserError:
             raise
@@ -157,35 +201,66 @@ def read(path, max_megapixels):
             raise unreadable(error) from error
 
 
+def read_image(path):
+    """The pixels of an image file as uint8 [height, width, channels]: one channel if the file is gray, else RGB.
+
+    For training and evaluation: `read`, without alpha, 16 bits rounded to 8, and in sRGB if the file's profile says
+    that its colours are in another space. Raises UserError, with the file's name.
+    """
+    try:
+        picture = read(path, LARGEST)
+        if picture.dtype == np.uint16:
+            picture = to_eight_bits(picture)
+        picture = to_srgb(picture)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    pixels = picture.pixels.convert(picture.kind).convert(picture.kind.removesuffix("A"))
+    return np.array(pixels).reshape(*picture.shape[:2], -1)
+
+
+def header_size(path):
+    """(height, width) from the header of an image file, before any EXIF rotation; (0, 0) if it cannot be read."""
+    try:
+        with opened(path, LARGEST) as image:
+            return image.size[::-1]
+    except UserError:  # decoding the file will report what is wrong
+        return 0, 0
+
+
 KINDS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
 KINDS |= {"RGBA": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "CMYK", "I;16": "L", "I;16B": "L", "I;16L": "L"}
+# Pillow's names of kinds that are refused, in words.
+REFUSED = {"F": "floating-point numbers", "I": "whole numbers of 32 bits or with a sign", "LAB": "CIE L*a*b*"}
 # EXIF mark: (quarter turns to the left, mirrored after that), for what Pillow cannot turn.
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
 
 
 def decode(path, image):
     """The Picture of an opened image; raises whatever the decoder raises."""
-    if image.mode not in KINDS:
-        raise UserError(f"has pixels of a kind that cannot be upscaled ({image.mode})")
+    if unusual := unusual_pixels(image):
+        raise UserError(f"has pixels of a kind that is not read: {unusual}")
     kind = KINDS[image.mode]
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
-    deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # Pillow gives eight of the sixteen bits
+    # Of these Pillow gives eight of the sixteen bits.
+    deep = image.format in ("PNG", "TIFF") and ";16" in str(image.tile) and not image.mode.startswith("I")
+    image.load()  # here, since Pillow does it while looking for a PNG's EXIF, and damage is overlooked there
     mark = turn_of(image)
     kept = facts_of(path, image)
-    image.load()
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
             kind = "L"  # one of 65,536 grays is transparent: upscaling would lose that gray
+        if image.mode.startswith("I") and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero is white
+            upright = Image.fromarray(65535 - np.asarray(upright).astype(np.uint16))
         return Picture(upright, kind, kept)
 
     content = Path(path).read_bytes()
     if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow gives as RGBA
         kind = "LA"
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16:
+    if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16 and kind in ("LA", "RGB", "RGBA"):
         if mark in TURNS and image.format == "PNG":  # a TIFF is turned by OpenCV
             turns, mirrored = TURNS[mark]
             pixels = np.rot90(pixels, turns)[:, :: -1 if mirrored else 1]
@@ -193,6 +268,17 @@ def decode(path, image):
         if np.array_equal(pixels >> 8, np.asarray(upright.convert(kind))):
             return Picture(np.ascontiguousarray(pixels), kind, kept)
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
+
+
+def unusual_pixels(image):
+    """What the numbers of an opened image are, in words, if they are no levels from black to white; else ""."""
+    if image.mode not in KINDS:
+        return REFUSED.get(image.mode, image.mode)
+    if image.format != "TIFF":
+        return ""
+    if not {1, 4} >= set(image.tag_v2.get(339, (1,))):
+        return "numbers with a sign, or no whole ones"
+    return "12 bits, which look almost black as 16" if ";12" in str(image.tile) else ""
 
 
 def turn_of(image):
@@ -261,7 +347,7 @@ def fit(picture, name, scale):
         picture = to_eight_bits(picture)
         remarks.append("8 of 16 bits are kept")
     if picture.kind == "CMYK" and "CMYK" not in kinds:
-        picture = to_rgb(picture)
+        picture = to_srgb(picture)
         remarks.append("CMYK becomes RGB")
     if picture.has_alpha and picture.kind not in kinds and "RGBA" not in kinds:
         picture = over_white(picture)
@@ -279,16 +365,31 @@ def to_eight_bits(picture):
     return Picture(Image.fromarray(((pixels + 128) // 257).astype(np.uint8)), picture.kind, picture.kept)
 
 
-def to_rgb(picture):
-    """The RGB Picture of a CMYK one, in sRGB if its profile can be read."""
+def to_srgb(picture):
+    """The eight-bit Picture in sRGB: CMYK becomes RGB, and RGB(A) changes if its profile says it is in another space.
+
+    Profiles that cannot be read, or are sRGB's but for rounding, change no RGB; gray pictures stay as they are.
+    """
+    if picture.kind in ("L", "LA"):
+        return picture
+    kind = picture.kind.replace("CMYK", "RGB")
+    pixels = picture.pixels.convert(picture.kind)
     kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}
-    pixels = picture.pixels.convert("CMYK")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.kept["icc_profile"]))
-        pixels = ImageCms.profileToProfile(pixels, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), picture.kind, kind)
     except (KeyError, OSError, ImageCms.PyCMSError):
-        pixels = pixels.convert("RGB")
-    return Picture(pixels, "RGB", kept)
+        return picture if kind == picture.kind else Picture(pixels.convert(kind), kind, kept)
+    if kind == picture.kind and changes_little(transform, kind):
+        return picture
+    return Picture(ImageCms.applyTransform(pixels, transform), kind, kept)
+
+
+def changes_little(transform, kind):
+    """Whether a transform of ImageCms between RGB(A) leaves all colours within SAME_SPACE levels."""
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(12, 18, 3)
+    seen = np.asarray(ImageCms.applyTransform(Image.fromarray(levels).convert(kind), transform))[..., :3]
+    return np.abs(levels.astype(int) - seen).max() <= SAME_SPACE
 
 
 def over_white(picture):

@@ -56,6 +56,8 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
         format_name = ANIMATED[target.suffix.lower()]
         try:
             durations, transparent = look_through(image)
+        except UserError:
+            raise
         except Exception as error:  # Pillow's many kinds, as in pictures.read
             raise pictures.unreadable(error) from error
 
@@ -65,7 +67,7 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
 
         def frames():
             for i in range(len(durations)):
-                image.seek(i)
+                pictures.seek(image, i)
                 kind = "RGBA" if transparent else "RGB"
                 frame = pictures.Picture(image.convert(kind), kind)
                 frame = upscaler.upscale(frame, frame.canvas(upscaler.scale), progress=progress).pixels
@@ -98,7 +100,7 @@ def look_through(image):
     """([milliseconds of each frame], whether any has transparent parts); decodes all frames once."""
     durations, transparent = [], False
     for i in range(getattr(image, "n_frames", 1)):
-        image.seek(i)
+        pictures.seek(image, i)
         image.load()
         durations.append(image.info.get("duration", 0))
         if image.has_transparency_data and not transparent:

@@ -256,7 +256,7 @@ def pages(path):
         ("bomb.png", bomb, "50000×50000 pixels, more than --max-megapixels 200"),
         ("five.tif", five_channels, "unusual channels"),
         ("pages.tif", pages, "holds 2 pages"),
-        ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that cannot be upscaled"),
+        ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that is not read: floating-point"),
         ("folder.png", lambda path: path.mkdir(), "cannot be read"),
         ("missing.png", lambda path: None, "No such file"),
     ],

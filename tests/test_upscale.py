@@ -294,7 +294,7 @@ def test_output_inside_the_input_and_globs_and_formats(command, album, tmp_path)
 def test_the_python_way_and_the_command_agree(command, album, tiny, tmp_path):
     command(album / "a.png", "-o", tmp_path / "a.png")
     with Image.open(album / "a.png") as image:
-        assert np.array_equal(utils.read_image(tmp_path / "a.png"), tiny.upscale(np.asarray(image)))
+        assert np.array_equal(pictures.read_image(tmp_path / "a.png"), tiny.upscale(np.asarray(image)))
 
 
 def test_inks_are_upscaled_as_they_are(command, tiny, rng, tmp_path):
@@ -429,5 +429,5 @@ def test_the_shipped_network_as_a_command(run, clone, shipped):
     result = run("upscale.py", "cat.png")
     assert result.returncode == 0, result.stderr
     assert "srresnet_x4, ×4" in result.stdout and "cat.png → cat_x4.png" in result.stdout
-    sr = utils.read_image(clone / "cat_x4.png")
+    sr = pictures.read_image(clone / "cat_x4.png")
     assert np.array_equal(sr, shipped.upscale(chelsea()[100:148, 100:172]))

@@ -1,5 +1,6 @@
 """Animations and videos: frames, times, transparency, sound, rotation."""
 
+import struct
 import subprocess
 
 import imageio_ffmpeg
@@ -94,6 +95,16 @@ def test_a_damaged_animation_leaves_nothing(tmp_path, frames):
     content = (tmp_path / "in.gif").read_bytes()
     (tmp_path / "in.gif").write_bytes(content[: len(content) // 2])
     with pytest.raises(utils.UserError, match="cannot be read"):
+        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
+
+
+def test_a_gif_whose_canvas_grows_is_refused(tmp_path):
+    """A small first frame and a large one in a few bytes: no memory is taken for the second."""
+    Image.new("P", (8, 8)).save(tmp_path / "in.gif")
+    second = b"," + struct.pack("<HHHHB", 0, 0, 12000, 12000, 0) + b"\x02\x02\x4c\x01\0;"
+    (tmp_path / "in.gif").write_bytes((tmp_path / "in.gif").read_bytes().removesuffix(b";") + second)
+    with pytest.raises(utils.UserError, match="is damaged: its frame 2 is larger than the animation"):
         upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
 
