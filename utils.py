@@ -4,9 +4,9 @@ The end of a name tells its range where it could be mistaken: `_u8` is uint8 in 
 `_m11` float in [-1, 1]. Images are [height, width, channels].
 """
 
+import contextlib
 import importlib
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -85,48 +85,53 @@ def short(error):
 
 
 def write_atomically(path, write):
-    """Call write(temporary path beside `path`), then rename that file to `path`: it appears whole or not at all.
+    """Call write(temporary path of the same name), then rename that file to `path`: it appears whole or not at all.
 
     Raises UserError if it cannot be written (what was there before stays), or if `path` is something other than a
     file, for example a folder or a device.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be written: it is not a file")
-    temporary = path.with_name(f".tmp.{path.name}")  # the same ending, from which writers take the format
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with beside(path) as folder:
+            write(temporary := folder / path.name)  # the same ending, from which writers take the format
+            with open(temporary, "r+b") as file:  # Windows brings to the disk only what is open for writing
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # HDF5's is a RuntimeError
         reason = getattr(error, "strerror", None) or short(error)
         raise UserError(f"{path} cannot be written ({reason}); what was there before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def beside(path):
+    """Gives a hidden folder beside `path`, no other process's, that is removed with what is left in it."""
+    with tempfile.TemporaryDirectory(prefix=".tmp.", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def write_folder_atomically(path, write):
-    """Call write(temporary path beside `path`), which makes a folder there, then rename that folder to `path`.
+    """Call write(temporary path of the same name), which makes a folder there, then rename that folder to `path`.
 
     Raises UserError as write_atomically does; what was there before then stays.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} cannot be written: it is not a folder")
-    temporary, before = (path.with_name(f".{mark}.{path.name}") for mark in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        write(temporary)
-        if path.exists():
-            os.replace(path, before)  # a folder cannot be replaced in one move
-        os.replace(temporary, path)
+        with beside(path) as folder:
+            temporary, before = folder / path.name, folder / f"{path.name}.before"
+            write(temporary)
+            if path.exists():
+                os.replace(path, before)  # a folder cannot be replaced in one move
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if before.exists():
+                    os.replace(before, path)
+                raise
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or short(error)
         raise UserError(f"{path} cannot be written ({reason})") from error
-    finally:
-        if before.exists() and not path.exists():
-            os.replace(before, path)
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_image(path, image_u8):

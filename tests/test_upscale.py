@@ -220,6 +220,26 @@ def test_tile_follows_free_memory(tiny_run, monkeypatch):
         assert upscaler.affordable_tile(config) == side - 2 * upscaler.halo
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("limit", "free"), [(4 * GIB, 3 * GIB), (2**63 - 4096, 20 * GIB), ("max", 20 * GIB)])
+def test_what_was_read_is_no_used_memory(tmp_path, version, limit, free):
+    """A container of 4 GiB that holds 1 GiB, and 3 GiB of files that it has read: 3 GiB are free."""
+    folder = tmp_path / "sys/fs/cgroup" / ("memory" if version == 1 else "")
+    folder.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {20 * 2**20} kB\n")
+    assert tiles.free_memory(tmp_path) == 20 * GIB
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    for name, value in zip(names, (limit, 4 * GIB), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    inactive = f"{'total_' if version == 1 else ''}inactive_file {3 * GIB}\n"
+    (folder / "memory.stat").write_text(f"anon {GIB}\n{inactive}active_file 7\n")
+    assert tiles.free_memory(tmp_path) == free
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The command
 

@@ -1,3 +1,7 @@
+import fcntl
+import os
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -102,6 +106,44 @@ def test_write_image_is_whole_or_absent(tmp_path, rng, monkeypatch):
     with pytest.raises(UserError, match="disk full"):
         utils.write_image(tmp_path / "new" / "a.png", image // 2)
     np.testing.assert_array_equal(pictures.read_image(tmp_path / "new" / "a.png"), image)
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path):
+    """The second begins and ends while the first writes: each has a file of its own, and the last to end remains."""
+    path = tmp_path / "a.txt"
+
+    def slow(temporary):
+        temporary.write_text("first")
+        utils.write_atomically(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second" and temporary.suffix == ".txt"
+
+    utils.write_atomically(path, slow)
+    assert path.read_text() == "first" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """Brought there through a descriptor that may write: Windows refuses any other."""
+    done = []
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).read_text())
+
+    def replace(source, target, move=os.replace):
+        done.append("replaced")
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    utils.write_atomically(tmp_path / "a.txt", lambda temporary: temporary.write_text("whole"))
+    assert done == ["whole", "replaced"]
+
+
+def test_a_file_is_readable_as_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    utils.write_atomically(tmp_path / "a", lambda temporary: temporary.touch())
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_list_images_is_recursive_and_sorted(tmp_path):
