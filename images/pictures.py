@@ -11,7 +11,7 @@ import io
 import logging
 import struct
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +39,13 @@ SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRG
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, so they hold for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
+PARSED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts of a PNG that are kept as XMP and EXIF
+PROCESSED_BY, MARK = 11, "srgan"  # EXIF's tag for the software that has worked on a picture, and what it says here
 # Tags of a TIFF that describe the picture, not how it is stored: texts, resolution, XMP, IPTC, EXIF, GPS.
-TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
+TIFF_TAGS = (PROCESSED_BY, 270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
 IFD_TAGS = (34665, 34853)  # EXIF's own and GPS's, tables in the table
+SIZES = ((256, 257), (40962, 40963))  # width and height in EXIF's first table, and in its own
+LONGEST = 65533 - 29  # bytes of EXIF, XMP or a comment that a JPEG has room for; XMP has 29 in front of it
 
 
 @dataclass
@@ -249,6 +253,8 @@ def decode(path, image):
     kept = facts_of(path, image)
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
+    if "exif" not in kept and "Raw profile type exif" in image.info:
+        kept["exif"] = upright.getexif().tobytes()
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
             kind = "L"  # one of 65,536 grays is transparent: upscaling would lose that gray
@@ -304,12 +310,13 @@ def facts_of(path, image):
     kept = {key: info[key] for key in ("icc_profile", "exif", "xmp", "dpi", "comment") if info.get(key)}
     if image.format == "PNG":
         with open(path, "rb") as file:
-            kept["chunks"] = [chunk for chunk in png_chunks(file.read()) if chunk[0] in PNG_CHUNKS]
+            chunks = png_chunks(file.read())
+        kept["chunks"] = [(name, data) for name, data in chunks if name in PNG_CHUNKS and not data.startswith(PARSED)]
     if image.format == "TIFF":
         kept["tags"] = described(image.getexif())
     if image.format == "WEBP":
         with open(path, "rb") as file:
-            kept["lossless"] = b"VP8L" in file.read(2**16)
+            kept["lossless"] = {b"VP8L"} == set(webp_chunks(file.read())) & {b"VP8 ", b"VP8L"}
     return kept
 
 
@@ -320,6 +327,16 @@ def png_chunks(content):
         length, name = struct.unpack(">I4s", content[position : position + 8])
         yield name, content[position + 8 : position + 8 + length]
         position += 12 + length
+
+
+def webp_chunks(content):
+    """Yield the names of the chunks of a WebP, those of an animation's frames too."""
+    position = 12
+    while position + 8 <= len(content):
+        name, length = struct.unpack("<4sI", content[position : position + 8])
+        yield name
+        # A frame's chunks begin behind its 16 bytes of place and time.
+        position += 8 + (16 if name == b"ANMF" else length + length % 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -356,7 +373,48 @@ def fit(picture, name, scale):
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
         kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # it is a profile for gray
         picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
-    return picture, f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
+    kept, left_out = metadata_for(name, picture.kept, (scale * width, scale * height))
+    remarks += left_out
+    return replace(picture, kept=kept), f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
+
+
+def metadata_for(name, kept, size):
+    """(metadata for a file of the format `name`, [what is left out]): with the new (width, height) and the MARK."""
+    kept, left_out = dict(kept), []
+    try:
+        exif = new_exif(kept, size)
+        if name == "tiff":
+            kept["tags"] = described(exif)
+        else:
+            kept["exif"] = exif.tobytes()
+    except Exception:  # Pillow's many kinds for damaged EXIF
+        exif = new_exif({}, size)
+        kept |= {"exif": exif.tobytes(), "tags": dict(exif)}
+    if name == "jpg":
+        for key, title in {"exif": "EXIF", "xmp": "XMP", "comment": "a comment"}.items():
+            if len(kept.get(key, b"")) > LONGEST:
+                left_out.append(f"{title} of {len(kept.pop(key)) // 1024} KB is left out")
+        kept.setdefault("exif", new_exif({}, size).tobytes())
+    return kept, left_out
+
+
+def new_exif(kept, size):
+    """The Pillow Exif of metadata, from a TIFF's tags or another file's EXIF; size: the new (width, height)."""
+    exif = Image.Exif()
+    if "tags" in kept:
+        for tag, value in kept["tags"].items():
+            if tag != 700:  # XMP, which is kept by itself
+                exif[tag] = dict(value) if tag in IFD_TAGS else value
+        tables = (exif, exif.get(IFD_TAGS[0], {}))
+    else:
+        exif.load(kept.get("exif", b""))
+        tables = (exif, exif.get_ifd(IFD_TAGS[0]) if IFD_TAGS[0] in exif else {})
+    for table, tags in zip(tables, SIZES, strict=True):
+        for tag, value in zip(tags, size, strict=True):
+            if tag in table:
+                table[tag] = value
+    exif[PROCESSED_BY] = MARK
+    return exif
 
 
 def to_eight_bits(picture):
@@ -421,39 +479,46 @@ def encode(path, picture, name):
         if name == "png":
             return sixteen_bits.write_png(path, picture.pixels, kept)
         return sixteen_bits.write_tiff(path, picture.pixels, kept, tiff_tags(kept))
+    if name == "tiff":
+        tags = tiff_tags(kept)
+        # Pillow's compressing writer cannot write EXIF's tables; its plain one can.
+        plain = any(tag in tags for tag in IFD_TAGS)
+        options = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
+        options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
+    else:
+        options = options_for(name, kept)
+    picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
+
+
+def options_for(name, kept):
+    """Pillow's options for a PNG, JPEG, WebP or BMP, also an animated one, with metadata from metadata_for."""
     options = {key: kept[key] for key in ("icc_profile", "exif", "dpi") if key in kept}
     if name == "png":
         # The level takes a third of the time of PNG's default, for files of about the same size.
         options |= {"compress_level": 2, "pnginfo": PngImagePlugin.PngInfo()}
         for chunk in kept.get("chunks", ()):
             options["pnginfo"].add(*chunk)
-        if "xmp" in kept and "chunks" not in kept:
+        if "xmp" in kept:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
     elif name == "jpg":
         options |= {"quality": 95, "subsampling": 0} | {key: kept[key] for key in ("xmp", "comment") if key in kept}
     elif name == "webp":
         options |= {"quality": 95, "lossless": kept.get("lossless", False)}
         options |= {"xmp": kept["xmp"]} if "xmp" in kept else {}
-    elif name == "tiff":
-        tags = tiff_tags(kept)
-        # Pillow's compressing writer cannot write EXIF's tables; its plain one can.
-        plain = any(tag in tags for tag in IFD_TAGS)
-        options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
-        options.pop("exif", None)
-    picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
+    return options
 
 
 def described(exif):
     """{tag: value} of the tags of a Pillow Exif that describe a picture; EXIF's own and GPS's are {tag: value}."""
-    return {tag: exif.get_ifd(tag) if tag in IFD_TAGS else exif[tag] for tag in TIFF_TAGS if tag in exif}
+    found = {tag: exif[tag] for tag in TIFF_TAGS if tag in exif}
+    tables = {tag: exif.get_ifd(tag) for tag in IFD_TAGS if tag in found and not isinstance(found[tag], dict)}
+    return found | tables
 
 
 def tiff_tags(kept):
-    """The tags that describe a picture, for Pillow to write, from a TIFF's own or from another file's EXIF and XMP."""
-    source, tags = Image.Exif(), TiffImagePlugin.ImageFileDirectory_v2()
-    if "tags" not in kept and "exif" in kept:
-        source.load(kept["exif"])
-    for tag, value in (kept.get("tags") or described(source)).items():
+    """The tags that describe a picture, XMP among them, for Pillow to write."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in kept.get("tags", {}).items():
         tags[tag] = value
     if "xmp" in kept:
         tags[700] = kept["xmp"]
