@@ -32,7 +32,12 @@ def names(text):
 
 
 def run_command(main):
-    """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2."""
+    """Run a script's main(): a UserError or the file system's refusal is one sentence and exit status 2.
+
+    Names of files may hold any bytes: those that are no UTF-8 are printed as \\udc… and end nothing.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does

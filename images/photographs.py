@@ -91,11 +91,11 @@ class Photographs:
     def fingerprint(self):
         """A digest of the names and file sizes, in order; it tells data sets apart."""
         lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
-        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode(lines)).hexdigest()[:16]
 
     def split(self, held_out):
         """(training indices, validation indices): `held_out` of the latter, at most a fifth of all, chosen by name."""
-        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(os.fsencode(self.paths[i].name)).digest())
         count = min(held_out, len(self) // 5)
         return sorted(order[count:]), sorted(order[:count])
 
@@ -186,7 +186,7 @@ class Pack:
         digest = hashlib.sha256(b"pack 1\n")  # the number of the layout: raise it when the layout changes
         digests = each(file_sha256, self.paths, "comparing photographs with the cache", self.progress)
         for path, content in zip(self.paths, digests, strict=True):
-            digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
+            digest.update(os.fsencode(f"{path.name} {path.stat().st_size} {content}\n"))
         return self.folder / digest.hexdigest()[:32]
 
     def load(self):

@@ -1,5 +1,6 @@
 """The training photographs: which are used, what is kept where, and packs that outlive kills and cuts."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -63,6 +64,19 @@ def test_unusable_images_are_named_and_skipped(folder, rng, monkeypatch, cache):
         if known:
             assert "is too small: 64×31, a crop needs 32×32" in reasons["small.png"]
             assert "is refused: it is the test image baby of Set5" in reasons["leak.png"]
+
+
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_names_may_hold_any_bytes(folder, cache):
+    """A name that is not UTF-8 is one like others; the names of before are digested as before."""
+    before = read_photographs(folder, cache=cache)
+    lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in before.paths)
+    assert (known := before.fingerprint()) == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    (folder / "a" / "photo1.png").rename(folder / "a" / os.fsdecode(b"caf\xe9.png"))
+    photos = read_photographs(folder, cache=cache)
+    assert len(photos) == 7 and photos.fingerprint() != known
+    training, held_out = photos.split(1)
+    assert len(training) == 6 and len(held_out) == 1
 
 
 def test_real_test_images_are_refused(shared, tmp_path):
