@@ -1,14 +1,17 @@
 """What stands beside the pixels of an upscaled picture, and how well its pixels are stored."""
 
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import photo
 from PIL import Image, ImageCms, PngImagePlugin
+from test_video import Nearest
 
-from images import made, pictures, sixteen_bits
+from images import made, pictures, sixteen_bits, video
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d" dc:title="a title"/></x:xmpmeta>'
@@ -211,3 +214,34 @@ def test_a_webp_is_as_lossless_as_it_was(tmp_path, pixels, lossless, profile):
     with Image.open(tmp_path / "in.webp") as before, Image.open(tmp_path / "out.webp") as after:
         expected = np.asarray(before).repeat(2, axis=0).repeat(2, axis=1)
         assert np.array_equal(np.asarray(after), expected) == lossless
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp", "deep.png", "deep.tif", "gif"])
+def test_no_file_is_open_while_it_takes_its_place(tmp_path, pixels, monkeypatch, ending):
+    """Windows refuses to rename an open file."""
+    replaced = []
+
+    def replace(source, target, move=os.replace):
+        links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+        assert source not in [link.readlink() for link in links if link.is_symlink()]
+        replaced.append(target)
+        move(source, target)
+
+    if ending == "gif":
+        frames = [Image.fromarray(np.roll(pixels, i, axis=0)) for i in range(3)]
+        frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    elif "deep" in ending:
+        sixteen_bits.write_png(tmp_path / "in.png", pixels.astype(np.uint16) * 257, {})
+    else:
+        Image.fromarray(pixels).save(tmp_path / "in.png")
+    monkeypatch.setattr(os, "replace", replace)
+    target = tmp_path / f"out.{ending}"
+    if ending == "gif":
+        video.upscale_animation(tmp_path / "in.gif", target, Nearest(), 1, lambda count: None)
+    else:
+        upscaled(tmp_path / "in.png", target)
+    assert replaced == [target]
