@@ -9,6 +9,7 @@ network sees: memory is bounded, and the result equals that of the whole picture
 
 import argparse
 import glob
+import mimetypes
 import os
 import sys
 import time
@@ -20,8 +21,11 @@ from tqdm import tqdm
 import utils
 from cli import terminal
 from images import pictures, video
+from images.made import is_made, remember
 from inference.tiles import LEAST_TILE, TILE, Upscaler, choose_weights
 from utils import UserError
+
+FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
 
 
 class Job(NamedTuple):
@@ -57,23 +61,32 @@ def reason(error):
 
 
 def find_inputs(names, out, failures):
-    """{file: its Path below the output folder} for files, folders and globs; outputs in `out` are not inputs again."""
-    found = {}
+    """{file: its Path below the output folder} for files, folders and globs.
+
+    What was made here before is left out, in `out` and everywhere, and this is printed; it is taken if it is named
+    itself, and nothing else is there.
+    """
+    found, again = {}, {}
     for name in names:
         path = Path(name)
         if path.is_dir():
             excluded = out.resolve() if out and out.resolve() != path.resolve() else None
             for file in files_below(path, failures):
                 if excluded is None or not file.resolve().is_relative_to(excluded):
-                    found.setdefault(file, file.relative_to(path))
+                    (found if not is_made(file) else again).setdefault(file, file.relative_to(path))
         elif path.exists():
-            found.setdefault(path, Path(path.name))
+            (found if not is_made(path) else again).setdefault(path, Path(path.name))
         elif matches := sorted(glob.glob(name, recursive=True)):
             for match in matches:
                 for file in files_of(Path(match), failures):
-                    found.setdefault(file, Path(file.name))
+                    (found if not is_made(file) else again).setdefault(file, Path(file.name))
         else:
             failures.add(name, "there is no such file or folder")
+    named = {path: place for path, place in again.items() if str(path) in map(str, map(Path, names))}
+    if named and not found:
+        return named
+    for path in again:
+        print(f"left out: {path}, it was made here (name nothing else to upscale it again)")
     return found
 
 
@@ -122,20 +135,18 @@ def target_of(source, place, args, scale):
 
 
 def plan(args, found, scale, failures):
-    """[Job] for the inputs found: outputs of earlier runs and finished files are left out, and this is printed.
+    """[Job] for the inputs found, without finished files, which is printed; a target that is an input is a failure.
 
     Raises UserError before anything is written if two inputs would become one file.
     """
     targets = {source: target_of(source, place, args, scale) for source, place in found.items()}
-    sources = {(target.parent.resolve(), target.stem): source for source, target in targets.items()}
+    inputs = {identity(source): source for source in found}
     jobs, owners, finished = [], {}, 0
     for source, target in targets.items():
-        made_from = sources.get((source.parent.resolve(), source.stem), source)
-        if made_from != source and suffix_of(args, scale):
-            print(f"left out: {source}, it was made from {made_from}")
-        elif target.resolve() == source.resolve():
-            failures.add(source, "its output would be itself: give another -o, or a --suffix")
-        elif (other := owners.setdefault(target.resolve(), source)) != source:
+        if (other := inputs.get(identity(target))) is not None:
+            which = "itself" if other == source else f"the input {other}"
+            failures.add(source, f"its output would be {which}: give another -o, or a --suffix")
+        elif (other := owners.setdefault(place_of(target), source)) != source:
             raise UserError(f"{other} and {source} would both become {target}: upscale them one after the other")
         elif target.exists() and not args.overwrite:
             finished += 1
@@ -144,6 +155,31 @@ def plan(args, found, scale, failures):
     if finished:
         print(f"skipped: {finished} finished before (--overwrite does them again)")
     return jobs
+
+
+def identity(path):
+    """What is the same for all names of one file: links, and capitals where a folder knows none; None if there is none.
+
+    A file system without numbers for its files has the real path.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.normcase(os.path.realpath(path))
+
+
+def place_of(target):
+    """The real path of a file that need not exist, without capitals where its folder knows none."""
+    path = target.resolve()
+    return str(path).casefold() if ignores_case(path.parent) else str(path)
+
+
+def ignores_case(folder):
+    """Whether upper and lower case are one in a folder, or where it will be made, judged by the folder's own name."""
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
+    name = folder.name.swapcase()
+    return name != folder.name and folder.with_name(name).exists() and folder.with_name(name).samefile(folder)
 
 
 def measure(job, max_megapixels):
@@ -165,6 +201,13 @@ def measure(job, max_megapixels):
 def work_off(job, upscaler, max_megapixels, progress):
     """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    remark = make(job, upscaler, max_megapixels, progress)
+    remember(job.target)
+    return remark
+
+
+def make(job, upscaler, max_megapixels, progress):
+    """What work_off does, in a folder that is there."""
     if job.source.suffix.lower() in video.SUFFIXES:
         video.upscale_video(job.source, job.target, upscaler, progress)
         return ""
@@ -226,9 +269,22 @@ def parse_arguments():
         help="refuse inputs with more pixels (default: %(default)s), a guard against files made to fill the memory",
     )
     args = parser.parse_args()
-    if args.suffix is not None and Path(f"a{args.suffix}").name != f"a{args.suffix}":
+    if args.suffix is not None and set(args.suffix) & FORBIDDEN:
         parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
+    check_out(args.out, args.format, parser)
     return args
+
+
+def check_out(out, format_name, parser):
+    """End with a sentence if -o names a file of a kind that is not written, or another than --format does."""
+    if out is None or out.is_dir():
+        return
+    suffix = out.suffix.lower()
+    if not is_known(out) and (mimetypes.guess_type(out.name)[0] or "").startswith(("image/", "video/")):
+        kinds = ", ".join((*utils.IMAGE_SUFFIXES, ".gif", *video.SUFFIXES))
+        parser.error(f"-o {out} is of a kind that is not written; there are {kinds}")
+    if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *video.SUFFIXES):
+        parser.error(f"-o {out} is no {format_name}, as --format has it: leave out one of them")
 
 
 def main():

@@ -4,9 +4,9 @@ The end of a variable's name tells its range where it might be unclear: `_u8` is
 [0, 1], `_m11` float in [-1, 1]. Images are [height, width, channels].
 """
 
+import contextlib
 import importlib
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -79,80 +79,59 @@ def list_images(folder):
     return [path for path in list_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def read_image(path):
-    """The pixels of an image file as uint8 [height, width, channels]: one channel if the file is gray, else RGB.
-
-    Decoded by Pillow (TensorFlow's JPEG decoder gives other pixels) and turned upright as its EXIF orientation says;
-    alpha is dropped and 16 bits become 8. Raises UserError if the file is broken or cut short.
-    """
-    try:
-        image = iio.imread(path, plugin="pillow", index=0, rotate=True)
-        if image.dtype == np.uint16:
-            image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        elif image.ndim == 3 and image.shape[-1] != 3 or image.dtype != np.uint8:
-            # CMYK, alpha, a palette or one bit a pixel: Pillow converts them.
-            image = iio.imread(path, plugin="pillow", index=0, rotate=True, mode="RGB")
-    except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
-        raise UserError(f"{path} is not a readable image ({short(error)})") from error
-    return image[..., None] if image.ndim == 2 else image
-
-
-def header_size(path):
-    """(height, width) from the header of an image file, before any EXIF rotation; (0, 0) if it cannot be read."""
-    try:
-        return iio.improps(path, plugin="pillow", index=0).shape[:2]
-    except Exception:  # as above; decoding the file will report what is wrong
-        return 0, 0
-
-
 def short(error):
     """The first line of an error's text, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def write_atomically(path, write):
-    """Call write(temporary path beside `path`), then rename that file to `path`: it appears whole or not at all.
+    """Call write(temporary path of the same name), then rename that file to `path`: it appears whole or not at all.
 
     Raises UserError if it cannot be written (what was there before stays), or if `path` is something other than a
     file, for example a folder or a device.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} cannot be written: it is not a file")
-    temporary = path.with_name(f".tmp.{path.name}")  # the same ending, as writers choose the format by it
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with beside(path) as folder:
+            write(temporary := folder / path.name)  # the same ending, from which writers take the format
+            with open(temporary, "r+b") as file:  # Windows brings to the disk only what is open for writing
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # HDF5's is a RuntimeError
         reason = getattr(error, "strerror", None) or short(error)
         raise UserError(f"{path} cannot be written ({reason}); what was there before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def beside(path):
+    """Gives a hidden folder beside `path`, no other process's, that is removed with what is left in it."""
+    with tempfile.TemporaryDirectory(prefix=".tmp.", dir=path.parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def write_folder_atomically(path, write):
-    """Call write(temporary path beside `path`), which makes a folder there, then rename that folder to `path`.
+    """Call write(temporary path of the same name), which makes a folder there, then rename that folder to `path`.
 
     Raises UserError as write_atomically does; what was there before then stays.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} cannot be written: it is not a folder")
-    temporary, before = (path.with_name(f".{mark}.{path.name}") for mark in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        write(temporary)
-        if path.exists():
-            os.replace(path, before)  # a folder cannot be replaced in one move
-        os.replace(temporary, path)
+        with beside(path) as folder:
+            temporary, before = folder / path.name, folder / f"{path.name}.before"
+            write(temporary)
+            if path.exists():
+                os.replace(path, before)  # a folder cannot be replaced in one move
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                if before.exists():
+                    os.replace(before, path)
+                raise
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or short(error)
         raise UserError(f"{path} cannot be written ({reason})") from error
-    finally:
-        if before.exists() and not path.exists():
-            os.replace(before, path)
-        for folder in (temporary, before):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_image(path, image_u8):

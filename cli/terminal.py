@@ -32,7 +32,12 @@ def names(text):
 
 
 def run_command(main):
-    """Run a script's main(). A UserError, OSError or lack of memory prints one sentence and exits with status 2."""
+    """Run a script's main(). A UserError, OSError or lack of memory prints one sentence and exits with status 2.
+
+    Names of files may hold any bytes: those that are not UTF-8 are printed as \\udc….
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main())
     except BrokenPipeError:  # the reader of a pipe has closed it, for example `head`

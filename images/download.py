@@ -15,6 +15,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 import utils
+from images import pictures
 from images.hashes import file_digest, load_manifest, pixel_hash, read_manifest
 from utils import PROJECT, UserError
 
@@ -142,7 +143,7 @@ def known_images(name, folder):
     manifest, found = load_manifest(), {}
     for path in tqdm(utils.list_images(folder), desc=f"looking for {name}", unit="", leave=False, disable=None):
         try:
-            known = manifest.get(pixel_hash(utils.read_image(path)))
+            known = manifest.get(pixel_hash(pictures.read_image(path)))
         except UserError:
             continue
         # Prefer a whole image to a cropped copy.

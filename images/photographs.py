@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 import utils
+from images import pictures
 from images.hashes import file_digest, load_manifest, pixel_hash
 from utils import PROJECT, UserError
 
@@ -42,7 +43,7 @@ class Photographs:
     def __init__(self, paths, minimum, cache_gib, cache="auto", progress=True):
         self.minimum, self.manifest = minimum, load_manifest()
         self.paths, self.sizes, self.skipped, self.kept = [], [], [], {}
-        decoded_bytes = [3 * math.prod(size) for size in each(utils.header_size, paths, "reading headers", progress)]
+        decoded_bytes = [3 * math.prod(size) for size in each(pictures.header_size, paths, "reading headers", progress)]
         pack = Pack(paths, decoded_bytes, progress)
         if cache == "auto":
             cache = choose_cache(sum(decoded_bytes), cache_gib, pack)
@@ -81,7 +82,7 @@ class Photographs:
     def __getitem__(self, i):
         if i in self.kept:
             return self.kept[i]
-        image = utils.to_rgb(utils.read_image(self.paths[i]))
+        image = utils.to_rgb(pictures.read_image(self.paths[i]))
         if image.shape[:2] != self.sizes[i]:
             raise UserError(f"{self.paths[i]} was changed during the training")
         return image
@@ -89,11 +90,11 @@ class Photographs:
     def fingerprint(self):
         """A digest of the names and file sizes, in order; different data sets have different ones."""
         lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
-        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+        return hashlib.sha256(os.fsencode(lines)).hexdigest()[:16]
 
     def split(self, held_out):
         """(training indices, validation indices): `held_out` of the latter, at most a fifth of all, chosen by name."""
-        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.paths[i].name.encode()).digest())
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(os.fsencode(self.paths[i].name)).digest())
         count = min(held_out, len(self) // 5)
         return sorted(order[count:]), sorted(order[:count])
 
@@ -101,7 +102,7 @@ class Photographs:
 def decode(path):
     """(uint8 [h, w, 3], its pixel hash, None), or (None, None, why the file cannot be read)."""
     try:
-        image = utils.to_rgb(utils.read_image(path))
+        image = utils.to_rgb(pictures.read_image(path))
     except UserError as error:
         return None, None, str(error).removeprefix(f"{path} ")
     return image, pixel_hash(image), None
@@ -184,7 +185,7 @@ class Pack:
         digest = hashlib.sha256(b"pack 1\n")  # the version of the layout: raise it when the layout changes
         digests = each(file_sha256, self.paths, "comparing photographs with the cache", self.progress)
         for path, content in zip(self.paths, digests, strict=True):
-            digest.update(f"{path.name} {path.stat().st_size} {content}\n".encode())
+            digest.update(os.fsencode(f"{path.name} {path.stat().st_size} {content}\n"))
         return self.folder / digest.hexdigest()[:32]
 
     def load(self):

@@ -6,11 +6,12 @@ orientation, which is then removed. Pillow reads and writes; 16 bits in several 
 by sixteen_bits.py.
 """
 
+import contextlib
 import io
 import logging
 import struct
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
 
-Image.MAX_IMAGE_PIXELS = None  # opened() has its own limit and message
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors come as exceptions too
 
+LARGEST = 200  # megapixels of a picture for training or evaluation
 READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names
 # {name for --format: (file endings, kinds, 16-bit kinds, longest side in pixels)}
 FORMATS = {
@@ -34,12 +35,17 @@ FORMATS = {
     "tiff": ((".tif", ".tiff"), ("L", "LA", "RGB", "RGBA", "CMYK"), ("L", "RGB", "RGBA"), 2**31 - 1),
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
 }
+SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRGB
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, and so are right for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
+PARSED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # texts of a PNG that are kept as XMP and EXIF
+PROCESSED_BY, MARK = 11, "srgan"  # EXIF's tag for the software that has worked on a picture, and what it says here
 # Tags of a TIFF that describe the picture: texts, resolution, XMP, IPTC, EXIF, GPS.
-TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
+TIFF_TAGS = (PROCESSED_BY, 270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34665, 34853)
 IFD_TAGS = (34665, 34853)  # EXIF and GPS, whose values are tables
+SIZES = ((256, 257), (40962, 40963))  # width and height in EXIF's first table, and in its own
+LONGEST = 65533 - 29  # bytes of EXIF, XMP or a comment that a JPEG has room for; XMP has 29 in front of it
 
 
 @dataclass
@@ -110,27 +116,72 @@ def size_of(pixels):
 # Reading
 
 
+@contextlib.contextmanager
 def opened(path, max_megapixels):
-    """The Pillow image of a file, of which only the header is read. Raises UserError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if not Path(path).stat().st_size:
-                raise UserError("is empty: it has no bytes")
-            image = Image.open(path, formats=READABLE)
-    except UserError:
-        raise
-    except Image.UnidentifiedImageError:
-        raise UserError("is not a picture, or is damaged or of a kind that cannot be read") from None
-    except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
-        raise unreadable(error) from error
-    if image.width * image.height > max_megapixels * 1e6:
-        image.close()
+    """Gives the Pillow image of a file, its header read and nothing else; a TIFF's at its picture. Raises UserError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = identified(file, str(path))
+                check_size(image.size, max_megapixels)
+                if image.format == "TIFF":
+                    turn_to_picture(image)
+                    check_size(image.size, max_megapixels)
+        except UserError:
+            raise
+        except Exception as error:  # Pillow raises many kinds of exceptions for a broken file
+            raise unreadable(error) from error
+        yield image
+
+
+def identified(file, name):
+    """Image.open without Pillow's own bound on the size, which stays as it is for everybody else."""
+    Image.init()
+    start = file.read(16)
+    if not start:
+        raise UserError("is empty: it has no bytes")
+    for read_header, accepts in map(Image.OPEN.get, READABLE):
+        if accepts(start) is True:
+            try:
+                file.seek(0)
+                return read_header(file, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open has it: not of this format
+                continue
+    raise UserError("is not a picture, or is damaged or of a kind that cannot be read")
+
+
+def check_size(size, max_megapixels):
+    """Raise UserError if (width, height) are more pixels than allowed."""
+    width, height = size
+    if width * height > max_megapixels * 1e6:
         raise UserError(
-            f"is {image.width}×{image.height} pixels, more than --max-megapixels {max_megapixels:g} allows: raise that "
-            "if you trust the file"
+            f"is {width}×{height} pixels, more than --max-megapixels {max_megapixels:g} allows "
+            "(an option of upscale.py and demo.py): raise that if you trust the file"
         )
-    return image
+
+
+def turn_to_picture(image):
+    """Seek the page of a TIFF that is no thumbnail, smaller copy or mask of another. Raises UserError if many are."""
+    pages = []
+    for i in range(image.n_frames):
+        image.seek(i)
+        if not image.tag_v2.get(254, 0) & 0b101 and image.tag_v2.get(255) != 2:
+            pages.append(i)
+    if len(pages) > 1:
+        raise UserError(f"holds {len(pages)} pages: save them as files of their own")
+    image.seek(pages[0] if pages else 0)
+
+
+def seek(image, i):
+    """Go to frame i of an animation. Raises UserError if Pillow would enlarge the canvas for it."""
+    size = image.size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image.seek(i)
+    if image.size != size:
+        raise UserError(f"is damaged: its frame {i + 1} is larger than the animation")
 
 
 def unreadable(error):
@@ -147,9 +198,6 @@ def read(path, max_megapixels):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pages = image.n_frames if image.format == "TIFF" else 1
-                if pages > 1:
-                    raise UserError(f"holds {pages} pages: save each as its own file")
                 return decode(path, image)
         except UserError:
             raise
@@ -157,35 +205,68 @@ def read(path, max_megapixels):
             raise unreadable(error) from error
 
 
+def read_image(path):
+    """The pixels of an image file as uint8 [height, width, channels]: one channel if the file is gray, else RGB.
+
+    For training and evaluation: `read`, without alpha, 16 bits rounded to 8, and in sRGB if the file's profile says
+    that its colours are in another space. Raises UserError, with the file's name.
+    """
+    try:
+        picture = read(path, LARGEST)
+        if picture.dtype == np.uint16:
+            picture = to_eight_bits(picture)
+        picture = to_srgb(picture)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+    pixels = picture.pixels.convert(picture.kind).convert(picture.kind.removesuffix("A"))
+    return np.array(pixels).reshape(*picture.shape[:2], -1)
+
+
+def header_size(path):
+    """(height, width) from the header of an image file, before any EXIF rotation; (0, 0) if it cannot be read."""
+    try:
+        with opened(path, LARGEST) as image:
+            return image.size[::-1]
+    except UserError:  # decoding the file will report what is wrong
+        return 0, 0
+
+
 KINDS = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
 KINDS |= {"RGBA": "RGBA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "CMYK", "I;16": "L", "I;16B": "L", "I;16L": "L"}
+# Pillow's names of kinds that are refused, in words.
+REFUSED = {"F": "floating-point numbers", "I": "whole numbers of 32 bits or with a sign", "LAB": "CIE L*a*b*"}
 # {EXIF orientation: (quarter turns to the left, whether mirrored after that)}, for arrays.
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
 
 
 def decode(path, image):
     """The Picture of an opened image; passes on the decoder's exceptions."""
-    if image.mode not in KINDS:
-        raise UserError(f"has pixels of a kind that cannot be upscaled ({image.mode})")
+    if unusual := unusual_pixels(image):
+        raise UserError(f"has pixels of a kind that is not read: {unusual}")
     kind = KINDS[image.mode]
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
-    deep = ";16" in str(image.tile) and not image.mode.startswith("I")  # 16 bits, of which Pillow reads 8
+    # Of these Pillow reads eight of the sixteen bits.
+    deep = image.format in ("PNG", "TIFF") and ";16" in str(image.tile) and not image.mode.startswith("I")
+    image.load()  # here, since Pillow does it while looking for a PNG's EXIF, and damage is overlooked there
     orientation = orientation_of(image)
     kept = facts_of(path, image)
-    image.load()
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
+    if "exif" not in kept and "Raw profile type exif" in image.info:
+        kept["exif"] = upright.getexif().tobytes()
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
             kind = "L"  # a single gray of 65,536 is transparent, which upscaling cannot keep
+        if image.mode.startswith("I") and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero is white
+            upright = Image.fromarray(65535 - np.asarray(upright).astype(np.uint16))
         return Picture(upright, kind, kept)
 
     content = Path(path).read_bytes()
     if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow reads as RGBA
         kind = "LA"
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16:
+    if pixels is not None and pixels.ndim == 3 and pixels.dtype == np.uint16 and kind in ("LA", "RGB", "RGBA"):
         if orientation in TURNS and image.format == "PNG":  # OpenCV turns a TIFF
             turns, mirrored = TURNS[orientation]
             pixels = np.rot90(pixels, turns)[:, :: -1 if mirrored else 1]
@@ -193,6 +274,17 @@ def decode(path, image):
         if np.array_equal(pixels >> 8, np.asarray(upright.convert(kind))):
             return Picture(np.ascontiguousarray(pixels), kind, kept)
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
+
+
+def unusual_pixels(image):
+    """What the numbers of an opened image are, in words, if they are not levels from black to white; else ""."""
+    if image.mode not in KINDS:
+        return REFUSED.get(image.mode, image.mode)
+    if image.format != "TIFF":
+        return ""
+    if not {1, 4} >= set(image.tag_v2.get(339, (1,))):
+        return "numbers with a sign, or floating-point numbers"
+    return "12 bits, which look almost black as 16" if ";12" in str(image.tile) else ""
 
 
 def orientation_of(image):
@@ -218,12 +310,13 @@ def facts_of(path, image):
     kept = {key: info[key] for key in ("icc_profile", "exif", "xmp", "dpi", "comment") if info.get(key)}
     if image.format == "PNG":
         with open(path, "rb") as file:
-            kept["chunks"] = [chunk for chunk in png_chunks(file.read()) if chunk[0] in PNG_CHUNKS]
+            chunks = png_chunks(file.read())
+        kept["chunks"] = [(name, data) for name, data in chunks if name in PNG_CHUNKS and not data.startswith(PARSED)]
     if image.format == "TIFF":
         kept["tags"] = described(image.getexif())
     if image.format == "WEBP":
         with open(path, "rb") as file:
-            kept["lossless"] = b"VP8L" in file.read(2**16)
+            kept["lossless"] = {b"VP8L"} == set(webp_chunks(file.read())) & {b"VP8 ", b"VP8L"}
     return kept
 
 
@@ -234,6 +327,16 @@ def png_chunks(content):
         length, name = struct.unpack(">I4s", content[position : position + 8])
         yield name, content[position + 8 : position + 8 + length]
         position += 12 + length
+
+
+def webp_chunks(content):
+    """Yield the names of the chunks of a WebP, those of an animation's frames too."""
+    position = 12
+    while position + 8 <= len(content):
+        name, length = struct.unpack("<4sI", content[position : position + 8])
+        yield name
+        # A frame's chunks begin behind its 16 bytes of place and time.
+        position += 8 + (16 if name == b"ANMF" else length + length % 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,7 +364,7 @@ def fit(picture, name, scale):
         picture = to_eight_bits(picture)
         remarks.append("8 of 16 bits are kept")
     if picture.kind == "CMYK" and "CMYK" not in kinds:
-        picture = to_rgb(picture)
+        picture = to_srgb(picture)
         remarks.append("CMYK becomes RGB")
     if picture.has_alpha and picture.kind not in kinds and "RGBA" not in kinds:
         picture = over_white(picture)
@@ -270,7 +373,48 @@ def fit(picture, name, scale):
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
         kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # the profile is for gray
         picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
-    return picture, f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
+    kept, left_out = metadata_for(name, picture.kept, (scale * width, scale * height))
+    remarks += left_out
+    return replace(picture, kept=kept), f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
+
+
+def metadata_for(name, kept, size):
+    """(metadata for a file of the format `name`, [what is left out]): with the new (width, height) and the MARK."""
+    kept, left_out = dict(kept), []
+    try:
+        exif = new_exif(kept, size)
+        if name == "tiff":
+            kept["tags"] = described(exif)
+        else:
+            kept["exif"] = exif.tobytes()
+    except Exception:  # Pillow's many kinds for damaged EXIF
+        exif = new_exif({}, size)
+        kept |= {"exif": exif.tobytes(), "tags": dict(exif)}
+    if name == "jpg":
+        for key, title in {"exif": "EXIF", "xmp": "XMP", "comment": "a comment"}.items():
+            if len(kept.get(key, b"")) > LONGEST:
+                left_out.append(f"{title} of {len(kept.pop(key)) // 1024} KB is left out")
+        kept.setdefault("exif", new_exif({}, size).tobytes())
+    return kept, left_out
+
+
+def new_exif(kept, size):
+    """The Pillow Exif of metadata, from a TIFF's tags or another file's EXIF; size: the new (width, height)."""
+    exif = Image.Exif()
+    if "tags" in kept:
+        for tag, value in kept["tags"].items():
+            if tag != 700:  # XMP, which is kept by itself
+                exif[tag] = dict(value) if tag in IFD_TAGS else value
+        tables = (exif, exif.get(IFD_TAGS[0], {}))
+    else:
+        exif.load(kept.get("exif", b""))
+        tables = (exif, exif.get_ifd(IFD_TAGS[0]) if IFD_TAGS[0] in exif else {})
+    for table, tags in zip(tables, SIZES, strict=True):
+        for tag, value in zip(tags, size, strict=True):
+            if tag in table:
+                table[tag] = value
+    exif[PROCESSED_BY] = MARK
+    return exif
 
 
 def to_eight_bits(picture):
@@ -279,16 +423,31 @@ def to_eight_bits(picture):
     return Picture(Image.fromarray(((pixels + 128) // 257).astype(np.uint8)), picture.kind, picture.kept)
 
 
-def to_rgb(picture):
-    """The RGB Picture of a CMYK one, in sRGB if its profile can be read."""
+def to_srgb(picture):
+    """The eight-bit Picture in sRGB: CMYK becomes RGB, and RGB(A) changes if its profile says it is in another space.
+
+    Profiles that cannot be read, or are sRGB's but for rounding, change no RGB; gray pictures stay as they are.
+    """
+    if picture.kind in ("L", "LA"):
+        return picture
+    kind = picture.kind.replace("CMYK", "RGB")
+    pixels = picture.pixels.convert(picture.kind)
     kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}
-    pixels = picture.pixels.convert("CMYK")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(picture.kept["icc_profile"]))
-        pixels = ImageCms.profileToProfile(pixels, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), picture.kind, kind)
     except (KeyError, OSError, ImageCms.PyCMSError):
-        pixels = pixels.convert("RGB")
-    return Picture(pixels, "RGB", kept)
+        return picture if kind == picture.kind else Picture(pixels.convert(kind), kind, kept)
+    if kind == picture.kind and changes_little(transform, kind):
+        return picture
+    return Picture(ImageCms.applyTransform(pixels, transform), kind, kept)
+
+
+def changes_little(transform, kind):
+    """Whether a transform of ImageCms between RGB(A) leaves all colours within SAME_SPACE levels."""
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), axis=-1).reshape(12, 18, 3)
+    seen = np.asarray(ImageCms.applyTransform(Image.fromarray(levels).convert(kind), transform))[..., :3]
+    return np.abs(levels.astype(int) - seen).max() <= SAME_SPACE
 
 
 def over_white(picture):
@@ -320,39 +479,46 @@ def encode(path, picture, name):
         if name == "png":
             return sixteen_bits.write_png(path, picture.pixels, kept)
         return sixteen_bits.write_tiff(path, picture.pixels, kept, tiff_tags(kept))
+    if name == "tiff":
+        tags = tiff_tags(kept)
+        # Pillow's compressing writer cannot write EXIF's tables; its plain one can.
+        plain = any(tag in tags for tag in IFD_TAGS)
+        options = {key: kept[key] for key in ("icc_profile", "dpi") if key in kept}
+        options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
+    else:
+        options = options_for(name, kept)
+    picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
+
+
+def options_for(name, kept):
+    """Pillow's options for a PNG, JPEG, WebP or BMP, also an animated one, with metadata from metadata_for."""
     options = {key: kept[key] for key in ("icc_profile", "exif", "dpi") if key in kept}
     if name == "png":
         # Level 2 takes a third of the time of PNG's default, for files of about the same size.
         options |= {"compress_level": 2, "pnginfo": PngImagePlugin.PngInfo()}
         for chunk in kept.get("chunks", ()):
             options["pnginfo"].add(*chunk)
-        if "xmp" in kept and "chunks" not in kept:
+        if "xmp" in kept:
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
     elif name == "jpg":
         options |= {"quality": 95, "subsampling": 0} | {key: kept[key] for key in ("xmp", "comment") if key in kept}
     elif name == "webp":
         options |= {"quality": 95, "lossless": kept.get("lossless", False)}
         options |= {"xmp": kept["xmp"]} if "xmp" in kept else {}
-    elif name == "tiff":
-        tags = tiff_tags(kept)
-        # Pillow writes the tables of EXIF and GPS only without compression.
-        has_tables = any(tag in tags for tag in IFD_TAGS)
-        options |= {"tiffinfo": tags, "compression": "raw" if has_tables else "tiff_deflate"}
-        options.pop("exif", None)
-    picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
+    return options
 
 
 def described(exif):
-    """{tag: value} of the tags in a Pillow Exif that describe the picture; EXIF's and GPS's values are {tag: value}."""
-    return {tag: exif.get_ifd(tag) if tag in IFD_TAGS else exif[tag] for tag in TIFF_TAGS if tag in exif}
+    """{tag: value} of the tags of a Pillow Exif that describe a picture; EXIF's own and GPS's are {tag: value}."""
+    found = {tag: exif[tag] for tag in TIFF_TAGS if tag in exif}
+    tables = {tag: exif.get_ifd(tag) for tag in IFD_TAGS if tag in found and not isinstance(found[tag], dict)}
+    return found | tables
 
 
 def tiff_tags(kept):
-    """The tags that describe a picture, for Pillow to write: those of a TIFF, or from another format's EXIF and XMP."""
-    source, tags = Image.Exif(), TiffImagePlugin.ImageFileDirectory_v2()
-    if "tags" not in kept and "exif" in kept:
-        source.load(kept["exif"])
-    for tag, value in (kept.get("tags") or described(source)).items():
+    """The tags that describe a picture, XMP among them, for Pillow to write."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in kept.get("tags", {}).items():
         tags[tag] = value
     if "xmp" in kept:
         tags[700] = kept["xmp"]

@@ -13,8 +13,8 @@ from utils import LazyModule
 
 tifffile = LazyModule("tifffile")
 
-# A TIFF's tags of text: description, maker, model, software, date, artist, host, copyright.
-TEXTS = (270, 271, 272, 305, 306, 315, 316, 33432)
+# A TIFF's tags of text: processing software, description, maker, model, software, date, artist, host, copyright.
+TEXTS = (11, 270, 271, 272, 305, 306, 315, 316, 33432)
 DATE = re.compile(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d")
 
 
@@ -29,6 +29,8 @@ def write_png(path, pixels, kept):
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     if "exif" in kept:
         chunks.append((b"eXIf", kept["exif"].removeprefix(b"Exif\0\0")))
+    if "xmp" in kept:
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + kept["xmp"]))
     colour_type = {2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
     deflate = zlib.compressobj(2)

@@ -34,16 +34,25 @@ ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".png": "PNG"}  # {file ending: Pill
 
 
 def frames_of(image, target):
-    """The number of frames of an opened Pillow image. Raises UserError if the file `target` cannot hold them."""
+    """The number of frames of an opened Pillow image for the file `target`. Raises UserError if it cannot hold them.
+
+    A PNG's poster, which is shown where animations are not known, is one of them if `target` is a PNG too.
+    """
     try:
         frames = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
     except Exception as error:  # Pillow raises many kinds, as in pictures.read
         raise pictures.unreadable(error) from error
-    if frames > 1 and target.suffix.lower() not in ANIMATED:
+    ending = target.suffix.lower()
+    if frames > 1 and ending not in ANIMATED:
         raise UserError(
             f"is an animation of {frames} frames, which {target.name} cannot hold: take {', '.join(ANIMATED)}"
         )
-    return frames
+    return frames - (has_poster(image) and ending != ".png")
+
+
+def has_poster(image):
+    """Whether the first picture of an opened PNG is no frame of its animation."""
+    return image.info.get("default_image", False)
 
 
 def upscale_animation(path, target, upscaler, max_megapixels, progress):
@@ -55,17 +64,23 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
     with pictures.opened(path, max_megapixels) as image:
         format_name = ANIMATED[target.suffix.lower()]
         try:
-            durations, transparent = look_through(image)
+            kept = pictures.facts_of(path, image)
+            durations, transparent, comments = look_through(image)
+        except UserError:
+            raise
         except Exception as error:  # Pillow raises many kinds, as in pictures.read
             raise pictures.unreadable(error) from error
 
         longest = {"WEBP": 16383, "GIF": 65535}.get(format_name, 2**31)
         if upscaler.scale * max(image.size) > longest:
             raise UserError(f"would become larger than {longest} pixels a side, the most of {format_name}")
+        poster, first = has_poster(image), 0
+        if poster and format_name != "PNG":
+            poster, first = False, 1
 
         def frames():
-            for i in range(len(durations)):
-                image.seek(i)
+            for i in range(first, len(durations)):
+                pictures.seek(image, i)
                 kind = "RGBA" if transparent else "RGB"
                 frame = pictures.Picture(image.convert(kind), kind)
                 frame = upscaler.upscale(frame, frame.canvas(upscaler.scale), progress=progress).pixels
@@ -74,20 +89,24 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
                     frame.putalpha(alpha)
                 yield frame
 
-        options = {"loop": image.info["loop"]} if "loop" in image.info else {}
+        kept, _ = pictures.metadata_for(format_name.lower(), kept, [upscaler.scale * side for side in image.size])
+        options = pictures.options_for(format_name.lower(), kept)
+        options |= {"loop": image.info["loop"]} if "loop" in image.info else {}
+        times = durations[first + poster :]
         if format_name != "PNG" or len(durations) > 1:
-            options |= {"duration": durations if len(durations) > 1 else durations[0]}
+            options |= {"duration": times if len(times) > 1 else times[0]}
+        if format_name == "PNG":
+            options |= {"default_image": poster}
         if format_name == "GIF":
             options |= {"disposal": 2} if transparent else {}
+            options |= {"comment": b"\n".join(comments)} if comments else {}
         if format_name == "WEBP":
-            options |= {"quality": 95, "method": 4}
-        if "icc_profile" in image.info:
-            options["icc_profile"] = image.info["icc_profile"]
+            options |= {"method": 4}
 
         def write(temporary):
-            first, *rest = frames()
+            start, *rest = frames()
             try:
-                first.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
+                start.save(temporary, format=format_name, save_all=True, append_images=rest, **options)
             except (ValueError, TypeError, KeyError) as error:  # durations or colours that the format cannot store
                 raise UserError(f"cannot be written as {format_name} ({utils.short(error)})") from error
 
@@ -95,15 +114,17 @@ def upscale_animation(path, target, upscaler, max_megapixels, progress):
 
 
 def look_through(image):
-    """([milliseconds of each frame], whether any has transparent parts); decodes all frames once."""
-    durations, transparent = [], False
+    """([milliseconds of each frame], whether any has transparent parts, [comment]); decodes all frames once."""
+    durations, transparent, comments = [], False, {}
     for i in range(getattr(image, "n_frames", 1)):
-        image.seek(i)
+        pictures.seek(image, i)
         image.load()
         durations.append(image.info.get("duration", 0))
+        if image.info.get("comment"):
+            comments[image.info["comment"]] = None
         if image.has_transparency_data and not transparent:
             transparent = image.convert("RGBA").getchannel("A").getextrema()[0] < 255
-    return durations, transparent
+    return durations, transparent, list(comments)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

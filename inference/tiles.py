@@ -32,6 +32,11 @@ LEAST_TILE = 24
 GRID = 24  # a window's sides are multiples of this: see `windows`
 BYTES_PER_PIXEL = 256  # memory for each LR pixel of a window and feature map of the network (measured: 270)
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
+# Where a container's memory is told, by cgroups of versions 2 and 1: folder, limit, what is used, what of it is not.
+CGROUPS = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 MARGIN = 2  # LR pixels around a tile that shrinking by --scale needs
 
 
@@ -220,16 +225,24 @@ def neighbourhood(a):
     return a[:, :-2] + a[:, 1:-1] + a[:, 2:]
 
 
-def free_memory():
-    """The bytes of memory that are free now, for the system and within a container's limit."""
+def free_memory(root="/"):
+    """The bytes of memory that are free now, for the system and within a container's limit.
+
+    root: where /proc and /sys are. In a container, files that were read and not used again count as free: the system
+    drops them when memory is needed.
+    """
+    root = Path(root)
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return 4 * 2**30  # not Linux: an amount that almost every machine has
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or no limit
-        pass
+    for folder, limit, used, unused in CGROUPS:
+        try:
+            folder = root / folder
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            busy = int((folder / used).read_text()) - int(statistics[unused])
+            free = min(free, int((folder / limit).read_text()) - busy)
+        except (OSError, ValueError, KeyError):  # no container, one of the other version, or one without limit
+            pass
     return max(free, 0)

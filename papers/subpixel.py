@@ -17,6 +17,7 @@ import data
 import utils
 from cli import terminal
 from config import make_config
+from images import pictures
 from networks.registry import build_generator
 from papers import results
 from papers.rows import Row, run_name
@@ -214,7 +215,7 @@ def page_of(study):
 def write_page(study, out):
     """Write subpixel.md, its figures as subpixel.json and its two pictures into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    photo = utils.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
+    photo = pictures.read_image(data.package_files(data.SAMPLE_TEST)[0])[60:124, 130:226]
     start = [image.repeat(2, axis=0).repeat(2, axis=1) for image in first_outputs(utils.imresize(photo, 1 / 4))]
     utils.write_image(out / "subpixel_start.png", utils.picture_grid([start]))
     draw_curves(out / "subpixel_curves.png", study)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import utils
+from images import pictures
 from scoring import metrics, tables
 from utils import LazyModule, UserError
 
@@ -143,7 +144,7 @@ def write_figure(folder, images, rows, focus):
     for i, image in enumerate(images):
         top = gap + i * step
         for j, (method, row) in enumerate(rows.items()):
-            sr = utils.read_image(folder / path_of(image.name, method))
+            sr = pictures.read_image(folder / path_of(image.name, method))
             paste(sr, method, f"({caption(row.images[image.name], names)})", at=(gap + j * (side + gap), top))
         paste(image.hr, "original", image.name, at=(gap + len(rows) * (side + gap), top))
     utils.write_image(folder / "figure.png", np.asarray(canvas))

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import utils
 from cli import terminal
-from images import hashes
+from images import hashes, pictures
 from utils import LazyModule, UserError
 
 ndimage = LazyModule("scipy.ndimage")
@@ -147,7 +147,7 @@ def niqe(image_u8):
 def sharp_features(path):
     """(features [n, 36] of the sharp patches of an image file, pixel hash), or a reason why it cannot be used."""
     try:
-        image = utils.read_image(path)
+        image = pictures.read_image(path)
     except UserError as error:
         return str(error)
     digest = hashes.pixel_hash(image)
@@ -206,7 +206,7 @@ def main():
     args = parser.parse_args()
     if args.command == "score":
         paths = find_images(args.places)
-        scores = [niqe(utils.read_image(path)) for path in paths]
+        scores = [niqe(pictures.read_image(path)) for path in paths]
         for path, value in zip(paths, scores, strict=True):
             print(f"{value:8.3f}  {path}")
         if len(scores) > 1:

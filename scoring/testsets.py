@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import utils
-from images import hashes
+from images import hashes, pictures
 from scoring import metrics
 from utils import UserError
 
@@ -99,7 +99,7 @@ def recognise(image, set_name, scale):
 
 def read_and_recognise(path, set_name, scale):
     """The Recognised image of a file. Raises UserError if it cannot be used."""
-    image = utils.read_image(path)
+    image = pictures.read_image(path)
     smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
     if min(image.shape[:2]) < smallest:
         raise UserError(f"{path} is smaller than {smallest}×{smallest}")

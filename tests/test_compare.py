@@ -13,6 +13,7 @@ from PIL import Image
 
 import upscale
 import utils
+from images import pictures
 from inference.tiles import Upscaler
 from runs import store
 from utils import UserError
@@ -72,7 +73,7 @@ def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
     assert made.files[0].read_bytes() == (tmp_path / "b.png").read_bytes()
     assert list(made.views) == ["bicubic", "srgan_x4"]
     assert np.array_equal(made.views["bicubic"], utils.imresize(lr[..., :3], 4))
-    assert np.array_equal(made.views["srgan_x4"], utils.read_image(made.files[0])[..., :3])
+    assert np.array_equal(made.views["srgan_x4"], pictures.read_image(made.files[0])[..., :3])
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import assert_refused
 
-import utils
 from config import make_config
+from images import pictures
 from runs import store
 from training import curves
 
@@ -48,7 +48,7 @@ def two_runs(tmp_path, monkeypatch):
 def test_a_picture_has_a_row_a_run(two_runs, call, tmp_path):
     result = call("-m", "training.curves", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
     assert result.returncode == 0, result.stderr
-    drawn = utils.read_image(tmp_path / "out" / "curves.png")
+    drawn = pictures.read_image(tmp_path / "out" / "curves.png")
     quarters = [part for half in np.array_split(drawn, 2) for part in np.array_split(half, 4, axis=1)]
     assert [part[:, 20:].min() == 255 for part in quarters] == [False, False, True, False, False, False, False, True]
 

@@ -6,6 +6,7 @@ from conftest import photo, read_photographs
 
 import data
 import utils
+from images import pictures
 from utils import UserError
 
 
@@ -48,7 +49,7 @@ def batch_by_definition(images, batch, crop, scale, seed, step, detail=0.0):
 def test_a_batch_depends_on_seed_and_step_alone(folder, packs, rng, cache, batch, crop, scale):
     """To the bit, whatever the cache; inside the photographs and at their borders."""
     utils.write_image(folder / "large.png", photo(rng, 151, 138))
-    images = [utils.read_image(path) for path in utils.list_images(folder)]
+    images = [pictures.read_image(path) for path in utils.list_images(folder)]
     make = batches(read_photographs(folder, cache=cache), batch, crop, scale, seed=5)
     for step in range(1, 101):
         for ours, expected in zip(make(step), batch_by_definition(images, batch, crop, scale, 5, step), strict=True):
@@ -59,7 +60,7 @@ def test_a_batch_depends_on_seed_and_step_alone(folder, packs, rng, cache, batch
 @pytest.mark.parametrize("detail", [0.4, 1.0])
 def test_crops_are_taken_where_there_is_most_detail(folder, detail):
     """Of so large a share of them, to the bit, in single shares as well."""
-    images = [utils.read_image(path) for path in utils.list_images(folder)]
+    images = [pictures.read_image(path) for path in utils.list_images(folder)]
     make = batches(read_photographs(folder), batch=6, seed=5, detail=detail)
     for step in range(1, 51):
         whole = make(step)
@@ -97,8 +98,8 @@ def test_detail_is_seen_along_both_axes_without_overflow():
 
 def test_shares_in_a_row_are_the_batch(folder, monkeypatch):
     make = batches(read_photographs(folder, cache="none"), batch=12)
-    read, read_image = [], utils.read_image
-    monkeypatch.setattr(utils, "read_image", lambda path: read.append(path) or read_image(path))
+    read, read_image = [], pictures.read_image
+    monkeypatch.setattr(pictures, "read_image", lambda path: read.append(path) or read_image(path))
     for n in (1, 2, 3, 12):
         whole, shares = make(7), [make(7, share=(i, n)) for i in range(n)]
         for k in range(2):

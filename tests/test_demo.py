@@ -18,8 +18,8 @@ import requests
 from conftest import PROJECT, content_of, open_page, photo, requested
 
 import demo
-import utils
 from cli import terminal
+from images import pictures
 from inference.tiles import Upscaler
 from web import compare, serving
 
@@ -227,7 +227,7 @@ def test_from_drop_to_download(server, browser, runs_there, rng, tmp_path):
     link = wait_until(lambda: find(browser, "#files a[download]"))[0]
     browser.execute_script("arguments[0].click()", link)
     made = wait_until(lambda: list(tmp_path.glob("*_x4.png")))[0]
-    assert np.array_equal(utils.read_image(made), Upscaler("srgan_x4").upscale(lr))
+    assert np.array_equal(pictures.read_image(made), Upscaler("srgan_x4").upscale(lr))
 
     hosts = {urlsplit(address).netloc for address in requested(browser) if not address.startswith(("data:", "blob:"))}
     assert hosts == {urlsplit(server.address).netloc}

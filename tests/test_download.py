@@ -12,7 +12,7 @@ import pytest
 from conftest import photo
 
 import utils
-from images import download, hashes
+from images import download, hashes, pictures
 from utils import UserError
 
 
@@ -227,7 +227,7 @@ def test_manifest_knows_the_real_sets(shared):
     manifest = hashes.load_manifest()
     for name in ("Set5", "Set14"):
         for path in utils.list_images(shared / name):
-            assert manifest[hashes.pixel_hash(utils.read_image(path))][:2] == (name, path.stem)
+            assert manifest[hashes.pixel_hash(pictures.read_image(path))][:2] == (name, path.stem)
 
 
 def test_vgg19_is_fetched_and_checked(server, tmp_path, monkeypatch):

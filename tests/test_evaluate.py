@@ -9,6 +9,7 @@ from conftest import assert_refused, make_run, photo
 import data
 import evaluate
 import utils
+from images import pictures
 from scoring import metrics, tables, testsets
 
 
@@ -34,13 +35,13 @@ def test_samples_are_scored_where_there_is_no_set(trained, call, clone):
         for name in metrics.COLUMNS:
             assert row[name] == pytest.approx(np.mean([values[name] for values in row["images"].values()]))
     assert scores["samples"]["bicubic"]["psnr_y"] > scores["samples"]["nearest"]["psnr_y"]
-    pictures = clone / "samples" / "evaluate"
-    assert utils.read_image(pictures / "samples" / "chelsea_tiny.png").shape == (300, 448, 3)
+    folder = clone / "samples" / "evaluate"
+    assert pictures.read_image(folder / "samples" / "chelsea_tiny.png").shape == (300, 448, 3)
     for name in ("samples/figure.png", "samples/original/chelsea.png", "samples/departure/chelsea_tiny.png"):
-        assert (pictures / name).is_file()
-    assert "tiny" in (pictures / "index.html").read_text() and "| tiny |" in (pictures / "table.md").read_text()
-    assert (pictures / "results.json").read_bytes() == (clone / "scores.json").read_bytes()
-    with open(pictures / "results.csv") as file:
+        assert (folder / name).is_file()
+    assert "tiny" in (folder / "index.html").read_text() and "| tiny |" in (folder / "table.md").read_text()
+    assert (folder / "results.json").read_bytes() == (clone / "scores.json").read_bytes()
+    with open(folder / "results.csv") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 5 * (3 + 1)
     mean = next(line for line in lines if line["method"] == "tiny" and line["image"] == "mean")
@@ -60,9 +61,9 @@ def test_scores_are_those_of_the_pictures(trained, call, clone, rng):
     scores = json.loads((clone / "s.json").read_text())["mine"]
     assert list(scores) == ["tiny", "bicubic"]  # as they were asked for
     assert "not_comparable" not in scores["tiny"] and scores["tiny"]["niqe_own"] is None  # smaller than a patch
-    hr = utils.read_image(folder / "x.png")[:60, :48]
+    hr = pictures.read_image(folder / "x.png")[:60, :48]
     for name in ("bicubic", "tiny"):
-        sr = utils.read_image(clone / "out" / "mine" / f"x_{name}.png")
+        sr = pictures.read_image(clone / "out" / "mine" / f"x_{name}.png")
         a, b = (np.floor(rgb2ycbcr(image)[4:-4, 4:-4, 0] + 0.5) for image in (sr, hr))
         assert scores[name]["psnr_y"] == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-6)
 
@@ -106,7 +107,7 @@ def test_broken_test_images_are_named_and_left_out(call, clone, rng):
     (folder / "bad.bmp").write_bytes(b"BM")
     result = call("evaluate.py", "--data=broken", "--methods=nearest", "--out=o", "--force")
     assert result.returncode == 0, result.stderr
-    assert "bad.bmp is not a readable image" in result.stdout and "tiny.png is smaller than 20×20" in result.stdout
+    assert "bad.bmp is not a picture" in result.stdout and "tiny.png is smaller than 20×20" in result.stdout
     assert "Set14 (1 images)" in result.stdout
     (folder / "good.png").unlink()
     assert_refused(call("evaluate.py", "--data=broken", "--methods=nearest"), "none of the 2 images of Set14")
@@ -129,9 +130,9 @@ def test_rows_of_mixed_weights(trained, call, clone):
     for mine, theirs in zip(generator.weights, other.weights, strict=True):
         mine.assign((mine + theirs) / 2)
     path = data.package_files(data.SAMPLE_TEST)[0]
-    lr = utils.imresize(utils.mod_crop(utils.read_image(path), 4), 1 / 4)
+    lr = utils.imresize(utils.mod_crop(pictures.read_image(path), 4), 1 / 4)
     expected = utils.m11_to_u8(generator(utils.u8_to_01(lr)[None], training=False)[0])
-    picture = utils.read_image(clone / "blend" / "samples" / f"{path.stem}_blend_0.5.png")
+    picture = pictures.read_image(clone / "blend" / "samples" / f"{path.stem}_blend_0.5.png")
     assert np.abs(picture.astype(int) - expected).max() <= 1
 
 

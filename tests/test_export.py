@@ -14,6 +14,7 @@ import evaluate
 import export
 import utils
 from config import make_config
+from images import pictures
 from inference import formats
 from inference.compiled import fold_batch_norm
 from inference.formats import FORMATS
@@ -41,7 +42,7 @@ def generator():
             layer.set_weights([random.uniform(0.5, 1.5, array.shape) for array in layer.get_weights()])
     tail = network.get_layer("tail_conv")
     tail.kernel.assign(random.normal(0, 0.05, tail.kernel.shape))
-    lr = utils.imresize(utils.read_image(data.package_files(data.SAMPLE_TEST)[0]), 1 / 4)
+    lr = utils.imresize(pictures.read_image(data.package_files(data.SAMPLE_TEST)[0]), 1 / 4)
     added = keras.Model(network.input, tail.output)(utils.u8_to_01(lr)[None], training=False).numpy()
     factor = 1 / np.ptp(added, axis=(0, 1, 2))
     kernel, bias = tail.get_weights()
@@ -66,7 +67,7 @@ def exported(tiny, clone, call):
         picture[:64], picture[64:128] = 255, 0
         utils.write_image(clone / "sets" / "train" / f"{i}.png", picture)
     for path in data.package_files(data.SAMPLE_TEST)[:2]:
-        utils.write_image(clone / "sets" / "mine" / f"{path.stem}.png", utils.read_image(path)[100:230, 100:260])
+        utils.write_image(clone / "sets" / "mine" / f"{path.stem}.png", pictures.read_image(path)[100:230, 100:260])
     arguments = ("--data", "sets", "--sets", "mine", "--size", 16, "--rounds", 1, "--calibration", 4)
     result = call("export.py", "tiny", *arguments)
     assert result.returncode == 0, result.stderr
@@ -153,7 +154,7 @@ def test_the_documented_use(exported, generator, rng, tmp_path, monkeypatch, pro
     lr = photo(rng, 21, 34)
     utils.write_image(exported[1].parent.parent / "photo.png", lr)
     exec(block.replace("srresnet_x4", "tiny"), {})
-    sr = utils.read_image(exported[1].parent.parent / "photo_x4.png")
+    sr = pictures.read_image(exported[1].parent.parent / "photo_x4.png")
     assert np.abs(sr.astype(int) - evaluate.Model("tiny", *generator).upscale([lr])[0]).max() <= 1
 
 

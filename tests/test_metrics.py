@@ -7,6 +7,7 @@ from scipy.ndimage import correlate
 from skimage.metrics import peak_signal_noise_ratio
 
 import utils
+from images import pictures
 from scoring import metrics, niqe
 
 
@@ -151,14 +152,14 @@ def test_bicubic_of_set5_image_by_image(shared):
     """PSNR of MATLAB's bicubic on Set5, ×4, as it is known."""
     expected = {"baby": 31.77, "bird": 30.17, "butterfly": 22.10, "head": 31.58, "woman": 26.46}
     for path in utils.list_images(shared / "Set5"):
-        hr = utils.mod_crop(utils.read_image(path), 4)
+        hr = utils.mod_crop(pictures.read_image(path), 4)
         sr = utils.imresize(utils.imresize(hr, 1 / 4), 4)
         assert metrics.psnr_y(sr, hr, 4) == pytest.approx(expected[path.stem], abs=0.006)
 
 
 def test_bridge_is_scored_on_its_own_pixels(shared):
     """Set14's gray image: 23.15 dB on its pixels; 24.46 would be those pixels pressed into 16…235."""
-    hr = utils.read_image(shared / "Set14" / "bridge.bmp")
+    hr = pictures.read_image(shared / "Set14" / "bridge.bmp")
     assert hr.shape[-1] == 1
     sr = utils.to_rgb(utils.imresize(utils.imresize(hr, 1 / 4), 4))
     assert metrics.psnr_y(sr, hr, 4) == pytest.approx(23.15, abs=0.005)
@@ -174,7 +175,7 @@ def test_both_ssims_of_bicubic(shared, name, wang, computed, printed):
     """Over each set, ×4: Wang's as it is known, and the paper's Table 2 to 0.0015."""
     scores = []
     for path in utils.list_images(shared / name):
-        hr = utils.mod_crop(utils.read_image(path), 4)
+        hr = utils.mod_crop(pictures.read_image(path), 4)
         lr = utils.imresize(hr, 1 / 4)
         scores.append(list(metrics.measure(("ssim_y", "ssim_paper"), utils.imresize(lr, 4), hr, lr, 4).values()))
     ssim_y, ssim_paper = np.mean(scores, axis=0)

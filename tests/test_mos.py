@@ -20,6 +20,7 @@ from conftest import PROJECT, open_page, requested, write_evaluation
 import demo
 import utils
 from cli import terminal
+from images import pictures
 from utils import UserError
 from web import serving
 from web.study import plans, server, stimuli
@@ -439,7 +440,7 @@ def test_pixels_are_shown_as_they_are(lasting, browser, width, height, density):
 
 def picture_size(served):
     path = served.opened.folder / "pictures" / f"{served.opened.showing(1, 0)[1].sha256}.png"
-    return utils.header_size(path)
+    return pictures.header_size(path)
 
 
 @needs_packages

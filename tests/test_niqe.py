@@ -10,6 +10,7 @@ from scipy.stats import gennorm
 
 import data
 import utils
+from images import pictures
 from scoring import niqe
 
 
@@ -71,7 +72,7 @@ def damages(hr, rng):
 
 @pytest.mark.parametrize("path", data.package_files(data.SAMPLE_TEST), ids=lambda path: path.stem)
 def test_damage_raises_it(path, rng):
-    hr = utils.mod_crop(utils.read_image(path), 4)
+    hr = utils.mod_crop(pictures.read_image(path), 4)
     scores = {name: niqe.niqe(image) for name, image in damages(hr, rng).items()}
     assert niqe.niqe(hr) + 1 < min(scores.values()), scores
     assert scores["bicubic"] < scores["nearest"]
@@ -82,7 +83,7 @@ def test_damage_raises_it(path, rng):
 def test_originals_are_better_than_bicubic(shared, rng, name):
     scores = {"original": []}
     for path in utils.list_images(shared / name)[:20]:
-        hr = utils.mod_crop(utils.read_image(path), 4)
+        hr = utils.mod_crop(pictures.read_image(path), 4)
         scores["original"].append(niqe.niqe(hr))
         for damage, image in damages(hr, rng).items():
             scores.setdefault(damage, []).append(niqe.niqe(image))
@@ -105,12 +106,12 @@ def test_fit_and_score(call, clone, rng):
     (folder / "bad.png").write_bytes(b"no image")
     results = [call("-m", "scoring.niqe", "fit", "--data", folder, "--out", f"model{i}.json") for i in range(2)]
     assert results[0].returncode == 0, results[0].stderr
-    assert "bad.png is not a readable image" in results[0].stdout and "patches of 3 images" in results[0].stdout
+    assert "bad.png is not a picture" in results[0].stdout and "patches of 3 images" in results[0].stdout
     assert (clone / "model0.json").read_bytes() == (clone / "model1.json").read_bytes()
     assert niqe.load_model(clone / "model0.json")[0].shape == (36,)
     result = call("-m", "scoring.niqe", "score", folder / "0.png", folder / "1.png")
     assert result.returncode == 0, result.stderr
-    expected = [niqe.niqe(utils.read_image(folder / f"{i}.png")) for i in range(2)]
+    expected = [niqe.niqe(pictures.read_image(folder / f"{i}.png")) for i in range(2)]
     printed = [float(line.split()[0]) for line in result.stdout.splitlines()]
     assert printed == pytest.approx([*expected, np.mean(expected)], abs=0.0006)
 
@@ -126,7 +127,7 @@ def test_images_of_the_test_sets_are_not_fitted_to(shared):
         (["fit", "--data=nowhere"], "'nowhere' is neither an image nor a folder"),
         (["fit", "--data=vgg19"], "'vgg19' is neither an image nor a folder"),
         (["score", "nowhere"], "'nowhere' is neither an image nor a folder"),
-        (["score", "scoring/niqe.py"], "niqe.py is not a readable image"),
+        (["score", "scoring/niqe.py"], "niqe.py is not a picture"),
     ],
 )
 def test_mistakes_are_one_sentence_and_status_2(call, arguments, words):

@@ -1,5 +1,6 @@
 """The training photographs: which are used, what is kept where, and packs that outlive kills and cuts."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from PIL import Image
 
 import data
 import utils
-from images import hashes, photographs
+from images import hashes, photographs, pictures
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("packs")
@@ -27,14 +28,14 @@ def refuse_to_decode(monkeypatch):
     def read_image(path):
         raise AssertionError(f"{path} is decoded")
 
-    monkeypatch.setattr(utils, "read_image", read_image)
+    monkeypatch.setattr(pictures, "read_image", read_image)
 
 
 def in_process(folder, preparation, **settings):
     """Start a Python that runs `preparation`, then packs the photographs of a folder and says "done"."""
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT)!r})\nimport utils\n"
-        f"from images import photographs\n{preparation}\n"
+        f"from images import photographs, pictures\n{preparation}\n"
         f"photographs.Photographs(utils.list_images({str(folder)!r}), 32, 0.0, 'disk', False)\nprint('done')"
     )
     pipe = subprocess.PIPE
@@ -59,15 +60,28 @@ def test_unusable_images_are_named_and_skipped(folder, rng, monkeypatch, cache):
         photos = read_photographs(folder, minimum=minimum, cache=cache)
         reasons = {path.name: reason for path, reason in photos.skipped}
         assert len(photos) == count and len(reasons) == 10 - count
-        assert f"{folder / 'broken.jpg'} is not a readable image" in reasons["broken.jpg"]
+        assert f"{folder / 'broken.jpg'} is not a picture" in reasons["broken.jpg"]
         if known:
             assert "is too small: 64×31, a crop needs 32×32" in reasons["small.png"]
             assert "is refused: it is the test image baby of Set5" in reasons["leak.png"]
 
 
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_names_may_hold_any_bytes(folder, cache):
+    """A name that is not UTF-8 is one like others; the names of before are digested as before."""
+    before = read_photographs(folder, cache=cache)
+    lines = "\n".join(f"{path.name} {path.stat().st_size}" for path in before.paths)
+    assert (known := before.fingerprint()) == hashlib.sha256(lines.encode()).hexdigest()[:16]
+    (folder / "a" / "photo1.png").rename(folder / "a" / os.fsdecode(b"caf\xe9.png"))
+    photos = read_photographs(folder, cache=cache)
+    assert len(photos) == 7 and photos.fingerprint() != known
+    training, held_out = photos.split(1)
+    assert len(training) == 6 and len(held_out) == 1
+
+
 def test_real_test_images_are_refused(shared, tmp_path):
     """Set5's woman, also cropped and in another file format."""
-    woman = utils.read_image(shared / "Set5" / "woman.bmp")
+    woman = pictures.read_image(shared / "Set5" / "woman.bmp")
     utils.write_image(tmp_path / "a.png", woman)
     utils.write_image(tmp_path / "b.tif", utils.mod_crop(woman, 8))
     with pytest.raises(UserError, match="none of the 2 images can be used.*woman of Set5"):
@@ -106,7 +120,7 @@ def test_every_cache_gives_the_decoded_pixels(folder, rng, cache):
     for _ in range(2):  # packed, then read
         assert len(photos) == 9
         for i, path in enumerate(photos.paths):
-            expected = utils.to_rgb(utils.read_image(path))
+            expected = utils.to_rgb(pictures.read_image(path))
             np.testing.assert_array_equal(photos[i], expected)
             assert photos.sizes[i] == expected.shape[:2]
         photos = read_photographs(folder, cache=cache)
@@ -145,7 +159,7 @@ Usage = namedtuple("Usage", "total used free")
 )
 def test_auto_takes_the_first_that_fits(folder, packs, monkeypatch, capsys, cache_gib, free, packed, sentence):
     """Memory, then a disk with twice the room or the pack already on it, then nothing; and says so in one line."""
-    decoded = sum(utils.read_image(path).size for path in utils.list_images(folder))
+    decoded = sum(pictures.read_image(path).size for path in utils.list_images(folder))
     if packed:
         read_photographs(folder, cache="disk")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10 * decoded, 0, int(free * decoded)))
@@ -215,8 +229,9 @@ def test_changed_files_never_meet_an_old_pack(folder, packs, rng):
 def test_a_killed_build_leaves_nothing_that_is_used(folder, packs):
     """kill -9 at the fifth image, with some pixels written; another set's build removes what is left."""
     kill = (
-        "import os, signal; photographs.IN_FLIGHT = 1; read = utils.read_image\n"
-        "utils.read_image = lambda path: os.kill(os.getpid(), signal.SIGKILL) if 'photo2' in path.name else read(path)"
+        "import os, signal; photographs.IN_FLIGHT = 1; read = pictures.read_image\n"
+        "def die(path): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pictures.read_image = lambda path: (die if 'photo2' in path.name else read)(path)"
     )
     process = in_process(folder, kill)
     process.communicate()
@@ -262,7 +277,7 @@ def test_two_processes_pack_once(folder, packs):
     read_photographs(folder, cache="disk")
     pack = only_pack(packs)
     pack.rename(packs / "elsewhere")
-    refuse = "def refuse(path): raise SystemExit('decoded again')\nutils.read_image = refuse"
+    refuse = "def refuse(path): raise SystemExit('decoded again')\npictures.read_image = refuse"
     with FileLock(packs / "lock"):
         process = in_process(folder, refuse)
         assert process.stdout.readline().startswith(f"another process is packing photographs into {packs}: waiting")

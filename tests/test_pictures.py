@@ -6,10 +6,12 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+import tifffile
+from PIL import Image, ImageCms, features
+from test_video import Nearest
 
 import utils
-from images import pictures, sixteen_bits
+from images import pictures, sixteen_bits, video
 
 LIMIT = 200  # megapixels
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -256,7 +258,7 @@ def pages(path):
         ("bomb.png", bomb, "50000×50000 pixels, more than --max-megapixels 200"),
         ("five.tif", five_channels, "of a kind that cannot be read"),
         ("pages.tif", pages, "holds 2 pages"),
-        ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that cannot be upscaled"),
+        ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that is not read: floating-point"),
         ("folder.png", lambda path: path.mkdir(), "cannot be read"),
         ("missing.png", lambda path: None, "No such file"),
     ],
@@ -286,6 +288,15 @@ def seeds(folder, rng):
     Image.frombytes("CMYK", (20, 24), array.tobytes()).save(folder / "c.jpg")
     sixteen_bits.write_png(folder / "deep.png", array.astype(np.uint16) * 257, {"icc_profile": PROFILE})
     sixteen_bits.write_tiff(folder / "deep.tif", array.astype(np.uint16) * 257, {}, {})
+    for name, kind in {"f": np.float32, "i": np.int32, "b": ">u2"}.items():
+        tifffile.imwrite(folder / f"{name}.tif", array[..., 0].astype(kind), byteorder=">" if name == "b" else "<")
+    frames = [Image.fromarray(np.roll(array[..., :3], i, axis=0)) for i in range(3)]
+    for ending, options in {"gif": {"comment": b"x"}, "webp": {"exif": exif()}, "png": {"default_image": True}}.items():
+        frames[0].save(folder / f"moving.{ending}", save_all=True, append_images=frames[1:], duration=50, **options)
+    second = b"," + struct.pack("<HHHHB", 0, 0, 3000, 3000, 0) + b"\x02\x02\x4c\x01\0;"
+    (folder / "growing.gif").write_bytes((folder / "moving.gif").read_bytes().removesuffix(b";") + second)
+    if features.check("avif"):
+        frames[0].save(folder / "a.avif")
     return sorted(folder.iterdir())
 
 
@@ -310,7 +321,7 @@ def damaged(content, chance):
 
 
 def fuzz(folder, count, seed):
-    """Read `count` damaged files: each gives a Picture, which can be written, or a UserError. Returns both numbers."""
+    """Read `count` damaged files: each becomes a file of some format, or gives a UserError. Returns both numbers."""
     chance = random.Random(seed)
     (folder / "seeds").mkdir()
     sources = [(path.name, path.read_bytes()) for path in seeds(folder / "seeds", np.random.default_rng(0))]
@@ -320,12 +331,18 @@ def fuzz(folder, count, seed):
         name, content = chance.choice(sources)
         path = folder / f"x{name[name.index('.') :]}"
         path.write_bytes(damaged(content, chance))
+        target = folder / "out" / f"x.{chance.choice(('png', 'jpg', 'webp', 'tif'))}"
         try:
-            picture = pictures.read(path, 1)
-            target = folder / "out" / "x.png"
-            picture, _ = pictures.fit(picture, "png", 1)
-            pictures.write(target, picture, "png")
-            pictures.read(target, 1)
+            with pictures.opened(path, 1) as image:
+                moves = video.frames_of(image, target) > 1
+            if moves:
+                video.upscale_animation(path, target, Nearest(), 1, lambda count: None)
+            else:
+                pictures.read_image(path)
+                name = pictures.format_of(target)
+                picture, _ = pictures.fit(pictures.read(path, 1), name, 1)
+                pictures.write(target, picture, name)
+                pictures.read(target, 1)
             target.unlink()
             good += 1
         except utils.UserError as error:
@@ -341,6 +358,7 @@ def test_damaged_files_are_read_or_refused(tmp_path):
 
 
 if __name__ == "__main__":  # python tests/test_pictures.py SECONDS
+    import resource
     import sys
     import tempfile
     import time
@@ -352,3 +370,4 @@ if __name__ == "__main__":  # python tests/test_pictures.py SECONDS
             total += fuzz(Path(folder), 500, seed)
         seed += 1
     print(f"{total.sum()} damaged files: {total[0]} read, {total[1]} refused in a sentence, no other exception")
+    print(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of memory")

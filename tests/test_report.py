@@ -14,6 +14,7 @@ import pytest
 from conftest import open_page, photo, requested
 
 import utils
+from images import pictures
 from scoring import figures, metrics, pages, plot, report, tables, testsets
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
@@ -121,11 +122,11 @@ def test_focus_is_where_detail_is(rng):
 
 def test_figure_shows_the_pixels(made):
     folder, _ = made
-    figure = utils.read_image(folder / "Set5" / "figure.png")
+    figure = pictures.read_image(folder / "Set5" / "figure.png")
     assert figure.shape == (2 * (192 + 34 + 16) + 8, 4 * 200 + 8, 3)
     for column, path in enumerate((*(f"plain_{name}.png" for name in METHODS), "original/plain.png")):
         crop = figure[8:200:2, 8 + 200 * column : 200 + 200 * column : 2]
-        picture = utils.read_image(folder / "Set5" / path)
+        picture = pictures.read_image(folder / "Set5" / path)
         windows = np.lib.stride_tricks.sliding_window_view(picture, (96, 96, 3))[:, :, 0]
         assert (windows == crop).all(axis=(2, 3, 4)).any(), path
     below = figure[200:242, 8:200]
@@ -382,7 +383,7 @@ def test_the_slider_shows_both_pictures(page, made):
     page.execute_script(f"{above}.forEach((element) => {{ element.style.visibility = 'hidden'; }})")
     stage, split = find(page, "#stage"), find(page, "#split")
     folder = made[0] / "Set5"
-    left, right = (utils.read_image(folder / f"plain_{name}.png").astype(int) for name in ("bicubic", METHODS[-1]))
+    left, right = (pictures.read_image(folder / f"plain_{name}.png").astype(int) for name in ("bicubic", METHODS[-1]))
     assert np.abs(left - right).max() > 50
 
     def shown():

@@ -14,6 +14,7 @@ from conftest import write_evaluation
 
 import data
 import utils
+from images import pictures
 from utils import UserError
 from web.study import plans, stimuli
 from web.study.plans import Picture, Refused, Study
@@ -127,12 +128,12 @@ def test_examples_are_nearest_and_original(source, tmp_path):
     assert not {e.image for e in examples} & {"baby", "bird", "head"}
     assert [e.worth for e in examples] == [1, 5] * 10
     nearest, original = (
-        utils.read_image(tmp_path / "study" / "pictures" / f"{e.sha256}.png")
+        pictures.read_image(tmp_path / "study" / "pictures" / f"{e.sha256}.png")
         for e in examples
         if (e.set, e.image) == ("own", "one")
     )
-    np.testing.assert_array_equal(original, utils.read_image(source / "own" / "original" / "one.png"))
-    lr = utils.read_image(source / "own" / "lr" / "one.png")
+    np.testing.assert_array_equal(original, pictures.read_image(source / "own" / "original" / "one.png"))
+    lr = pictures.read_image(source / "own" / "lr" / "one.png")
     np.testing.assert_array_equal(nearest, lr.repeat(4, axis=0).repeat(4, axis=1))
 
 

@@ -8,6 +8,7 @@ from conftest import PROJECT
 
 import utils
 from config import make_config
+from images import pictures
 from papers import rows, runner, subpixel
 from training import state
 
@@ -61,8 +62,8 @@ def test_page_is_written_from_the_runs(tmp_path, monkeypatch):
     differences = np.array([[2, 4, 1, 2, -1, -3], [4, 3, 2, -1, -2, -1]])
     assert f"varies by {np.var(differences, axis=0, ddof=1).mean() ** 0.5:.2f} dB with the seed" in page
     assert "lower with 2 of 2 and 2 of 2 seeds" in page.replace("\n", " ") and "kernels' with 1 of 2 seeds" in page
-    assert utils.read_image(tmp_path / "docs" / "subpixel_curves.png").shape[0] > 200
-    assert utils.read_image(tmp_path / "docs" / "subpixel_start.png").shape == (128, 4 * 192 + 12, 3)
+    assert pictures.read_image(tmp_path / "docs" / "subpixel_curves.png").shape[0] > 200
+    assert pictures.read_image(tmp_path / "docs" / "subpixel_start.png").shape == (128, 4 * 192 + 12, 3)
     assert json.loads((tmp_path / "docs" / "subpixel.json").read_text()) == study
 
 

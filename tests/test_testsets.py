@@ -11,7 +11,7 @@ from conftest import assert_refused, photo
 from PIL import Image
 
 import utils
-from images import hashes
+from images import hashes, pictures
 from scoring import testsets
 from utils import UserError
 
@@ -62,7 +62,7 @@ def bilinear_up(image, scale):
 def test_set5s_lr_digests_are_those_of_matlabs_own_files(shared):
     for scale in (2, 3, 4):
         paths = utils.list_images(shared / "golden" / "Set5_LR_matlab" / f"x{scale}")
-        images = [testsets.Image(path.stem, None, utils.read_image(path)) for path in paths]
+        images = [testsets.Image(path.stem, None, pictures.read_image(path)) for path in paths]
         assert testsets.lr_digest(images).startswith(testsets.LR_DIGESTS["Set5", scale])
 
 
@@ -106,8 +106,8 @@ def test_a_lost_border_is_found(set5, pool, monkeypatch):
 
 
 def test_images_read_with_red_and_blue_swapped_are_refused(shared, pool, monkeypatch):
-    read_image = utils.read_image
-    monkeypatch.setattr(utils, "read_image", lambda path: read_image(path)[..., ::-1])
+    read_image = pictures.read_image
+    monkeypatch.setattr(pictures, "read_image", lambda path: read_image(path)[..., ::-1])
     sets = testsets.read_sets({"Set5": utils.list_images(shared / "Set5")}, 4, pool)
     with pytest.raises(UserError, match="not Set5 .*5 would be if red and blue were not swapped"):
         testsets.prove(sets, 4, pool)
@@ -127,7 +127,7 @@ def copies(shared, tmp_path):
         (tmp_path / "Set5").mkdir()
         for path in utils.list_images(shared / "Set5"):
             if path.stem not in skip:
-                change(tmp_path / "Set5" / path.stem, utils.read_image(path))
+                change(tmp_path / "Set5" / path.stem, pictures.read_image(path))
         return tmp_path
 
     return copy

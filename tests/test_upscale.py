@@ -1,9 +1,12 @@
 """Tiles that are the whole picture to the last bit; the command with good and bad files."""
 
+import io
 import itertools
 import math
 import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +223,26 @@ def test_tile_follows_free_memory(tiny_run, monkeypatch):
         assert upscaler.affordable_tile(config) == side - 2 * upscaler.halo
 
 
+GIB = 2**30
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("limit", "free"), [(4 * GIB, 3 * GIB), (2**63 - 4096, 20 * GIB), ("max", 20 * GIB)])
+def test_what_was_read_is_no_used_memory(tmp_path, version, limit, free):
+    """A container of 4 GiB that holds 1 GiB, and 3 GiB of files that it has read: 3 GiB are free."""
+    folder = tmp_path / "sys/fs/cgroup" / ("memory" if version == 1 else "")
+    folder.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {20 * 2**20} kB\n")
+    assert tiles.free_memory(tmp_path) == 20 * GIB
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    for name, value in zip(names, (limit, 4 * GIB), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    inactive = f"{'total_' if version == 1 else ''}inactive_file {3 * GIB}\n"
+    (folder / "memory.stat").write_text(f"anon {GIB}\n{inactive}active_file 7\n")
+    assert tiles.free_memory(tmp_path) == free
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The command
 
@@ -251,7 +274,7 @@ def album(tmp_path, rng):
 
 
 def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return [str(path.relative_to(folder)) for path in utils.list_files(folder)]
 
 
 def test_folders_keep_their_structure_and_finished_files_are_skipped(command, album, tmp_path):
@@ -270,12 +293,95 @@ def test_folders_keep_their_structure_and_finished_files_are_skipped(command, al
 
 
 def test_beside_the_input_and_again(command, album):
-    """Outputs of the first run are no inputs of the second."""
+    """Outputs of the first run are no inputs of the second, whatever its factor."""
     assert command(album)[0] == 0
     first = names(album)
     assert {"a_x4.png", "b_x4.JPG", "deep/c_x4.bmp"} < set(first)
     status, printed, _ = command(album)
     assert status == 0 and names(album) == first and "skipped: 3" in printed and printed.count("left out") == 3
+    assert command(album, "--scale", 2)[0] == 0
+    status, printed, _ = command(album)
+    assert status == 0 and printed.count("left out") == 6
+    assert names(album) == sorted([*first, "a_x2.png", "b_x2.JPG", "deep/c_x2.bmp"])
+
+
+def test_what_was_made_here_is_known_by_itself(command, album, tmp_path, rng):
+    """Also under another name and elsewhere; a photograph that is only called so is taken, and what is named alone."""
+    assert command(album / "a.png", "-o", album / "large.png")[0] == 0
+    (album / "large.png").rename(album / "deep" / "other.png")
+    Image.fromarray(photo(rng, 20, 30)).save(album / "photo_x4.png")
+    status, printed, _ = command(album, "-o", tmp_path / "out")
+    assert status == 0 and names(tmp_path / "out") == ["a.png", "b.JPG", "deep/c.bmp", "photo_x4.png"]
+    assert printed.count("left out") == 1 and "other.png, it was made here" in printed
+    assert command(album / "deep" / "other.png", "-o", tmp_path / "again.png")[0] == 0
+    with Image.open(tmp_path / "again.png") as image:
+        assert image.size == (480, 320)
+    status, _, errors = command(album / "large.png", tmp_path / "out")
+    assert status == 2 and "there is nothing to upscale" in errors
+
+
+def test_no_target_is_an_input(command, album, tmp_path, rng):
+    """By another input's name, a link, or a name that its folder takes for the same."""
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(photo(rng, 20, 30)).save(other / "a.png")
+    before = (other / "a.png").read_bytes()
+    status, _, errors = command(album / "a.png", other / "a.png", "-o", other, "--overwrite")
+    assert status == 1 and (other / "a.png").read_bytes() == before
+    assert f"its output would be the input {other / 'a.png'}" in errors and "its output would be itself" in errors
+    (tmp_path / "link").symlink_to(other)
+    os.link(other / "a.png", tmp_path / "hard.png")
+    for source, out in [
+        (album / "a.png", tmp_path / "link"),
+        (album / "a.png", tmp_path / "link" / "a.png"),
+        (album / "a.png", tmp_path / "hard.png"),
+    ]:
+        args = SimpleNamespace(out=out, suffix=None, format=None, overwrite=True)
+        failures = upscale.Failures()
+        found = {source: Path(source.name), other / "a.png": Path("b.png")}
+        jobs = upscale.plan(args, found, 4, failures)
+        assert source not in [job.source for job in jobs] and failures.count
+
+
+def test_two_names_that_a_folder_takes_for_one(command, album, tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9)).save(album / "A.PNG")
+    out = tmp_path / "out"
+    monkeypatch.setattr(upscale, "ignores_case", lambda folder: True)
+    status, _, errors = command(album / "a.png", album / "A.PNG", "-o", out)
+    assert status == 2 and "would both become" in errors and not out.exists()
+    monkeypatch.undo()
+    assert not upscale.ignores_case(tmp_path / "Nowhere" / "yet")
+    (tmp_path / "CASE").symlink_to(tmp_path / "case")
+    (tmp_path / "case").mkdir()
+    assert upscale.ignores_case(tmp_path / "case" / "new")
+
+
+def test_what_o_names_is_what_is_written(command, album, tmp_path):
+    for out, more, words in [
+        ("b.jpg", ("--format", "png"), "is no png, as --format has it"),
+        ("b.heic", (), "is of a kind that is not written; there are .png, .jpg"),
+        ("b.avif", (), "is of a kind that is not written"),
+        ("b.wmv", (), "is of a kind that is not written"),
+    ]:
+        status, _, errors = command(album / "a.png", "-o", tmp_path / out, *more)
+        assert status == 2 and words in errors and not (tmp_path / out).exists()
+    for suffix in ("a:b", "a/b", "?"):  # the first and last are no part of a name on Windows
+        status, _, errors = command(album / "a.png", "--suffix", suffix)
+        assert status == 2 and "a part of a file's name" in errors
+    assert command(album / "a.png", "-o", tmp_path / "b.jpeg", "--format", "jpg")[0] == 0
+    assert command(album / "a.png", "-o", tmp_path / "version.2")[0] == 0
+    assert names(tmp_path / "version.2") == ["a.png"]
+
+
+def test_names_that_are_not_utf_8(command, album, tmp_path, monkeypatch):
+    strange = os.fsdecode(b"caf\xe9.png")
+    (album / "a.png").rename(album / strange)
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert command(album, "-o", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / strange).is_file()
+    stream.flush()
+    assert rb"caf\udce9.png" in stream.buffer.getvalue()
 
 
 @pytest.mark.slow
@@ -295,7 +401,7 @@ def test_output_inside_the_input_and_globs_and_formats(command, album, tmp_path)
 def test_the_python_way_and_the_command_agree(command, album, tiny, tmp_path):
     command(album / "a.png", "-o", tmp_path / "a.png")
     with Image.open(album / "a.png") as image:
-        assert np.array_equal(utils.read_image(tmp_path / "a.png"), tiny.upscale(np.asarray(image)))
+        assert np.array_equal(pictures.read_image(tmp_path / "a.png"), tiny.upscale(np.asarray(image)))
 
 
 def test_inks_are_upscaled_as_they_are(command, tiny, rng, tmp_path):
@@ -432,5 +538,5 @@ def test_the_shipped_network_as_a_command(run, clone, shipped):
     result = run("upscale.py", "cat.png")
     assert result.returncode == 0, result.stderr
     assert "srresnet_x4, ×4" in result.stdout and "cat.png → cat_x4.png" in result.stdout
-    sr = utils.read_image(clone / "cat_x4.png")
+    sr = pictures.read_image(clone / "cat_x4.png")
     assert np.array_equal(sr, shipped.upscale(chelsea()[100:148, 100:172]))

@@ -1,3 +1,7 @@
+import fcntl
+import os
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -6,6 +10,7 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 
 import utils
+from images import pictures
 from utils import UserError
 
 
@@ -48,7 +53,7 @@ def test_imresize_against_a_naive_one(rng, scale):
 def test_imresize_equals_matlab(shared, scale):
     """Every pixel of the LR images that MATLAB wrote."""
     for path in utils.list_images(shared / "Set5"):
-        lr = utils.imresize(utils.mod_crop(utils.read_image(path), scale), 1 / scale)
+        lr = utils.imresize(utils.mod_crop(pictures.read_image(path), scale), 1 / scale)
         golden = iio.imread(shared / "golden" / "Set5_LR_matlab" / f"x{scale}" / f"{path.stem}x{scale}.png")
         np.testing.assert_array_equal(lr, golden)
 
@@ -88,62 +93,10 @@ def test_value_ranges():
     assert utils.u8_to_01(levels).dtype == np.float32 and utils.u8_to_01(levels).max() == 1
 
 
-@pytest.mark.parametrize(
-    ("mode", "suffix", "channels"),
-    [
-        ("RGB", "png", 3),
-        ("RGB", "bmp", 3),
-        ("RGB", "tif", 3),
-        ("RGB", "webp", 3),
-        ("L", "png", 1),
-        ("RGBA", "png", 3),
-        ("LA", "png", 3),
-        ("P", "png", 3),
-        ("1", "png", 3),
-        ("CMYK", "jpg", 3),
-        ("RGB", "jpg", 3),
-    ],
-)
-def test_read_image_modes(tmp_path, rng, mode, suffix, channels):
-    path = tmp_path / f"image.{suffix}"
-    whole = Image.fromarray(photo(rng, 24, 40)).convert(mode)
-    whole.save(path, **({"lossless": True} if suffix == "webp" else {}))
-    image = utils.read_image(path)
-    assert image.dtype == np.uint8 and image.shape == (24, 40, channels)
-    expected = np.asarray(Image.open(path).convert("RGB"))
-    np.testing.assert_array_equal(utils.to_rgb(image), expected)
-
-
-def test_sixteen_bits_become_eight(tmp_path):
-    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    iio.imwrite(tmp_path / "deep.png", levels)
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "deep.png")[..., 0], np.arange(256).reshape(16, 16))
-
-
-def test_exif_orientation_is_applied(tmp_path, rng):
-    image = Image.fromarray(photo(rng, 24, 40))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
-def test_broken_files_are_named(tmp_path, rng, damage):
-    path = tmp_path / "broken.png"
-    utils.write_image(path, photo(rng, 64, 64))
-    content = {"truncated": path.read_bytes()[: path.stat().st_size // 2], "empty": b"", "text": b"not an image"}[
-        damage
-    ]
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="broken.png is not a readable image"):
-        utils.read_image(path)
-
-
 def test_write_image_is_whole_or_absent(tmp_path, rng, monkeypatch):
     image = photo(rng, 16, 16)
     utils.write_image(tmp_path / "new" / "a.png", image)
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "new" / "a.png"), image)
+    np.testing.assert_array_equal(pictures.read_image(tmp_path / "new" / "a.png"), image)
 
     def fail(path, *_, **__):
         path.write_bytes(b"half")
@@ -152,7 +105,45 @@ def test_write_image_is_whole_or_absent(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(iio, "imwrite", fail)
     with pytest.raises(UserError, match="disk full"):
         utils.write_image(tmp_path / "new" / "a.png", image // 2)
-    np.testing.assert_array_equal(utils.read_image(tmp_path / "new" / "a.png"), image)
+    np.testing.assert_array_equal(pictures.read_image(tmp_path / "new" / "a.png"), image)
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path):
+    """The second begins and ends while the first writes: each has a file of its own, and the last to end remains."""
+    path = tmp_path / "a.txt"
+
+    def slow(temporary):
+        temporary.write_text("first")
+        utils.write_atomically(path, lambda other: other.write_text("second"))
+        assert path.read_text() == "second" and temporary.suffix == ".txt"
+
+    utils.write_atomically(path, slow)
+    assert path.read_text() == "first" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """Brought there through a descriptor that may write: Windows refuses any other."""
+    done = []
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).read_text())
+
+    def replace(source, target, move=os.replace):
+        done.append("replaced")
+        move(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    utils.write_atomically(tmp_path / "a.txt", lambda temporary: temporary.write_text("whole"))
+    assert done == ["whole", "replaced"]
+
+
+def test_a_file_is_readable_as_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    utils.write_atomically(tmp_path / "a", lambda temporary: temporary.touch())
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_list_images_is_recursive_and_sorted(tmp_path):

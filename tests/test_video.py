@@ -1,12 +1,13 @@
 """Animations and videos: frames, times, transparency, sound, rotation."""
 
+import struct
 import subprocess
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import photo
-from PIL import Image, ImageSequence
+from PIL import Image, ImageSequence, PngImagePlugin
 
 import utils
 from images import video
@@ -94,6 +95,69 @@ def test_a_damaged_animation_leaves_nothing(tmp_path, frames):
     content = (tmp_path / "in.gif").read_bytes()
     (tmp_path / "in.gif").write_bytes(content[: len(content) // 2])
     with pytest.raises(utils.UserError, match="cannot be read"):
+        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
+
+
+def test_a_lossless_webp_stays_lossless(tmp_path, frames):
+    """Every pixel that is seen; a lossy one stays lossy, of high quality."""
+    for name, options in {"exact": {"lossless": True}, "lossy": {"quality": 80}}.items():
+        save(tmp_path / f"{name}.webp", frames, duration=50, icc_profile=bytes(70_000), **options)
+        upscale(video.upscale_animation, tmp_path / f"{name}.webp", tmp_path / f"{name}_out.webp", 200)
+        differences = []
+        with Image.open(tmp_path / f"{name}.webp") as source, Image.open(tmp_path / f"{name}_out.webp") as result:
+            for before, after in zip(ImageSequence.Iterator(source), ImageSequence.Iterator(result), strict=True):
+                a, b = (np.asarray(image.convert("RGBA")) for image in (before, after))
+                a = a.repeat(2, axis=0).repeat(2, axis=1)
+                differences.append(np.abs(a.astype(int) - b)[a[..., 3] > 0].mean())
+        assert max(differences) == 0 if name == "exact" else 0 < max(differences) < 4
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "gif"])
+def test_a_poster_is_no_frame(tmp_path, rng, ending):
+    """What is shown where animations are not known stays that in a PNG, and is left out elsewhere."""
+    poster, *frames = (Image.new("RGB", (24, 20), colour) for colour in ("red", "lime", "blue", "white"))
+    save(tmp_path / "in.png", [poster, *frames], default_image=True, duration=[40, 80, 120])
+    with Image.open(tmp_path / "in.png") as source:
+        assert video.frames_of(source, tmp_path / f"out.{ending}") == (4 if ending == "png" else 3)
+    upscale(video.upscale_animation, tmp_path / "in.png", tmp_path / f"out.{ending}", 200)
+    with Image.open(tmp_path / f"out.{ending}") as result:
+        seen = []
+        for i in range(result.n_frames):
+            result.seek(i)
+            result.load()
+            seen.append((result.convert("RGB").getpixel((9, 9)), result.info.get("duration")))
+        result.seek(0)
+        if ending == "png":
+            assert result.info["default_image"] and seen.pop(0)[0] == (255, 0, 0)
+    assert [time for _, time in seen] == [40, 80, 120]
+    for (colour, _), expected in zip(seen, [(0, 255, 0), (0, 0, 255), (255, 255, 255)], strict=True):
+        assert np.abs(np.subtract(colour, expected)).max() < 40
+
+
+def test_what_stands_beside_an_animations_pixels_is_kept(tmp_path, frames):
+    tags, text = Image.Exif(), PngImagePlugin.PngInfo()
+    tags[271] = "a maker"
+    text.add_text("Title", "a title")
+    save(tmp_path / "a.gif", frames, comment=b"a comment", duration=50)
+    save(tmp_path / "a.webp", frames, exif=tags, xmp=b"<x/>", duration=50)
+    save(tmp_path / "a.png", frames, exif=tags, pnginfo=text, duration=50)
+    results = {}
+    for ending in ("gif", "webp", "png"):
+        upscale(video.upscale_animation, tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", 200)
+        with Image.open(tmp_path / f"b.{ending}") as image:
+            results[ending] = image.info, image.getexif().get(271)
+    assert results["gif"][0]["comment"] == b"a comment"
+    assert results["webp"][0]["xmp"] == b"<x/>" and results["webp"][1] == results["png"][1] == "a maker"
+    assert results["png"][0]["Title"] == "a title"
+
+
+def test_a_gif_whose_canvas_grows_is_refused(tmp_path):
+    """A small first frame and a large one in a few bytes: no memory is taken for the second."""
+    Image.new("P", (8, 8)).save(tmp_path / "in.gif")
+    second = b"," + struct.pack("<HHHHB", 0, 0, 12000, 12000, 0) + b"\x02\x02\x4c\x01\0;"
+    (tmp_path / "in.gif").write_bytes((tmp_path / "in.gif").read_bytes().removesuffix(b";") + second)
+    with pytest.raises(utils.UserError, match="is damaged: its frame 2 is larger than the animation"):
         upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
 

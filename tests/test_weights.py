@@ -10,6 +10,7 @@ from scipy import ndimage
 import data
 import utils
 from config import make_config
+from images import pictures
 from runs import store
 from scoring import metrics
 from training import doctor
@@ -41,7 +42,7 @@ def shipped(request):
 def pairs():
     """(LR, HR) of photographs that were not trained on, a part of each."""
     for path in data.package_files(data.SAMPLE_TEST):
-        hr = utils.mod_crop(utils.read_image(path)[100:260, 100:260], 4)
+        hr = utils.mod_crop(pictures.read_image(path)[100:260, 100:260], 4)
         yield utils.imresize(hr, 1 / 4), hr
 
 
@@ -60,7 +61,7 @@ def test_scores_json_is_measured(shared, shipped):
     name, generator = shipped
     psnr = []
     for path in utils.list_images(shared / "Set5"):
-        hr = utils.mod_crop(utils.read_image(path), 4)
+        hr = utils.mod_crop(pictures.read_image(path), 4)
         lr_01 = utils.u8_to_01(utils.to_rgb(utils.imresize(hr, 1 / 4)))[None]
         psnr.append(metrics.psnr_y(utils.m11_to_u8(generator(lr_01, training=False)[0]), hr, 4))
     recorded = store.read_scores(store.find_runs()[name][0])["Set5 ×4"]
@@ -72,7 +73,7 @@ def test_golden_output(shipped):
     name, generator = shipped
     lr, _ = next(pairs())
     sr = utils.m11_to_u8(generator(utils.u8_to_01(lr)[None], training=False)[0])
-    departure = np.abs(sr.astype(int) - utils.read_image(GOLDEN / f"{name}.png"))
+    departure = np.abs(sr.astype(int) - pictures.read_image(GOLDEN / f"{name}.png"))
     assert departure.max() <= 1 and np.mean(departure > 0) < 0.01
 
 
@@ -122,7 +123,7 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
 @pytest.mark.slow
 def test_no_line_stands_out_of_the_srgans_spectrum(shared):
     """At periods of 8, 4 and 2 pixels the baboon has hardly more than about them: 2.6 times, where a weave had 6.6."""
-    lr = utils.imresize(utils.read_image(shared / "Set14" / "baboon.bmp")[:480, :480], 1 / 4)
+    lr = utils.imresize(pictures.read_image(shared / "Set14" / "baboon.bmp")[:480, :480], 1 / 4)
     sr = store.load_generator("srgan_x4")[0](utils.u8_to_01(lr)[None], training=False)[0]
     patches = np.lib.stride_tricks.sliding_window_view(utils.rgb_to_y(utils.m11_to_u8(sr)).astype(float), (64, 64))
     patches = patches[::32, ::32] - patches[::32, ::32].mean(axis=(2, 3), keepdims=True)

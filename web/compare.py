@@ -73,11 +73,9 @@ def plain_name(name):
 
 
 def view_of(path):
-    """uint8 RGB [h, w, 3] of a still picture as a screen shows it: eight bits, on white. Raises UserError."""
+    """uint8 RGB [h, w, 3] of a still picture as a screen shows it: eight bits, on white, sRGB. Raises UserError."""
     picture, _ = pictures.fit(pictures.read(path, np.inf), "jpg", 1)
-    if picture.kind == "CMYK":
-        picture = pictures.to_rgb(picture)
-    return np.asarray(picture.pixels.convert("RGB"))
+    return np.asarray(pictures.to_srgb(picture).pixels.convert("RGB"))
 
 
 class Making:

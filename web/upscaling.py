@@ -17,6 +17,7 @@ from PIL import Image
 import data
 import upscale
 import utils
+from images import pictures
 from utils import LazyModule, UserError
 from web import serving
 from web.compare import FIXED, KEEP, Making, Sessions, crops, offered, partner_of, read_upload
@@ -42,7 +43,7 @@ def make_examples(folder):
     """[(path, caption)]: photographs that come with the libraries, made small by MATLAB's bicubic."""
     examples = []
     for path in data.package_files(data.SAMPLE_TEST):
-        hr = utils.read_image(path)
+        hr = pictures.read_image(path)
         utils.write_image(folder / f"{path.stem}.png", utils.imresize(hr, EXAMPLE_SIDE / max(hr.shape)))
         examples.append((folder / f"{path.stem}.png", path.stem))
     return examples

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import data
 import utils
+from images.pictures import header_size, read_image
 from runs import store
 from scoring import figures
 from utils import UserError
@@ -39,7 +40,7 @@ def make(folder, source, sets=None, methods=None, images=None, repeats=None, see
     pictures = []
     for set_name, image, method in tqdm(rated, unit="picture", desc="copying", disable=None):
         path, original = (picture_path(source, set_name, image, name) for name in (method, ORIGINAL))
-        if utils.header_size(path) != utils.header_size(original):
+        if header_size(path) != header_size(original):
             raise UserError(f"{path} is not of its original's size: run evaluate.py again, into an empty folder")
         pictures.append(Picture(set_name, image, method, keep(folder, path.read_bytes())))
     examples = make_examples(folder, source, rated[0], draw.sample(others, min(EXAMPLES, len(others))), draw)
@@ -114,7 +115,7 @@ def make_examples(study, source, rated, others, draw):
     """
     set_name, image, _ = rated
     names = (Path(set_name) / figures.path_of(image, folder=folder) for folder in (ORIGINAL, "lr"))
-    high, low = (utils.header_size(inside(source, name)) for name in names)
+    high, low = (header_size(inside(source, name)) for name in names)
     if not low[0] or high[0] % low[0]:
         raise UserError(f"{source} holds pictures of different scales: run evaluate.py again, into an empty folder")
     scale = high[0] // low[0]
@@ -124,7 +125,7 @@ def make_examples(study, source, rated, others, draw):
         paths[data.SAMPLES, path.stem] = path
     examples, written = [], study / "pictures" / "example.png"
     for (set_name, image), path in tqdm(paths.items(), unit="image", desc="examples", disable=None):
-        hr = utils.mod_crop(utils.read_image(path), scale)
+        hr = utils.mod_crop(read_image(path), scale)
         nearest = utils.imresize(utils.imresize(hr, 1 / scale), scale, "nearest")
         for method, pixels in (("nearest", nearest), (ORIGINAL, hr)):
             utils.write_image(written, pixels)
