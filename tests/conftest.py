@@ -203,7 +203,7 @@ def call(clone):
     def call_main(*command, env=()):
         name, *arguments = map(str, command[command[0] == "-m" :])
         module = importlib.import_module(name.removesuffix(".py"))
-        printed, errors = io.StringIO(), io.StringIO()
+        printed, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         with contextlib.ExitStack() as stack:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             for part in list(sys.modules.values()):
@@ -219,7 +219,8 @@ def call(clone):
             terminal.run_command(module.main)
         if "keras" in sys.modules:
             devices.choose_precision("float32")
-        return subprocess.CompletedProcess(command, end.value.code or 0, printed.getvalue(), errors.getvalue())
+        texts = [stream.buffer.getvalue().decode() for stream in (printed, errors)]
+        return subprocess.CompletedProcess(command, end.value.code or 0, *texts)
 
     return call_main
 
