@@ -11,17 +11,12 @@ YCBCR = np.array([[65.481, -37.797, 112.0], [128.553, -74.203, -93.786], [24.966
 YCBCR_ZERO = np.array([16, 128, 128]) / 255
 
 
-def mixed(image, matrix):
-    """image [batch, h, w, 3] times matrix [3, 3], channel by channel: GPUs compute a matrix product in TF32."""
-    return sum(image[..., i : i + 1] * keras.ops.cast(matrix[i], image.dtype) for i in range(3))
-
-
 def rgb_to_ycbcr(rgb_01):
     """[batch, h, w, 3] in [0, 1] to Y, Cb and Cr, unrounded."""
-    return mixed(rgb_01, YCBCR) + keras.ops.cast(YCBCR_ZERO, rgb_01.dtype)
+    return keras.ops.matmul(rgb_01, keras.ops.cast(YCBCR, rgb_01.dtype)) + keras.ops.cast(YCBCR_ZERO, rgb_01.dtype)
 
 
 def ycbcr_to_rgb(ycbcr):
     """The inverse of rgb_to_ycbcr; may step outside [0, 1]."""
     centred = ycbcr - keras.ops.cast(YCBCR_ZERO, ycbcr.dtype)
-    return mixed(centred, np.linalg.inv(YCBCR))
+    return keras.ops.matmul(centred, keras.ops.cast(np.linalg.inv(YCBCR), ycbcr.dtype))

@@ -13,6 +13,7 @@ from networks.colour import with_colour
 from utils import LazyModule
 
 keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
 
 
 class Network(NamedTuple):
@@ -103,7 +104,11 @@ def build_generator(config, folded=False):
     """The generator that `config`, the MODEL section, describes; it takes any h and w.
 
     folded: without batch norms, for inference/compiled.py.
+
+    From here on float32 is float32 in this process: recent GPUs would multiply it in TF32, of 10 bits, and the bicubic
+    skip and the colours would be off by a level. Mixed precision, which `auto` takes there, keeps its speed.
     """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     lr_01 = keras.Input((None, None, 3), name="lr")
     return keras.Model(lr_01, NETWORKS[config.network].build(lr_01, config, folded), name="generator")
 

@@ -14,7 +14,7 @@ from conftest import SMALL, TINY, TINY_SETTINGS, assert_refused, photo, tiny_vgg
 
 import train
 from config import make_config
-from networks import features
+from networks import features, registry
 from runs import devices
 from training.state import TrainState
 from utils import LazyModule, UserError
@@ -61,6 +61,14 @@ def test_precision_of_a_cpu_is_float32():
     assert keras.config.floatx() == "float64"
     devices.choose_precision("float32")
     assert keras.config.floatx() == "float32"
+
+
+def test_float32_is_not_tf32():
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    registry.build_generator(make_config(overrides=["MODEL.blocks=1", "MODEL.width=4"]).MODEL)
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 @pytest.mark.parametrize(
