@@ -89,13 +89,13 @@ def test_runs_of_other_settings_than_todays_can_be_used(root):
         described()
 
 
-@pytest.mark.parametrize(("mode", "shift"), [("srresnet", False), ("srgan", True)])
-def test_the_shipped_runs_are_read_as_they_were_written(mode, shift):
-    """Their preset was called "slides" then and had a skip; what counts is the configuration beside it."""
+@pytest.mark.parametrize(("mode", "preset", "shift"), [("srresnet", "default", False), ("srgan", "slides", True)])
+def test_the_shipped_runs_are_read_as_they_were_written(mode, preset, shift):
+    """The SRGAN's preset was called "slides" then and had a skip; what counts is the configuration beside it."""
     path = Path(utils.PROJECT) / "checkpoint" / f"{mode}_x4" / "config.json"
     written, about = json.loads(path.read_text()), store.read_about(path)
     config = about["config"]
-    assert (about["mode"], about["preset"], config.MODEL.skip, config.TRAIN.shift) == (mode, "slides", "bicubic", shift)
+    assert (about["mode"], about["preset"], config.MODEL.skip, config.TRAIN.shift) == (mode, preset, "bicubic", shift)
     for section in config:
         theirs = written["config"][section]
         assert {f"{section}.{key}" for key in set(theirs) - set(config[section])} <= set(store.DROPPED)
