@@ -14,8 +14,12 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import math
 import multiprocessing
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,17 +27,20 @@ import numpy as np
 
 import data
 import train
+import utils
 from cli import terminal
 from config import make_config
-from inference import compiled
+from images import pictures
+from inference import compiled, engines
 from networks import counting, features, registry
 from runs import store
 from training.state import TrainState
-from utils import LazyModule, UserError
+from utils import PROJECT, LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 
 NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
+NAMES["upscale"] = "upscale"
 QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
 INPUT_STEPS = 50  # batches in a step of the input measurement: a single one takes only milliseconds
 LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; we compare with the faster
@@ -320,6 +327,83 @@ def figures_of(what, tile, config, ours, rivals):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# upscale.py from file to file
+
+
+def ways_of_upscaling():
+    """{way: arguments of upscale.py}: exact tiles, the default, and each engine that is installed."""
+    installed = [name for name in engines.ENGINES if not engines.missing(name)]
+    return {"exact": ("--exact",), "auto": ()} | {name: ("--engine", name) for name in installed}
+
+
+def measure_upscaling(args):
+    """{way: {key: number}} of upscale.py, in turns, with a photograph of args.megapixels as a PNG file.
+
+    A process each, from its start on: TensorFlow's seconds count, where it is needed. Raises UserError.
+    """
+    weights = store.default_weights()
+    config = store.describe_weights(weights)[1]["config"].MODEL
+    work = 2 * counting.multiply_adds(registry.build_generator(config), (1, 100, 100, 3)) / 100**2
+    with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        pixels = write_photograph(Path(folder, "photo.png"), args.megapixels)
+        ways = {way: [] for way in ways_of_upscaling()}
+        products = []
+        for turn in range(-1, args.rounds):  # the first turn converts and times engines
+            for way, arguments in ways_of_upscaling().items():
+                command = [
+                    sys.executable,
+                    str(PROJECT / "upscale.py"),
+                    f"{folder}/photo.png",
+                    *arguments,
+                    "--overwrite",
+                ]
+                seconds, gib = timed_process([*command, "--weights", str(weights), "-o", f"{folder}/sr.png"])
+                if turn >= 0:
+                    ways[way].append((seconds, gib))
+            products.append(matrix_product_flops(2048))
+    exact, product = np.array(ways["exact"])[:, 0], float(np.median(products))
+    results = {}
+    for way, turns in ways.items():
+        seconds, gib = np.array(turns).T
+        median = float(np.median(seconds))
+        results[way] = {"s": median, "mp_per_s": pixels * config.scale**2 / 1e6 / median, "peak_gib": float(gib.max())}
+        results[way]["vs_exact"] = float(np.median(exact / seconds))  # of each turn
+        results[way]["flops_share"] = work * pixels / median / product
+    return results | {"megapixels": pixels / 1e6, "matrix_product_gflops": product / 1e9}
+
+
+def write_photograph(path, megapixels):
+    """Write a photograph of about so many megapixels, enlarged from one that comes with scikit-image; its pixels."""
+    image = pictures.read_image(data.package_files(data.SAMPLE_TEST)[0])
+    image = utils.imresize(image, (megapixels * 1e6 / math.prod(image.shape[:2])) ** 0.5)
+    utils.write_image(path, image)
+    return math.prod(image.shape[:2])
+
+
+def timed_process(command):
+    """(seconds, peak GiB) of a command. Raises UserError if it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"upscale.py has failed: {(errors.strip().splitlines() or ['without a word'])[-1]}")
+    return seconds, usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def print_upscaling(results):
+    for way in ways_of_upscaling():
+        row = results[way]
+        print(
+            f"{'upscale ' + way:18} {row['mp_per_s']:9.2f} megapixels/s {row['s']:7.1f} s {'':9} "
+            f"{row['peak_gib']:6.2f} GiB {row['flops_share']:12.0%} {row['vs_exact']:7.2f}x exact",
+            flush=True,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -350,13 +434,20 @@ def parse_arguments():
         "--only",
         type=terminal.names,
         metavar="A,B",
-        default=",".join(NAMES),
-        help=f"which measurements (default: {','.join(NAMES)})",
+        default=",".join(SUBJECTS),
+        help=f"which measurements of {','.join(NAMES)} (default: all but upscale, which takes long)",
     )
     add("--against", choices=("torch",), help="PyTorch takes turns with ours in srresnet and inference")
     add("--steps", type=count, default=3, metavar="N", help="steps per turn (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
     add("--tile", type=count, default=128, metavar="N", help="side of inference's LR image (default: %(default)s)")
+    add(
+        "--megapixels",
+        type=terminal.number(float, 1e-3, 100, "a number of megapixels"),
+        default=0.25,
+        metavar="N",
+        help="of the photograph for upscale (default: %(default)s)",
+    )
     add("--data", metavar="DIR", help="photographs to train on, as of train.py (default: its samples)")
     add("--xla", action=argparse.BooleanOptionalAction, default=True, help="compile with XLA (default) or plain graph")
     add("--quick", action="store_true", help="tiny networks: only shows that it works")
@@ -379,6 +470,10 @@ def main():
     print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")
     results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}
     for what in args.only:
+        if what == "upscale":
+            results[NAMES[what]] = measure_upscaling(args)
+            print_upscaling(results[NAMES[what]])
+            continue
         results[NAMES[what]] = measure(what, args)
         print_row(what, results[NAMES[what]])
     if args.json:

@@ -67,6 +67,11 @@ sparse = LazyModule("scipy.sparse")
 # Files
 
 
+def cache_folder():
+    """Where caches are, which may be deleted at any time: $SRGAN_CACHE, else cache/ in the project."""
+    return Path(os.environ.get("SRGAN_CACHE") or PROJECT / "cache")
+
+
 def list_files(folder):
     """All files in `folder` and its subfolders, sorted by path, without hidden ones."""
     folder = Path(folder)
