@@ -202,15 +202,18 @@ def measure(job, max_megapixels):
         return job._replace(frames=frames, height=height, width=width)
 
 
-def work_off(job, upscaler, max_megapixels, progress):
-    """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError."""
+def work_off(job, upscaler, max_megapixels, progress, keep=False):
+    """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError.
+
+    keep: a large picture that is interrupted can go on the next time.
+    """
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    remark = make(job, upscaler, max_megapixels, progress)
+    remark = make(job, upscaler, max_megapixels, progress, keep)
     remember(job.target)
     return remark
 
 
-def make(job, upscaler, max_megapixels, progress):
+def make(job, upscaler, max_megapixels, progress, keep):
     """What work_off does, in a folder that is there."""
     if job.source.suffix.lower() in video.SUFFIXES:
         video.upscale_video(job.source, job.target, upscaler, progress)
@@ -226,7 +229,7 @@ def make(job, upscaler, max_megapixels, progress):
     height, width, channels = picture.shape
     shape = (upscaler.scale * height, upscaler.scale * width, channels)
     facts = [file_digest(job.source, "sha256"), picture.kind, *upscaler.facts()]
-    with unfinished.canvas(facts, shape, picture.dtype) as pixels:
+    with unfinished.canvas(facts, shape, picture.dtype, keep) as pixels:
         if pixels and pixels.start:
             tqdm.write(f"{job.source}: goes on with row {pixels.start // upscaler.scale} of {height}")
         out = picture.canvas(upscaler.scale) if pixels is None else pixels
@@ -355,7 +358,7 @@ def upscale_all(jobs, upscaler, args, failures):
             end += each * job.pixels
             start = time.perf_counter()
             try:
-                remark = work_off(job, upscaler, args.max_megapixels, lambda count: bar.update(each * count))
+                remark = work_off(job, upscaler, args.max_megapixels, lambda count: bar.update(each * count), keep=True)
             except (UserError, OSError, MemoryError) as error:
                 failures.add(job.source, error)
             else:

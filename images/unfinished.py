@@ -66,10 +66,10 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def canvas(facts, shape, dtype):
+def canvas(facts, shape, dtype, keep=True):
     """Gives a Canvas, or None if it is not worth it, there is no place, or another process works on the same.
 
-    facts: all that the pixels depend on, as json.dumps takes it. The Canvas stays if an exception comes through.
+    facts: all that the pixels depend on, as json.dumps takes it; keep: the Canvas stays if an exception comes through.
     """
     folder = utils.cache_folder() / "unfinished"
     path = folder / f"{hashlib.sha256(json.dumps([facts, shape]).encode()).hexdigest()[:24]}.pixels"
@@ -86,7 +86,7 @@ def canvas(facts, shape, dtype):
         except (OSError, Timeout):
             yield None
             return
-        stack.callback(pixels.file.close)
+        stack.callback(pixels.file.close if keep else pixels.remove)
         yield pixels
         pixels.remove()
 

@@ -121,3 +121,10 @@ def test_a_week_later_it_is_gone(folder):
     with unfinished.canvas("a", (4, 4, 1), np.uint8), FileLock(folder / "other.lock"):
         pass
     assert left(folder) == ["new.pixels"]
+
+
+def test_what_need_not_stay_goes(folder):
+    with pytest.raises(KeyboardInterrupt), unfinished.canvas("a", (4, 4, 1), np.uint8, keep=False) as canvas:
+        canvas.reached(2)
+        raise KeyboardInterrupt
+    assert not left(folder)
