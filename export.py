@@ -21,6 +21,7 @@ from images import hashes
 from images.photographs import Photographs
 from inference import compiled
 from inference.formats import FORMATS, Source, choose_formats
+from inference.tiles import choose_weights, source_of
 from runs import store
 from scoring import metrics, tables, testsets
 from utils import UserError
@@ -138,6 +139,7 @@ def describe(weights, about):
     return {
         "name": weights.resolve().parent.name,
         "mode": about["mode"],
+        "blend": str(about.get("blend", "none")),
         "scale": str(scale),
         "lr": "uint8 [batch, height, width, 3], RGB in grey levels",
         "sr": f"uint8 [batch, {scale}*height, {scale}*width, 3], RGB in grey levels",
@@ -189,6 +191,12 @@ def parse_arguments():
         metavar="A,B",
         help=f"{', '.join(FORMATS)} (default: all whose packages are installed)",
     )
+    add(
+        "--blend",
+        metavar="T",
+        type=terminal.number(float, 0, 1, "a number from 0 to 1"),
+        help="from 0, the smooth SRResNet, to 1, the SRGAN RUN: their weights are mixed",
+    )
     add("--out", metavar="DIR", type=Path, help="where the files go (default: exports/RUN)")
     add("--data", metavar="DIR", help="photographs to calibrate int8 on, as of train.py; holds the --sets, too")
     add("--calibration", type=count, default=32, metavar="N", help="LR crops to calibrate on (default: %(default)s)")
@@ -219,6 +227,10 @@ def main():
     config, run = about["config"].MODEL, weights.resolve().parent.name
     if weights.name != store.WEIGHTS:
         run += f"_{weights.name.removesuffix('.weights.h5')}"
+    if args.blend is not None:
+        choose_weights(weights, args.blend, None)  # reports what cannot be mixed, before anything is read
+        about["blend"] = args.blend
+        run += f"_blend{args.blend:g}"
     sets = data.find_test_sets(args.data, args.sets)
     crops = calibration_crops(args.data, args.calibration, config.scale) if "tflite-int8" in names else []
     with ThreadPoolExecutor(evaluate.THREADS) as pool:
@@ -227,7 +239,7 @@ def main():
     out = args.out or store.PROJECT / "exports" / run
     out.mkdir(parents=True, exist_ok=True)
 
-    generator, _ = store.load_generator(weights)
+    generator = source_of(*choose_weights(weights, args.blend, None)[:2], args.blend).generator()
     reference = evaluate.Model(run, generator, config)
     source = Source(compiled.fold_batch_norm(generator, config), describe(weights, about), crops)
 

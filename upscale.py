@@ -9,10 +9,15 @@ Python:
 """
 
 import argparse
+import contextlib
+import functools
 import glob
+import io
+import json
 import mimetypes
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -26,35 +31,54 @@ from images.hashes import file_digest
 from images.made import is_made, remember
 from inference.engines import ENGINES
 from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights
+from runs import store
 from utils import UserError
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}"
+LARGEST_FACTOR = 16
 FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
 
 
 class Job(NamedTuple):
-    """One file to make: its source and target, and the number and size of the source's frames in LR pixels."""
+    """One file to make: its source and target, and the number and size of the source's frames in LR pixels.
+
+    size: (height, width) of the result; None for the Upscaler's factor. options: how it is written, see `options_of`.
+    """
 
     source: Path
     target: Path
     frames: int = 0
     height: int = 0
     width: int = 0
+    size: tuple | None = None
+    options: dict = {}
 
     @property
     def pixels(self):
         return self.frames * self.height * self.width
 
+    def passes(self, scale):
+        """[(height, width)] of what an Upscaler of this factor enlarges, one after the other."""
+        sizes = [(self.height, self.width)]
+        while self.size and any(scale * side < wanted for side, wanted in zip(sizes[-1], self.size, strict=True)):
+            sizes.append(tuple(scale * side for side in sizes[-1]))
+        return sizes
+
+    def work(self, scale):
+        """The number of pixels that an Upscaler of this factor enlarges."""
+        return self.frames * sum(height * width for height, width in self.passes(scale))
+
 
 class Failures:
-    """Counts the files that could not be done, and prints one sentence for each at once."""
+    """Counts the files that could not be done, and prints one sentence for each at once; record: called with facts."""
 
-    def __init__(self):
-        self.count = 0
+    def __init__(self, record=lambda **facts: None):
+        self.count, self.record = 0, record
 
     def add(self, path, error):
         self.count += 1
         tqdm.write(f"upscale.py: {path}: {reason(error)}", file=sys.stderr)
+        self.record(status="failed", source=str(path), reason=reason(error))
 
 
 def reason(error):
@@ -97,13 +121,21 @@ def find_inputs(names, out, failures):
 def is_known(path):
     """Whether a file's ending is that of a picture, an animation or a video."""
     suffix = Path(path).suffix.lower()
-    return suffix in utils.IMAGE_SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+    return suffix in pictures.SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+
+
+def is_foreign(path):
+    """Whether a file looks like a picture or a video of a kind that is not read."""
+    kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
+    return not is_known(path) and (kind in ("image", "video") or Path(path).suffix.lower() in pictures.FOREIGN)
 
 
 def files_of(path, failures):
     """The files of one match of a glob: the file itself, or the files in the folder."""
     if path.is_dir():
         return files_below(path, failures)
+    if is_foreign(path):
+        failures.add(path, UserError("is of a kind that is not read"))
     return [path] if is_known(path) else []
 
 
@@ -112,7 +144,8 @@ def files_below(folder, failures):
     files = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: failures.add(error.filename, error)):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(parent, name) for name in sorted(names) if not name.startswith(".") and is_known(name)]
+        for path in [Path(parent, name) for name in sorted(names) if not name.startswith(".")]:
+            files += files_of(path, failures)
     return files
 
 
@@ -125,7 +158,11 @@ def suffix_of(args, scale):
     """What is put behind the names: --suffix, else _x4 beside the inputs and nothing in another folder."""
     if args.suffix is not None:
         return args.suffix
-    return "" if args.out else f"_x{scale}"
+    if args.out:
+        return ""
+    if args.fit:
+        return f"_{args.fit[0]}x{args.fit[1]}"
+    return f"_{args.width}w" if args.width else f"_{args.height}h" if args.height else f"_x{args.outscale or scale:g}"
 
 
 def target_of(source, place, args, scale):
@@ -134,12 +171,13 @@ def target_of(source, place, args, scale):
         return args.out
     folder = args.out / place.parent if args.out else source.parent
     is_video = source.suffix.lower() in video.SUFFIXES
-    ending = pictures.FORMATS[args.format][0][0] if args.format and not is_video else source.suffix
+    name = args.format or pictures.READ_ONLY.get(source.suffix.lower())
+    ending = pictures.FORMATS[name][0][0] if name and not is_video else source.suffix
     return folder / f"{source.stem}{suffix_of(args, scale)}{ending}"
 
 
 def plan(args, found, scale, failures):
-    """[Job] for the inputs found, without finished files, which is printed; a target that is an input is a failure.
+    """[Job] for the inputs found, without finished files, which is said; a target that is an input is a failure.
 
     Raises UserError before anything is written if two inputs would become one file.
     """
@@ -154,6 +192,7 @@ def plan(args, found, scale, failures):
             raise UserError(f"{other} and {source} would both become {target}: upscale them one after the other")
         elif target.exists() and not args.overwrite:
             finished += 1
+            failures.record(status="finished before", source=str(source), target=str(target))
         else:
             jobs.append(Job(source, target))
     if finished:
@@ -186,20 +225,54 @@ def ignores_case(folder):
     return name != folder.name and folder.with_name(name).exists() and folder.with_name(name).samefile(folder)
 
 
-def measure(job, max_megapixels):
-    """The Job with the size that the file's header gives. Raises UserError if the file cannot be upscaled."""
+def measure(job, max_megapixels, size_of=lambda height, width: None):
+    """The Job with the size that the file's header gives. Raises UserError if the file cannot be upscaled.
+
+    size_of: from LR's (height, width) to that of the result, or to None.
+    """
     suffix = job.target.suffix.lower()
     if job.source.suffix.lower() in video.SUFFIXES:
         if suffix not in video.SUFFIXES:
             raise UserError(f"is a video and cannot become {job.target.name}")
         frames, (height, width) = video.describe(job.source, max_megapixels)
+        if size_of(height, width):
+            raise UserError("is a video: it takes the factors that there are weights for, or smaller whole ones")
         return job._replace(frames=frames, height=height, width=width)
     with pictures.opened(job.source, max_megapixels) as image:
         frames = video.frames_of(image, job.target)
         if not pictures.format_of(job.target) and not (suffix == ".gif" and (frames > 1 or image.format == "GIF")):
             raise UserError(f"cannot become {job.target.name}: give a --format")
         height, width = pictures.upright_size(image)
-        return job._replace(frames=frames, height=height, width=width)
+        size = size_of(height, width)
+        if size and (frames > 1 or suffix == ".gif"):
+            raise UserError("is an animation: it takes the factors that there are weights for, or smaller whole ones")
+        return job._replace(frames=frames, height=height, width=width, size=size)
+
+
+def size_asked_for(args, height, width):
+    """(height, width) of the result for LR of this size, or None if --scale says it. Raises UserError."""
+    if args.fit:
+        factor = min(args.fit[0] / width, args.fit[1] / height)
+    elif args.width or args.height:
+        factor = args.width / width if args.width else args.height / height
+    elif args.outscale:
+        factor = args.outscale
+    else:
+        return None
+    size = max(round(factor * height), 1), max(round(factor * width), 1)
+    if not 1 < factor <= LARGEST_FACTOR:
+        raise UserError(
+            f"is {width}×{height} and would become {size[1]}×{size[0]}: factors above 1 and up to {LARGEST_FACTOR} "
+            "are possible"
+        )
+    return size
+
+
+def options_of(args, name):
+    """The options of args for Pillow's writer of the format `name`."""
+    if args.quality and name in ("jpg", "webp", "avif"):
+        return {"quality": args.quality} | ({"lossless": False} if name == "webp" else {})
+    return {"compress_level": args.compression} if args.compression is not None and name == "png" else {}
 
 
 def work_off(job, upscaler, max_megapixels, progress, keep=False):
@@ -225,33 +298,53 @@ def make(job, upscaler, max_megapixels, progress, keep):
         return ""
     name = pictures.format_of(job.target)
     picture = pictures.read(job.source, max_megapixels)
-    picture, remark = pictures.fit(picture, name, upscaler.scale)
+    size = job.size or tuple(upscaler.scale * side for side in picture.shape[:2])
+    picture, remark = pictures.fit(picture, name, size=size)
+    picture.kept["options"] = job.options
+    with contextlib.ExitStack() as stack:
+        while picture.shape[0] < size[0] or picture.shape[1] < size[1]:
+            picture = enlarge(job.source, picture, upscaler, progress, keep, stack)
+        if picture.shape[:2] != size:
+            picture = picture.resized(*size)
+        pictures.write(job.target, picture, name)
+    return remark
+
+
+def enlarge(source, picture, upscaler, progress, keep, stack):
+    """A Picture upscaled once; what is needed to go on after an interruption stays until the ExitStack is left."""
     height, width, channels = picture.shape
     shape = (upscaler.scale * height, upscaler.scale * width, channels)
-    facts = [file_digest(job.source, "sha256"), picture.kind, *upscaler.facts()]
-    with unfinished.canvas(facts, shape, picture.dtype, keep) as pixels:
-        if pixels and pixels.start:
-            tqdm.write(f"{job.source}: goes on with row {pixels.start // upscaler.scale} of {height}")
-        out = picture.canvas(upscaler.scale) if pixels is None else pixels
-        upscaler.upscale(picture, out, picture.kind != "CMYK", progress)
-        if pixels:
-            out = picture.canvas(upscaler.scale)
-            for rows, band in pixels.bands():
-                out[rows, slice(0, shape[1])] = band
-        pictures.write(job.target, out, name)
-    return remark
+    facts = [file_digest(source, "sha256"), picture.kind, *upscaler.facts()]
+    pixels = stack.enter_context(unfinished.canvas(facts, shape, picture.dtype, keep))
+    if pixels and pixels.start:
+        tqdm.write(f"{source}: goes on with row {pixels.start // upscaler.scale} of {height}")
+    out = picture.canvas(upscaler.scale) if pixels is None else pixels
+    upscaler.upscale(picture, out, picture.kind != "CMYK", progress)
+    if pixels:
+        out = picture.canvas(upscaler.scale)
+        for rows, band in pixels.bands():
+            out[rows, slice(0, shape[1])] = band
+    return out
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
-        "MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata and sound are kept.",
-        epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large; exit status: 0 all done, "
-        "1 some files could not be upscaled (each is named), 2 nothing was done (wrong arguments, no weights, no "
-        "input). Finished files are skipped when the command is given again.",
+        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC, JPEG 2000, TGA), animations (GIF, "
+        "WebP, PNG) and videos (MP4, MOV, MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata and "
+        "sound are kept.",
+        epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large --fit 3840x2160; find . "
+        "-name '*.jpg' | python upscale.py - -o ~/large; exit status: 0 all done, 1 some files could not be upscaled "
+        "(each is named), 2 nothing was done (wrong arguments, no weights, no input). Finished files are skipped when "
+        "the command is given again, and a large picture that was interrupted goes on.",
     )
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="PHOTO", help="files, folders (with their subfolders) or globs in quotes")
+    add(
+        "inputs",
+        nargs="+",
+        metavar="PHOTO",
+        help="files, folders (with their subfolders), globs in quotes (** for subfolders), or - for standard input: a "
+        "picture, or a list of files, one a line",
+    )
     add("-o", "--out", metavar="OUT", type=Path, help="a folder, or a file for one input (default: beside the input)")
     add(
         "--weights", metavar="RUN", help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4)"
@@ -262,13 +355,25 @@ def parse_arguments():
         type=terminal.number(float, 0, 1, "a number from 0 to 1"),
         help="from 0, the smooth SRResNet, to 1, the SRGAN: their weights are mixed",
     )
-    add(
+    side = terminal.number(int, 1, 10**6, "a number of pixels")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         "--scale",
         type=int,
-        choices=(2, 3, 4, 8),
-        help="the factor (default: the network's, 4); where there are no weights for a smaller one, the ×4 result is "
-        "shrunk by MATLAB's bicubic",
+        choices=(2, 3, 4, 8, 16),
+        help="the factor (default: the network's, 4); a smaller one without weights is shrunk by MATLAB's bicubic, a "
+        "larger one takes two passes",
     )
+    sizes.add_argument(
+        "--outscale",
+        metavar="F",
+        type=terminal.number(float, 1, LARGEST_FACTOR, f"a factor from 1 to {LARGEST_FACTOR}"),
+        help="any factor, as 2.5: enlarged by the network as often as it needs, then shrunk by MATLAB's bicubic",
+    )
+    sizes.add_argument("--width", metavar="W", type=side, help="the result's width in pixels; its height follows")
+    sizes.add_argument("--height", metavar="H", type=side, help="the result's height in pixels; its width follows")
+    sizes.add_argument("--fit", metavar="WxH", type=box, help="as large as fits into W×H pixels")
+    add("--colour-fix", action="store_true", help="large areas keep the colours of the input")
     add(
         "--tile",
         metavar="N",
@@ -289,8 +394,19 @@ def parse_arguments():
         help="compute in 16 bits: several times as fast on a GPU, or a CPU with AMX, for small differences",
     )
     add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
+    percent = terminal.number(int, 1, 100, "a whole number from 1 to 100")
+    add("--quality", metavar="Q", type=percent, help="of JPEG and WebP (default: 95) and AVIF (90), 1 to 100")
+    add(
+        "--compression",
+        metavar="N",
+        type=terminal.number(int, 0, 9, "a whole number from 0 to 9"),
+        help="of PNG: from 0, fast, to 9, small (default: 2)",
+    )
     add("--suffix", metavar="TEXT", help='added to the names (default: "_x4" without -o, nothing with it)')
     add("--overwrite", action="store_true", help="write files again that exist already")
+    add("--dry-run", action="store_true", help="say what would be made, and make nothing")
+    add("--quiet", action="store_true", help="print nothing but what goes wrong")
+    add("--json", action="store_true", help="print a line of JSON for each file, for programs, and nothing else")
     add(
         "--max-megapixels",
         metavar="N",
@@ -306,13 +422,22 @@ def parse_arguments():
     return args
 
 
+def box(text):
+    """A `type` for argparse: (width, height) of "1920x1080"."""
+    width, x, height = text.lower().replace("×", "x").partition("x")
+    if not (x and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"takes a width and a height, as 1920x1080, not '{text}'")
+    return int(width), int(height)
+
+
 def check_out(out, format_name, parser):
     """End with a sentence if -o names a file of a kind that is not written, or another than --format does."""
     if out is None or out.is_dir():
         return
     suffix = out.suffix.lower()
-    if not is_known(out) and (mimetypes.guess_type(out.name)[0] or "").startswith(("image/", "video/")):
-        kinds = ", ".join((*utils.IMAGE_SUFFIXES, ".gif", *video.SUFFIXES))
+    if is_foreign(out) or suffix in pictures.READ_ONLY:
+        written = [ending for ending in pictures.SUFFIXES if ending not in pictures.READ_ONLY]
+        kinds = ", ".join((*written, ".gif", *video.SUFFIXES))
         parser.error(f"-o {out} is of a kind that is not written; there are {kinds}")
     if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *video.SUFFIXES):
         parser.error(f"-o {out} is no {format_name}, as --format has it: leave out one of them")
@@ -320,7 +445,46 @@ def check_out(out, format_name, parser):
 
 def main():
     args = parse_arguments()
-    failures = Failures()
+    with contextlib.ExitStack() as stack:
+        record = lambda **facts: None  # noqa: E731
+        if args.json:
+            record = functools.partial(print_json, sys.stdout)
+        if args.json or args.quiet:  # what is said is for people; errors go elsewhere
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        args.inputs = list(read_standard_input(args, stack))
+        return upscale_inputs(args, record)
+
+
+def print_json(stream, **facts):
+    print(json.dumps(facts), file=stream, flush=True)
+
+
+def read_standard_input(args, stack):
+    """Yield the inputs, instead of - the file or the names of files that come from standard input.
+
+    stack: an ExitStack; the file is there until it is left. Raises UserError.
+    """
+    for name in args.inputs:
+        if name != "-":
+            yield name
+            continue
+        content = sys.stdin.buffer.read()
+        if pictures.is_picture(content):
+            if not is_file_name(args.out):
+                raise UserError("a picture from standard input needs a file to be written to: -o FILE")
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="srgan-"))
+            (path := Path(folder, "standard-input")).write_bytes(content)
+            yield str(path)
+        else:
+            yield from filter(None, os.fsdecode(content).splitlines())
+
+
+def upscale_inputs(args, record):
+    """What main does, with `args.inputs` as names; record: called with facts about each file. Returns the status."""
+    failures = Failures(record)
+    weights = args.weights or store.default_weights(dict.fromkeys((args.scale or 4, 4)))
+    if args.scale and args.scale > store.describe_weights(weights)[1]["config"].MODEL.scale:
+        args.scale, args.outscale = None, args.scale  # in two passes
     weights, partner, config = choose_weights(args.weights, args.blend, args.scale)
     scale = args.scale or config.scale
     found = find_inputs(args.inputs, args.out, failures)
@@ -331,18 +495,38 @@ def main():
     jobs = []
     for job in plan(args, found, scale, failures):
         try:
-            jobs.append(measure(job, args.max_megapixels))
+            job = measure(job, args.max_megapixels, functools.partial(size_asked_for, args))
+            jobs.append(job._replace(options=options_of(args, pictures.format_of(job.target))))
         except (UserError, OSError, MemoryError) as error:
             failures.add(job.source, error)
     if jobs:
         mixed = f", {args.blend:g} of them mixed with {1 - args.blend:g} of {partner}" if partner else ""
         shrunk = f", shrunk to ×{scale} by MATLAB's bicubic" if scale != config.scale else ""
         print(f"weights: {weights}, ×{config.scale}{mixed}{shrunk}")
-        how = {"engine": args.engine, "exact": args.exact, "half": args.half, "pixels": sum(job.pixels for job in jobs)}
-        upscale_all(jobs, Upscaler(args.weights, args.tile, args.blend, args.scale, **how), args, failures)
+        if args.dry_run:
+            list_jobs(jobs, scale, record)
+        else:
+            work = sum(job.work(scale) for job in jobs)
+            how = {"engine": args.engine, "exact": args.exact, "half": args.half, "colour_fix": args.colour_fix}
+            upscaler = Upscaler(args.weights, args.tile, args.blend, args.scale, **how, pixels=work)
+            upscale_all(jobs, upscaler, args, failures)
     if failures.count:
         print(f"{failures.count} of the inputs could not be upscaled", file=sys.stderr)
     return 1 if failures.count else 0
+
+
+def sizes_of(job, scale):
+    """What is said about the sizes of a Job, as 30×20 → 120×80; scale: the Upscaler's."""
+    height, width = job.size or (scale * job.height, scale * job.width)
+    return f"{job.width}×{job.height} → {width}×{height}"
+
+
+def list_jobs(jobs, scale, record):
+    """Say what would be made of [Job]."""
+    for job in jobs:
+        print(f"would make: {job.source} → {job.target} ({sizes_of(job, scale)})")
+        record(status="would be made", source=str(job.source), target=str(job.target))
+    print(f"{len(jobs)} files of {sum(job.pixels for job in jobs) / 1e6:.1f} megapixels; nothing was made (--dry-run)")
 
 
 def upscale_all(jobs, upscaler, args, failures):
@@ -350,12 +534,14 @@ def upscale_all(jobs, upscaler, args, failures):
     tile = upscaler.tile
     print(f"engine: {upscaler.engine}, tiles of {tile}×{tile} LR pixels and {upscaler.halo} around them")
     each = upscaler.scale**2 / 1e6  # megapixels that an LR pixel becomes
-    total = each * sum(job.pixels for job in jobs)
-    with tqdm(total=total, unit=" megapixels", smoothing=0.1, disable=None, bar_format=BAR) as bar:
+    total = each * sum(job.work(upscaler.scale) for job in jobs)
+    hidden = True if args.quiet or args.json else None  # None: where standard error is no terminal
+    with tqdm(total=total, unit=" megapixels", smoothing=0.1, disable=hidden, bar_format=BAR) as bar:
         end = 0
         for job in jobs:
             bar.set_description(job.source.name)
-            end += each * job.pixels
+            work = each * job.work(upscaler.scale)
+            end += work
             start = time.perf_counter()
             try:
                 remark = work_off(job, upscaler, args.max_megapixels, lambda count: bar.update(each * count), keep=True)
@@ -363,14 +549,15 @@ def upscale_all(jobs, upscaler, args, failures):
                 failures.add(job.source, error)
             else:
                 seconds = time.perf_counter() - start
-                sizes = f"{job.width}×{job.height} → {upscaler.scale * job.width}×{upscaler.scale * job.height}"
                 count = f"{job.frames} frames of " if job.frames > 1 else ""
-                tiles = upscaler.count(job.height, job.width)
+                tiles = sum(upscaler.count(*size) for size in job.passes(upscaler.scale))
                 count += f"{tiles} tile{'s' if tiles > 1 else ''}"
-                speed = f"{seconds:.1f} s, {each * job.pixels / seconds:.2f} megapixels/s"
-                tqdm.write(f"{job.source} → {job.target} ({sizes}, {count}, {speed})")
+                speed = f"{seconds:.1f} s, {work / seconds:.2f} megapixels/s"
+                tqdm.write(f"{job.source} → {job.target} ({sizes_of(job, upscaler.scale)}, {count}, {speed})")
                 if remark:
                     tqdm.write(f"  {remark}")
+                facts = {"source": str(job.source), "target": str(job.target), "seconds": round(seconds, 3)}
+                failures.record(status="done", **facts, remark=remark)
             bar.update(end - bar.n)
 
 

@@ -258,10 +258,13 @@ def mirror(index, length):
 BAND = 256  # columns resized at a time: as floats they fit into the processor's cache
 
 
-def resize_rows(image, scale, method):
-    """Resize the first axis of uint8 or uint16 [n, ...] by `scale`: [ceil(n * scale), ...], rounded to whole levels."""
+def resize_rows(image, scale, method, new_length=None):
+    """Resize the first axis of uint8 or uint16 [n, ...] by `scale`: [ceil(n * scale), ...], rounded to whole levels.
+
+    new_length: instead of ceil(n * scale).
+    """
     length, *others = image.shape
-    new_length = int(np.ceil(length * scale))
+    new_length = new_length or int(np.ceil(length * scale))
     index, weight = resize_taps(length, new_length, scale, method)
     starts = np.arange(new_length + 1) * index.shape[1]
     matrix = sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(new_length, length))
@@ -282,6 +285,13 @@ def imresize(image, scale, method="bicubic"):
     """
     resized = resize_rows(image, scale, method).swapaxes(0, 1)
     return np.ascontiguousarray(resize_rows(resized, scale, method).swapaxes(0, 1))
+
+
+def imresize_to(image, height, width):
+    """MATLAB's imresize(image, [height width]) of uint8 or uint16 [h, w, channels], by its bicubic kernel."""
+    for length in (height, width):
+        image = resize_rows(image, length / image.shape[0], "bicubic", length).swapaxes(0, 1)
+    return np.ascontiguousarray(image)
 
 
 def downscale_taps(scale):

@@ -7,6 +7,7 @@ by sixteen_bits.py.
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import struct
@@ -22,19 +23,31 @@ from images import sixteen_bits
 from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
+pillow_heif = LazyModule("pillow_heif")
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its errors come as exceptions too
 
 LARGEST = 200  # megapixels of a picture for training or evaluation
-READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # Pillow's names
+READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000")  # Pillow's names, known by first bytes
+HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # kinds of HEIC files, behind their "ftyp"
 # {name for --format: (file endings, kinds, 16-bit kinds, longest side in pixels)}
 FORMATS = {
     "png": ((".png",), ("L", "LA", "RGB", "RGBA"), ("L", "LA", "RGB", "RGBA"), 2**31 - 1),
-    "jpg": ((".jpg", ".jpeg"), ("L", "RGB", "CMYK"), (), 65500),
+    "jpg": ((".jpg", ".jpeg", ".jpe", ".jfif"), ("L", "RGB", "CMYK"), (), 65500),
     "webp": ((".webp",), ("RGB", "RGBA"), (), 16383),
     "tiff": ((".tif", ".tiff"), ("L", "LA", "RGB", "RGBA", "CMYK"), ("L", "RGB", "RGBA"), 2**31 - 1),
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
+    "avif": ((".avif",), ("RGB", "RGBA"), (), 32768),
+    "jp2": ((".jp2", ".j2k", ".jpx", ".jpf"), ("L", "LA", "RGB", "RGBA"), ("L",), 2**31 - 1),
+    "tga": ((".tga",), ("L", "LA", "RGB", "RGBA"), (), 65535),
 }
+PILLOW = {"jpg": "JPEG", "jp2": "JPEG2000"}  # its names of formats, where they are others
+READ_ONLY = {".mpo": "jpg", ".heic": "jpg", ".heif": "jpg"}  # endings that are read, and what is written instead
+SUFFIXES = (*(suffix for suffixes, *_ in FORMATS.values() for suffix in suffixes), *READ_ONLY)
+# Endings of pictures that are not read, beside those that the system calls pictures.
+FOREIGN = tuple(".jxl .exr .hdr .psd .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .ppm .pgm .pfm".split())
+BARE = ("jp2", "tga")  # formats that are written without metadata, in sRGB
+AVIF = {"quality": 90, "subsampling": "4:4:4"}  # colours in full resolution
 SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRGB
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, and so are right for the output too.
@@ -99,12 +112,23 @@ class Picture:
 
     def canvas(self, scale):
         """An empty picture of the same kind, `scale` times as high and wide, with the same metadata."""
-        height, width, channels = self.shape
+        return self.blank(scale * self.shape[0], scale * self.shape[1])
+
+    def blank(self, height, width):
+        """An empty picture of the same kind, so high and wide, with the same metadata."""
+        channels = CHANNELS[self.kind]
         if self.dtype == np.uint16 and channels > 1:
-            pixels = np.zeros((scale * height, scale * width, channels), np.uint16)
+            pixels = np.zeros((height, width, channels), np.uint16)
         else:
-            pixels = Image.new("I;16" if self.dtype == np.uint16 else self.kind, (scale * width, scale * height))
+            pixels = Image.new("I;16" if self.dtype == np.uint16 else self.kind, (width, height))
         return Picture(pixels, self.kind, self.kept)
+
+    def resized(self, height, width):
+        """This picture, so high and wide by MATLAB's bicubic."""
+        resized = self.blank(height, width)
+        pixels = self[slice(0, self.shape[0]), slice(0, self.shape[1])]
+        resized[slice(0, height), slice(0, width)] = utils.imresize_to(pixels, height, width)
+        return resized
 
 
 def size_of(pixels):
@@ -142,7 +166,15 @@ def identified(file, name):
     start = file.read(16)
     if not start:
         raise UserError("is empty: it has no bytes")
-    for read_header, accepts in map(Image.OPEN.get, READABLE):
+    if start[4:8] == b"ftyp" and start[8:12] in HEIF:
+        if not importlib.util.find_spec("pillow_heif"):
+            raise UserError("is a HEIC file, which needs pillow-heif: pip install pillow-heif")
+        file.seek(0)
+        return pillow_heif.HeifImageFile(file, name)
+    ways = [Image.OPEN[readable] for readable in READABLE]
+    if name.lower().endswith(".tga"):  # these begin with nothing by which they are known
+        ways.append((Image.OPEN["TGA"][0], lambda start: True))
+    for read_header, accepts in ways:
         if accepts(start) is True:
             try:
                 file.seek(0)
@@ -150,6 +182,17 @@ def identified(file, name):
             except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open has it: not of this format
                 continue
     raise UserError("is not a picture, or is damaged or of a kind that cannot be read")
+
+
+def is_picture(content):
+    """Whether bytes are a picture file, by its first bytes; TGA files have none to be known by."""
+    try:
+        identified(io.BytesIO(content), "")
+    except UserError as error:
+        return "pillow-heif" in str(error)
+    except Exception:  # a damaged header
+        return True
+    return True
 
 
 def check_size(size, max_megapixels):
@@ -251,6 +294,8 @@ def decode(path, image):
     image.load()  # here, since Pillow does it while looking for a PNG's EXIF, and damage is overlooked there
     orientation = orientation_of(image)
     kept = facts_of(path, image)
+    if further := further_pictures(image):
+        kept["more"] = further
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
     if "exif" not in kept and "Raw profile type exif" in image.info:
@@ -274,6 +319,16 @@ def decode(path, image):
         if np.array_equal(pixels >> 8, np.asarray(upright.convert(kind))):
             return Picture(np.ascontiguousarray(pixels), kind, kept)
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
+
+
+def further_pictures(image):
+    """What a file has beside the picture that is read, in words; "" if there is nothing."""
+    more = getattr(image, "n_frames", 1) - 1 if image.format in ("MPO", "HEIF", "AVIF") else 0
+    return (
+        f"{more} further picture{'s' if more > 1 else ''} in the file {'are' if more > 1 else 'is'} left out"
+        if more
+        else ""
+    )
 
 
 def unusual_pixels(image):
@@ -349,16 +404,17 @@ def format_of(path):
     return next((name for name, (suffixes, *_) in FORMATS.items() if suffix in suffixes), None)
 
 
-def fit(picture, name, scale):
+def fit(picture, name, scale=1, size=None):
     """(picture, remark): the picture in a form that the format `name` can hold; what is lost as text, or "".
 
     Where the format cannot hold them, transparent parts become white, 16 bits become 8, and CMYK becomes RGB (by its
-    profile if it has one). Raises UserError if the picture, upscaled by `scale`, is too large for the format.
+    profile if it has one). size: the (height, width) that it is upscaled to, instead of `scale` times its own. Raises
+    UserError if that is too large for the format.
     """
     _, kinds, deep_kinds, longest = FORMATS[name]
-    height, width, _ = picture.shape
-    if scale * max(height, width) > longest:
-        raise UserError(f"would become {scale * width}×{scale * height} pixels, but {name} allows {longest} a side")
+    height, width = size or (scale * side for side in picture.shape[:2])
+    if max(height, width) > longest:
+        raise UserError(f"would become {width}×{height} pixels, but {name} allows {longest} a side")
     remarks = []
     if picture.dtype == np.uint16 and picture.kind not in deep_kinds:
         picture = to_eight_bits(picture)
@@ -366,6 +422,10 @@ def fit(picture, name, scale):
     if picture.kind == "CMYK" and "CMYK" not in kinds:
         picture = to_srgb(picture)
         remarks.append("CMYK becomes RGB")
+    if name in BARE and picture.dtype == np.uint8:
+        picture = to_srgb(picture)
+    if name in BARE and {"exif", "xmp", "chunks", "tags"} & {key for key, value in picture.kept.items() if value}:
+        remarks.append("what stands beside the pixels is left out")
     if picture.has_alpha and picture.kind not in kinds and "RGBA" not in kinds:
         picture = over_white(picture)
         remarks.append("transparent parts become white")
@@ -373,9 +433,11 @@ def fit(picture, name, scale):
         kind = {"L": "RGB", "LA": "RGBA"}[picture.kind]
         kept = {key: value for key, value in picture.kept.items() if key != "icc_profile"}  # the profile is for gray
         picture = Picture(picture.pixels.convert(picture.kind).convert(kind), kind, kept)
-    kept, left_out = metadata_for(name, picture.kept, (scale * width, scale * height))
+    kept, left_out = metadata_for(name, picture.kept, (width, height))
     remarks += left_out
-    return replace(picture, kept=kept), f"{', '.join(remarks)}: {name} cannot hold more" if remarks else ""
+    said = [picture.kept["more"]] if "more" in picture.kept else []
+    said += [f"{', '.join(remarks)}: {name} cannot hold more"] if remarks else []
+    return replace(picture, kept=kept), "; ".join(said)
 
 
 def metadata_for(name, kept, size):
@@ -487,11 +549,11 @@ def encode(path, picture, name):
         options |= {"tiffinfo": tags, "compression": "raw" if plain else "tiff_deflate"}
     else:
         options = options_for(name, kept)
-    picture.pixels.save(path, format={"jpg": "JPEG"}.get(name, name.upper()), **options)
+    picture.pixels.save(path, format=PILLOW.get(name, name.upper()), **options)
 
 
 def options_for(name, kept):
-    """Pillow's options for a PNG, JPEG, WebP or BMP, also an animated one, with metadata from metadata_for."""
+    """Pillow's options for any format but TIFF, also for animations, with metadata from metadata_for."""
     options = {key: kept[key] for key in ("icc_profile", "exif", "dpi") if key in kept}
     if name == "png":
         # Level 2 takes a third of the time of PNG's default, for files of about the same size.
@@ -502,10 +564,12 @@ def options_for(name, kept):
             options["pnginfo"].add_itxt("XML:com.adobe.xmp", kept["xmp"].decode(errors="replace"))
     elif name == "jpg":
         options |= {"quality": 95, "subsampling": 0} | {key: kept[key] for key in ("xmp", "comment") if key in kept}
-    elif name == "webp":
-        options |= {"quality": 95, "lossless": kept.get("lossless", False)}
+    elif name in ("webp", "avif"):
+        options |= {"quality": 95, "lossless": kept.get("lossless", False)} if name == "webp" else AVIF
         options |= {"xmp": kept["xmp"]} if "xmp" in kept else {}
-    return options
+    elif name in ("jp2", "tga"):  # JPEG 2000 is lossless
+        options = {"compression": "tga_rle"} if name == "tga" else {}
+    return options | kept.get("options", {})
 
 
 def described(exif):

@@ -33,7 +33,7 @@ def write_png(path, pixels, kept):
         chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + kept["xmp"]))
     colour_type = {2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    deflate = zlib.compressobj(2)
+    deflate = zlib.compressobj(kept.get("options", {}).get("compress_level", 2))
     with open(path, "wb") as file:
 
         def add(name, data):

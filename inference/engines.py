@@ -45,13 +45,15 @@ class Source(NamedTuple):
     share: float | None
     config: dict  # the MODEL section
 
+    def generator(self):
+        """The generator. Raises UserError."""
+        if self.partner:
+            return next(store.blends(self.partner, self.weights, [self.share]))[0]
+        return store.load_generator(self.weights)[0]
+
     def network(self):
         """The generator without batch norms. Raises UserError."""
-        if self.partner:
-            generator, _ = next(store.blends(self.partner, self.weights, [self.share]))
-        else:
-            generator, _ = store.load_generator(self.weights)
-        return compiled.fold_batch_norm(generator, self.config)
+        return compiled.fold_batch_norm(self.generator(), self.config)
 
     def digest(self, *facts):
         """A name for these weights and the facts, texts."""

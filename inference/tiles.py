@@ -18,7 +18,9 @@ from tqdm import tqdm
 import utils
 from inference import engines
 from runs import store
-from utils import UserError
+from utils import LazyModule, UserError
+
+cv2 = LazyModule("cv2")
 
 TILE, EXACT_TILE = 512, 256  # the largest cores that are chosen automatically, in LR pixels
 LEAST_TILE = 24
@@ -33,6 +35,7 @@ CGROUPS = (
     ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+BLUR = 7  # LR pixels, twice: what counts as a low frequency for --colour-fix; less than HALO around a pixel
 MARGIN = 2  # LR pixels around a tile that shrinking by --scale needs
 
 
@@ -44,7 +47,7 @@ class Upscaler:
     0 to 1, for the weights (1 - t)·SRResNet + t·weights. scale: None for the network's own factor, or a smaller one:
     the result is then shrunk by MATLAB's bicubic. engine: a name in engines.ENGINES, or "auto" for the one that is done
     first with `pixels` LR pixels. exact: as one call on the whole picture to the last bit, by TensorFlow without
-    oneDNN. half: in 16 bits, by TensorFlow. Raises UserError.
+    oneDNN. half: in 16 bits, by TensorFlow. colour_fix: large areas keep the colours of LR. Raises UserError.
     """
 
     def __init__(
@@ -56,12 +59,13 @@ class Upscaler:
         engine="auto",
         exact=False,
         half=False,
+        colour_fix=False,
         pixels=10**6,
     ):
         weights, partner, config = choose_weights(weights, blend, scale)
         self.network_scale = config.scale
         self.scale = scale or config.scale
-        self.exact, self.half = exact, half
+        self.exact, self.half, self.colour_fix = exact, half, colour_fix
         choose_onednn(not exact)
         self.source = source_of(weights, partner, blend)
         self.engine = choose_engine(engine, exact, half) or engines.fastest(self.source, pixels)
@@ -186,7 +190,7 @@ class Upscaler:
             if channels == 1:
                 sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
             sr[:, s * top : s * bottom] = utils.m11_to_levels(sr_m11, dtype)
-        return sr
+        return with_colours_of(lr_01, sr) if self.colour_fix else sr
 
     def windows(self, n):
         """The Windows that cover an axis of n LR pixels."""
@@ -198,7 +202,7 @@ class Upscaler:
 
     def facts(self):
         """What the pixels depend on beside the picture: texts and numbers."""
-        return [self.source.digest(), self.engine, self.exact, self.half, self.scale, self.tile]
+        return [self.source.digest(), self.engine, self.exact, self.half, self.colour_fix, self.scale, self.tile]
 
     def halve(self):
         """Halve the height and width of tiles, after memory ran out. Raises UserError if they are too small."""
@@ -294,6 +298,23 @@ def next_multiple(n, grid):
 def widened(span, margin, n):
     """A span (start, stop) with `margin` more on both sides, within [0, n]."""
     return max(span[0] - margin, 0), min(span[1] + margin, n)
+
+
+def with_colours_of(lr_01, sr):
+    """SR with the low frequencies of LR, of about BLUR pixels and more.
+
+    lr_01: [n, h, w, c] in [0, 1]; sr: uint8 or uint16 [n, s·h, s·w, c].
+    """
+    n, height, width, channels = lr_01.shape
+    most, scale = np.iinfo(sr.dtype).max, sr.shape[1] // height
+    means = sr.reshape(n, height, scale, width, scale, channels).mean(axis=(2, 4), dtype=np.float32)
+    fixed = np.empty_like(sr)
+    for i, error in enumerate(most * lr_01 - means):
+        for _ in range(2):
+            error = cv2.blur(error, (BLUR, BLUR), borderType=cv2.BORDER_REFLECT)
+        error = cv2.resize(error, sr.shape[2:0:-1], interpolation=cv2.INTER_CUBIC)
+        fixed[i] = utils.round_to(sr[i] + error.reshape(sr.shape[1:]), sr.dtype)
+    return fixed
 
 
 def bleed(colours, known):
