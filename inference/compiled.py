@@ -48,7 +48,7 @@ def split(network):
     width = maps.shape[-1]
     both = keras.Input((None, None, width + lr.shape[-1]))
     parts = both[..., :width], both[..., width:]
-    trunk = keras.Model(lr, keras.layers.Concatenate(name="trunk")([maps, lr]))
+    trunk = keras.Model(lr, keras.layers.Concatenate(name="trunk", dtype=keras.config.floatx())([maps, lr]))
     return [trunk, keras.Model(both, keras.Model([maps, lr], network.output)(parts))]
 
 

@@ -526,7 +526,7 @@ def test_arguments_are_checked(call, clone):
     for arguments, words in {
         ("a.png", "--tile", "3"): "24 or more",
         ("a.png", "--blend", "2"): "from 0 to 1",
-        ("a.png", "--engine", "best"): "choose from auto, tensorflow, litert, onnxruntime",
+        ("a.png", "--engine", "best"): "invalid choice: 'best'",
         ("a.png", "--exact", "--half"): "exclude each other",
         ("a.png", "--exact", "--engine", "litert"): "--exact needs --engine tensorflow, not litert",
         ("a.png", "--suffix", "/x"): "part of a file's name",
