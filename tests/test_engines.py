@@ -42,6 +42,12 @@ def test_engines_of_the_shipped_network(name, cache):
     assert largest <= 1 and share <= 1e-4
 
 
+def test_half_without_a_skip(tiny_run, rng):
+    lr = photo(rng, 20, 30)
+    exact, half = Upscaler(tiny_run, exact=True).upscale(lr), Upscaler(tiny_run, half=True).upscale(lr)
+    assert 0 < differences(half, exact)[0] < 20
+
+
 @pytest.mark.slow
 def test_half_is_near(cache):
     from skimage.data import chelsea
