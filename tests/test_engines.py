@@ -149,6 +149,9 @@ def test_a_cache_that_cannot_be_written_and_a_missing_package(tiny_run, cache, m
     with pytest.raises(UserError, match="--engine onnxruntime needs onnxruntime and tf2onnx and onnx: pip install"):
         engines.load("onnxruntime", source)
     assert fastest(source, 1) == "tensorflow"
+    monkeypatch.undo()
+    monkeypatch.setenv("SRGAN_CACHE", str(cache.parent))
+    assert fastest(source, 1) == "tensorflow"  # no other can be converted, and that is no error
 
 
 def test_the_fastest_is_the_one_that_is_done_first(tiny_run, cache, monkeypatch, capsys):
