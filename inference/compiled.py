@@ -62,6 +62,6 @@ def inference(generator, config, xla=False):
 
 
 def as_function(network, xla=False):
-    """The compiled function from the input of a network, float32 [batch, h, w, c], to its output; xla: as above."""
-    signature = [tf.TensorSpec(network.input.shape, tf.float32)]
+    """The compiled function from the input of a network, [batch, h, w, c], to its output; xla: as above."""
+    signature = [tf.TensorSpec(network.input.shape, network.input.dtype)]
     return tf.function(lambda x: network(x, training=False), input_signature=signature, jit_compile=xla)

@@ -5,6 +5,7 @@ digest of the weights and the versions of the libraries. With such a file Tensor
 not needed. Which engine is fastest is measured once and kept there, too.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -260,16 +261,15 @@ def fastest(source, pixels):
     facts = [names, os.cpu_count(), cpu_name(), [version(library) for library in libraries], source.config]
     key, path = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24], folder() / "speeds"
     try:
-        speeds = json.loads(path.read_text())
-        speeds = {name: (speeds[key][name][0], speeds[key][name][1]) for name in names}
+        speeds = {name: (start, speed) for name, (start, speed) in json.loads(path.read_text())[key].items()}
+        speeds["tensorflow"]  # which is always there
     except (OSError, ValueError, LookupError, TypeError):
         print("first use of this kind of network here: the engines are timed", flush=True)
         speeds = time_engines(names, source)
-        try:
-            known = json.loads(path.read_text())
-        except (OSError, ValueError):
-            known = {}
-        store.write_json(path, known | {key: speeds})
+        with contextlib.suppress(OSError, ValueError, UserError):  # then they are timed again the next time
+            folder().mkdir(parents=True, exist_ok=True)
+            known = json.loads(path.read_text()) if path.exists() else {}
+            store.write_json(path, known | {key: speeds})
     return min(speeds, key=lambda name: speeds[name][0] + pixels / speeds[name][1])
 
 
@@ -283,8 +283,8 @@ def cpu_name():
 
 
 def time_engines(names, source):
-    """{name: (seconds to start, LR pixels a second)} of engines that take turns with one LR image."""
-    loaded, speeds = {}, {}
+    """{name: (seconds to start, LR pixels a second)} of engines that take turns; those that fail are named."""
+    loaded, starts = {}, {}
     lr_01 = np.random.default_rng(0).random((1, SIDE, SIDE, 3), np.float32)
 
     def run(name):
@@ -296,11 +296,15 @@ def time_engines(names, source):
         return time.perf_counter() - start
 
     for name in names:
-        if ENGINES[name]:
-            load(name, source)  # the conversion does not count
-        start = time.perf_counter()
-        loaded[name] = load(name, source)
-        run(name)
-        speeds[name] = [time.perf_counter() - start]
-    turns = [{name: run(name) for name in names} for _ in range(TURNS)]
-    return {name: (speeds[name][0], SIDE**2 / min(turn[name] for turn in turns)) for name in names}
+        try:
+            if ENGINES[name]:
+                load(name, source)  # the conversion does not count
+            start = time.perf_counter()
+            loaded[name] = load(name, source)
+            run(name)
+            starts[name] = time.perf_counter() - start
+        except UserError as error:
+            print(f"left out: {error}")
+            loaded.pop(name, None)
+    turns = [{name: run(name) for name in loaded} for _ in range(TURNS)]
+    return {name: (starts[name], SIDE**2 / min(turn[name] for turn in turns)) for name in loaded}

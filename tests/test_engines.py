@@ -42,6 +42,12 @@ def test_engines_of_the_shipped_network(name, cache):
     assert largest <= 1 and share <= 1e-4
 
 
+def test_half_without_a_skip(tiny_run, rng):
+    lr = photo(rng, 20, 30)
+    exact, half = Upscaler(tiny_run, exact=True).upscale(lr), Upscaler(tiny_run, half=True).upscale(lr)
+    assert 0 < differences(half, exact)[0] < 20
+
+
 @pytest.mark.slow
 def test_half_is_near(cache):
     from skimage.data import chelsea
@@ -143,6 +149,9 @@ def test_a_cache_that_cannot_be_written_and_a_missing_package(tiny_run, cache, m
     with pytest.raises(UserError, match="--engine onnxruntime needs onnxruntime and tf2onnx and onnx: pip install"):
         engines.load("onnxruntime", source)
     assert fastest(source, 1) == "tensorflow"
+    monkeypatch.undo()
+    monkeypatch.setenv("SRGAN_CACHE", str(cache.parent))
+    assert fastest(source, 1) == "tensorflow"  # no other can be converted, and that is no error
 
 
 def test_the_fastest_is_the_one_that_is_done_first(tiny_run, cache, monkeypatch, capsys):
