@@ -238,15 +238,19 @@ def measure(job, max_megapixels, size_of=lambda height, width: None):
         if size_of(height, width):
             raise UserError("is a video: it takes the factors that there are weights for, or smaller whole ones")
         return job._replace(frames=frames, height=height, width=width)
-    with pictures.opened(job.source, max_megapixels) as image:
+    with pictures.opened(job.source, max_megapixels, page=0) as image:
         frames = video.frames_of(image, job.target)
+        pages = len(pictures.pages_of(image))
+        if pages > 1 and pictures.format_of(job.target) != "tiff":
+            raise UserError(f"holds {pages} pages, which {job.target.name} cannot: take .tif")
         if not pictures.format_of(job.target) and not (suffix == ".gif" and (frames > 1 or image.format == "GIF")):
             raise UserError(f"cannot become {job.target.name}: give a --format")
         height, width = pictures.upright_size(image)
         size = size_of(height, width)
-        if size and (frames > 1 or suffix == ".gif"):
-            raise UserError("is an animation: it takes the factors that there are weights for, or smaller whole ones")
-        return job._replace(frames=frames, height=height, width=width, size=size)
+        if size and (frames * pages > 1 or suffix == ".gif"):
+            kind = "holds several pages" if pages > 1 else "is an animation"
+            raise UserError(f"{kind}: it takes the factors that there are weights for, or smaller whole ones")
+        return job._replace(frames=frames * pages, height=height, width=width, size=size)
 
 
 def size_asked_for(args, height, width):
@@ -291,13 +295,26 @@ def make(job, upscaler, max_megapixels, progress, keep):
     if job.source.suffix.lower() in video.SUFFIXES:
         video.upscale_video(job.source, job.target, upscaler, progress)
         return ""
-    with pictures.opened(job.source, max_megapixels) as image:
+    with pictures.opened(job.source, max_megapixels, page=0) as image:
+        pages = len(pictures.pages_of(image))
         is_animation = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
     if is_animation:
         video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
         return ""
+    if pages == 1:
+        return make_page(job, upscaler, max_megapixels, progress, keep, 0, pictures.write)
+    with pictures.pages_written(job.target) as append:
+        remarks = {
+            make_page(job, upscaler, max_megapixels, progress, keep, page, lambda path, picture, name: append(picture))
+            for page in range(pages)
+        }
+    return "; ".join(sorted(filter(None, remarks)))
+
+
+def make_page(job, upscaler, max_megapixels, progress, keep, page, write):
+    """What work_off does with a still picture, or a page of a TIFF; write: as pictures.write."""
     name = pictures.format_of(job.target)
-    picture = pictures.read(job.source, max_megapixels)
+    picture = pictures.read(job.source, max_megapixels, page)
     size = job.size or tuple(upscaler.scale * side for side in picture.shape[:2])
     picture, remark = pictures.fit(picture, name, size=size)
     picture.kept["options"] = job.options
@@ -306,7 +323,7 @@ def make(job, upscaler, max_megapixels, progress, keep):
             picture = enlarge(job.source, picture, upscaler, progress, keep, stack)
         if picture.shape[:2] != size:
             picture = picture.resized(*size)
-        pictures.write(job.target, picture, name)
+        write(job.target, picture, name)
     return remark
 
 

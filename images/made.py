@@ -31,7 +31,7 @@ def is_made(path):
 def is_marked(path):
     """Whether a picture or animation bears the mark; only its header is read."""
     try:
-        with pictures.opened(path, math.inf) as image:
+        with pictures.opened(path, math.inf, page=0) as image:
             if image.format == "TIFF":
                 return image.tag_v2.get(pictures.PROCESSED_BY) == pictures.MARK
             exif = Image.Exif()

@@ -10,6 +10,8 @@ import contextlib
 import importlib.util
 import io
 import logging
+import os
+import shutil
 import struct
 import warnings
 from dataclasses import dataclass, field, replace
@@ -141,8 +143,11 @@ def size_of(pixels):
 
 
 @contextlib.contextmanager
-def opened(path, max_megapixels):
-    """Gives the Pillow image of a file, its header read and nothing else; a TIFF's at its picture. Raises UserError."""
+def opened(path, max_megapixels, page=None):
+    """Gives the Pillow image of a file, its header read and nothing else; a TIFF's at its picture. Raises UserError.
+
+    page: which of a TIFF's pages_of; None refuses several.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
@@ -151,7 +156,7 @@ def opened(path, max_megapixels):
                 image = identified(file, str(path))
                 check_size(image.size, max_megapixels)
                 if image.format == "TIFF":
-                    turn_to_picture(image)
+                    turn_to_picture(image, page)
                     check_size(image.size, max_megapixels)
         except UserError:
             raise
@@ -205,16 +210,25 @@ def check_size(size, max_megapixels):
         )
 
 
-def turn_to_picture(image):
-    """Seek the page of a TIFF that is no thumbnail, smaller copy or mask of another. Raises UserError if many are."""
-    pages = []
+def pages_of(image):
+    """The pages of an opened TIFF that are no thumbnail, smaller copy or mask of another; [0] of another image."""
+    if image.format != "TIFF":
+        return [0]
+    pages, here = [], image.tell()
     for i in range(image.n_frames):
         image.seek(i)
         if not image.tag_v2.get(254, 0) & 0b101 and image.tag_v2.get(255) != 2:
             pages.append(i)
-    if len(pages) > 1:
+    image.seek(here)
+    return pages or [0]
+
+
+def turn_to_picture(image, page):
+    """Seek one of the pages_of a TIFF. Raises UserError if page is None and there are several."""
+    pages = pages_of(image)
+    if page is None and len(pages) > 1:
         raise UserError(f"holds {len(pages)} pages: save them as files of their own")
-    image.seek(pages[0] if pages else 0)
+    image.seek(pages[page or 0])
 
 
 def seek(image, i):
@@ -235,13 +249,16 @@ def unreadable(error):
     return UserError(f"cannot be read ({reason})")
 
 
-def read(path, max_megapixels):
-    """The Picture in a file. Raises UserError if it cannot be read; the message continues after the file's name."""
-    with opened(path, max_megapixels) as image:
+def read(path, max_megapixels, page=None):
+    """The Picture in a file. Raises UserError if it cannot be read; the message continues after the file's name.
+
+    page: which of a TIFF's pages_of; None refuses several.
+    """
+    with opened(path, max_megapixels, page) as image:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return decode(path, image)
+                return decode(path, image, page)
         except UserError:
             raise
         except Exception as error:  # as above
@@ -282,11 +299,11 @@ REFUSED = {"F": "floating-point numbers", "I": "whole numbers of 32 bits or with
 TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (-1, True), 6: (-1, False), 7: (1, True), 8: (1, False)}
 
 
-def decode(path, image):
-    """The Picture of an opened image; passes on the decoder's exceptions."""
+def decode(path, image, page=None):
+    """The Picture of an opened image, whose page this is; passes on the decoder's exceptions."""
     if unusual := unusual_pixels(image):
         raise UserError(f"has pixels of a kind that is not read: {unusual}")
-    kind = KINDS[image.mode]
+    kind = KINDS.get(image.mode, "L")
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
     # Of these Pillow reads eight of the sixteen bits.
@@ -301,12 +318,16 @@ def decode(path, image):
     if "exif" not in kept and "Raw profile type exif" in image.info:
         kept["exif"] = upright.getexif().tobytes()
     if not deep:
+        if image.mode == "F":
+            upright, kept["more"] = from_floats(np.asarray(upright)), "floating-point numbers become 16 bits"
         if image.mode.startswith("I") and "transparency" in image.info:
             kind = "L"  # a single gray of 65,536 is transparent, which upscaling cannot keep
         if image.mode.startswith("I") and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero is white
             upright = Image.fromarray(65535 - np.asarray(upright).astype(np.uint16))
         return Picture(upright, kind, kept)
 
+    if page:
+        raise UserError("has a further page of 16 bits a channel in colour: save it as a file of its own")
     content = Path(path).read_bytes()
     if image.format == "PNG" and content[25] == 4:  # gray and alpha, which Pillow reads as RGBA
         kind = "LA"
@@ -321,6 +342,14 @@ def decode(path, image):
     raise UserError("cannot be read: its 16 bits a channel are stored in an unusual way")
 
 
+def from_floats(values):
+    """The Pillow image of 16 bits from floats [h, w], black 0 and white 1. Raises UserError if they are others."""
+    least, most = float(np.min(values)), float(np.max(values))
+    if not 0 <= least <= most <= 1:  # which NaN is not, either
+        raise UserError(f"has floating-point numbers from {least:g} to {most:g}: those from 0, black, to 1 are read")
+    return Image.fromarray(utils.round_to(values * np.float64(65535), np.uint16))
+
+
 def further_pictures(image):
     """What a file has beside the picture that is read, in words; "" if there is nothing."""
     more = getattr(image, "n_frames", 1) - 1 if image.format in ("MPO", "HEIF", "AVIF") else 0
@@ -333,6 +362,8 @@ def further_pictures(image):
 
 def unusual_pixels(image):
     """What the numbers of an opened image are, in words, if they are not levels from black to white; else ""."""
+    if image.mode == "F" and image.format == "TIFF":
+        return ""
     if image.mode not in KINDS:
         return REFUSED.get(image.mode, image.mode)
     if image.format != "TIFF":
@@ -533,6 +564,31 @@ def write(path, picture, name):
         raise
     except Exception as error:  # for example metadata too long for the format
         raise UserError(f"cannot be written as {name} ({utils.short(error)})") from error
+
+
+@contextlib.contextmanager
+def pages_written(path):
+    """Gives a function that appends a picture from fit() to a TIFF, which appears whole at the end or not at all.
+
+    EXIF's tables stay with the first page alone. Raises UserError.
+    """
+    path = Path(path)
+    with utils.beside(path) as folder:
+        with TiffImagePlugin.AppendingTiffWriter(str(folder / path.name), new=True) as writer:
+
+            def append(picture):
+                tags = picture.kept.get("tags", {})
+                if writer.isFirst:
+                    kept = picture.kept
+                else:
+                    kept = picture.kept | {"tags": {tag: tags[tag] for tag in tags if tag not in IFD_TAGS}}
+                write(folder / "page.tif", replace(picture, kept=kept), "tiff")
+                with open(folder / "page.tif", "rb") as file:
+                    shutil.copyfileobj(file, writer)
+                writer.newFrame()
+
+            yield append
+        utils.write_atomically(path, lambda temporary: os.replace(folder / path.name, temporary))
 
 
 def encode(path, picture, name):

@@ -178,6 +178,46 @@ def test_heic_without_its_library_is_a_hint(command, tmp_path, monkeypatch):
     assert status == 1 and "needs pillow-heif: pip install pillow-heif" in errors
 
 
+def test_all_pages_of_a_tiff(command, tmp_path, rng, tiny_run):
+    exif = Image.Exif()
+    exif[271] = "a maker"
+    exif.get_ifd(34665)[36867] = "2020:01:01 00:00:00"
+    pages = [photo(rng, 20, 30), photo(rng, 9, 12)[..., 0], photo(rng, 11, 8)[..., 0].astype(np.uint16) * 257]
+    first, *others = map(Image.fromarray, pages)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others, exif=exif)
+    status, printed, errors = command(tmp_path / "a.tif")
+    assert status == 0, errors
+    upscaler = Upscaler(tiny_run)
+    with Image.open(tmp_path / "a_x4.tif") as image:
+        assert image.n_frames == 3 and image.getexif()[271] == "a maker"
+        for i, page in enumerate(pages):
+            image.seek(i)
+            assert np.array_equal(np.asarray(image), upscaler.upscale(page))
+    status, _, errors = command(tmp_path / "a.tif", "--format", "png")
+    assert status == 1 and "holds 3 pages, which a_x4.png cannot: take .tif" in errors
+    assert not list(tmp_path.glob(".tmp*"))
+    with pytest.raises(utils.UserError, match="holds 3 pages: save them as files of their own"):
+        pictures.read(tmp_path / "a.tif", 1)  # for training
+
+
+def test_floating_point_numbers(command, tmp_path):
+    ramp = np.linspace(0, 1, 20 * 30, dtype=np.float32).reshape(20, 30)
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    assert np.array_equal(
+        np.asarray(pictures.read(tmp_path / "a.tif", 1).pixels), utils.round_to(65535.0 * ramp, np.uint16)
+    )
+    _, printed, _ = command(tmp_path / "a.tif")
+    assert "floating-point numbers become 16 bits" in printed
+    for wrong, words in (
+        (ramp - 0.1, "from -0.1 to 0.9"),
+        (ramp * 2, "from 0 to 2"),
+        (ramp * np.nan, "from nan to nan"),
+    ):
+        Image.fromarray(wrong).save(tmp_path / "b.tif")
+        status, _, errors = command(tmp_path / "b.tif")
+        assert status == 1 and f"has floating-point numbers {words}: those from 0" in errors
+
+
 def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
     for name in ("b.psd", "c.svg", "d.CR2", "e.wmv", "notes.txt"):
         (tmp_path / name).write_text("x")
