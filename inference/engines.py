@@ -252,8 +252,13 @@ def convert(name, source, stem):
 def fastest(source, pixels):
     """The engine that is done first with so many LR pixels, the time that it takes to start included. Raises UserError.
 
-    The engines that are installed are timed once for this machine, these libraries and this kind of network.
+    The engines that are installed are timed once for this machine, these libraries and this kind of network; none is
+    if $SRGAN_ENGINE names one.
     """
+    if name := os.environ.get("SRGAN_ENGINE"):
+        if name not in ENGINES:
+            raise UserError(f"SRGAN_ENGINE is '{name}', but there are {', '.join(ENGINES)}")
+        return name
     names = [name for name in ENGINES if not missing(name)]
     if len(names) == 1:
         return names[0]

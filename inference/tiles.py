@@ -228,9 +228,11 @@ def choose_onednn(wanted):
     would differ from the whole picture.
     """
     variable = "TF_ENABLE_ONEDNN_OPTS"
-    if "tensorflow" not in sys.modules:
-        os.environ[variable] = str(int(wanted))
-    elif not wanted and os.environ.get(variable) != "0":
+    if wanted:
+        os.environ.setdefault(variable, "1")
+    elif "tensorflow" not in sys.modules:
+        os.environ[variable] = "0"
+    elif os.environ.get(variable) != "0":
         raise UserError(f"exact tiles need {variable}=0 before TensorFlow is imported")
 
 

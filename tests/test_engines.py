@@ -7,7 +7,7 @@ import pytest
 from conftest import photo, slow_but
 
 from inference import compiled, engines
-from inference.engines import fastest  # the real one: conftest.py replaces it in its module
+from inference.engines import fastest
 from inference.tiles import Upscaler, source_of
 from networks import receptive
 from utils import UserError
@@ -15,7 +15,8 @@ from utils import UserError
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder of engines."""
+    """An empty cache folder of engines; "auto" is the fastest, as outside of these tests."""
+    monkeypatch.delenv("SRGAN_ENGINE", raising=False)
     monkeypatch.setenv("SRGAN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "engines"
 
@@ -151,6 +152,7 @@ def test_a_cache_that_cannot_be_written_and_a_missing_package(tiny_run, cache, m
     assert fastest(source, 1) == "tensorflow"
     monkeypatch.undo()
     monkeypatch.setenv("SRGAN_CACHE", str(cache.parent))
+    monkeypatch.delenv("SRGAN_ENGINE")
     assert fastest(source, 1) == "tensorflow"  # no other can be converted, and that is no error
 
 
@@ -167,6 +169,11 @@ def test_the_fastest_is_the_one_that_is_done_first(tiny_run, cache, monkeypatch,
     assert len(timed) == 1 and capsys.readouterr().out.count("the engines are timed") == 1
     (cache / "speeds").write_text(json.dumps({key: [] for key in json.loads((cache / "speeds").read_text())}))
     assert fastest(source, 10) == "litert" and len(timed) == 2
+    monkeypatch.setenv("SRGAN_ENGINE", "onnxruntime")
+    assert fastest(source, 10) == "onnxruntime"
+    monkeypatch.setenv("SRGAN_ENGINE", "best")
+    with pytest.raises(UserError, match="SRGAN_ENGINE is 'best', but there are tensorflow, litert"):
+        fastest(source, 10)
 
 
 @pytest.mark.slow
