@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import threading
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -238,3 +239,44 @@ def test_what_is_offered(runs_there, place, tmp_path):
     for names in (["srgan_x4", str(place / "srgan_x4")], [str(tmp_path / "bicubic")]):
         with pytest.raises(UserError, match="told apart by their last names"):
             compare.offered(names)
+
+
+def test_several_at_once_and_what_is_asked_for(runs_there, rng, tmp_path):
+    """All by each network, in a zip, in another format and factor; an animation keeps its format."""
+    lr = photo(rng, 20, 30)
+    frames = [Image.fromarray(photo(rng, 8, 8)) for _ in range(2)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    others = (
+        read_upload("a.png", content_of(lr[:9]), 4, 1),
+        read_upload("x.gif", (tmp_path / "x.gif").read_bytes(), 4, 1),
+    )
+    upload = read_upload("a.png", content_of(lr), 4, 1)._replace(others=others)
+    reports = []
+    making = Making(
+        upload,
+        4,
+        1,
+        tmp_path,
+        threading.Event(),
+        lambda share, name: reports.append(share),
+        compare.How(scale=2, format="webp", engine="tensorflow"),
+    )
+    making.run(["bicubic", "srgan_x4"], 1)
+    assert [path.name for path in making.files] == ["srgan_x2.zip", "a_x2.webp", "a_x2.webp", "x_x2.gif"]
+    assert making.views["srgan_x4"].shape == making.views["bicubic"].shape == (40, 60, 3)
+    with zipfile.ZipFile(making.files[0]) as file:
+        assert file.namelist() == ["a_x2.webp", "2_a_x2.webp", "x_x2.gif"] and not file.testzip()
+        sizes = [Image.open(io.BytesIO(file.read(name))).size for name in file.namelist()]
+    assert sizes == [(60, 40), (60, 18), (16, 16)]
+    assert reports == sorted(reports) and reports[-1] <= 1 and len(reports) > 4
+
+
+def test_a_part_before_the_whole(runs_there, rng):
+    lr = photo(rng, 120, 150)
+    upload = read_upload("a.png", content_of(lr), 4, 1)
+    for x, y in ((50, 50), (0, 100)):
+        parts = dict((name, image) for image, name in compare.preview(upload, 4, ["bicubic", "srgan_x4"], x, y))
+        assert list(parts) == ["bicubic, preview", "srgan_x4, preview"]
+        for name, whole in (("bicubic", utils.imresize(lr, 4)), ("srgan_x4", Upscaler("srgan_x4").upscale(lr))):
+            [(wanted, _)] = compare.crops({name: whole}, x, y, 1)
+            assert np.abs(parts[f"{name}, preview"].astype(int) - wanted).max() <= 1

@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 import time
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +32,22 @@ FIXED = ("nearest", "bicubic")  # methods without weights
 
 
 class Upload(NamedTuple):
-    """A file that was uploaded."""
+    """A file that was uploaded, with others that were uploaded at the same time."""
 
     name: str
     content: bytes
     about: str  # a sentence: its size, and the size of the result
     lr: np.ndarray | None  # uint8 RGB [h, w, 3], if it is one picture that a page can show
+    others: tuple = ()  # Uploads that are made, too, and not compared
+    still: bool = True  # whether it is one picture, and no animation or video
+
+
+class How(NamedTuple):
+    """What is asked for beside the methods; None is what upscale.py does by itself."""
+
+    scale: int | None = None
+    format: str | None = None  # a key of pictures.FORMATS
+    engine: str = "auto"
 
 
 def read_upload(name, content, scale, max_megapixels):
@@ -44,17 +55,24 @@ def read_upload(name, content, scale, max_megapixels):
     if not Path(name).suffix:
         raise UserError("needs an ending, as .png, that says what it is")
     with on_disk(name, content) as source:
-        job = upscale.measure(upscale.Job(source, source), max_megapixels)
+        target = source
+        if kind := pictures.READ_ONLY.get(source.suffix.lower()):
+            target = source.with_suffix(pictures.FORMATS[kind][0][0])
+        job = upscale.measure(upscale.Job(source, target), max_megapixels)
         if job.pixels > FRAMES * max_megapixels * 1e6:
             raise UserError(
                 f"has {job.frames:,} frames of {job.width}×{job.height}, more than this page takes: "
                 "`python upscale.py` does it"
             )
-        still = job.frames == 1 and pictures.format_of(source) and scale * max(job.width, job.height) <= LONGEST
+        still = (
+            job.frames == 1
+            and source.suffix.lower() in pictures.SUFFIXES
+            and scale * max(job.width, job.height) <= LONGEST
+        )
         lr = view_of(source) if still else None
     frames = f"{job.frames} frames of " if job.frames > 1 else ""
     about = f"{name}: {frames}{job.width}×{job.height}, to be {scale * job.width}×{scale * job.height}"
-    return Upload(name, content, about, lr)
+    return Upload(name, content, about, lr, still=bool(still))
 
 
 @contextlib.contextmanager
@@ -83,10 +101,11 @@ class Making:
 
     files: paths in `folder`; views: {method: uint8 RGB [scale·h, scale·w, 3]}; said: sentences for the user.
     stopped: an event that ends the work at the next tile; report: called with the share of the work done and a name.
+    scale: the networks' factor, unless `how` has another.
     """
 
-    def __init__(self, upload, scale, max_megapixels, folder, stopped, report):
-        self.upload, self.scale, self.max_megapixels = upload, scale, max_megapixels
+    def __init__(self, upload, scale, max_megapixels, folder, stopped, report, how=How()):  # noqa: B008, it is constant
+        self.upload, self.scale, self.how, self.max_megapixels = upload, how.scale or scale, how, max_megapixels
         self.folder, self.stopped, self.report = folder, stopped, report
         self.files, self.views, self.said = [], {}, []
 
@@ -100,42 +119,58 @@ class Making:
         try:
             if lr is not None:
                 self.views |= {name: utils.imresize(lr, self.scale, name) for name in methods if name in FIXED}
-            with on_disk(self.upload.name, self.upload.content) as source:
-                for i, method in enumerate(networks):
-                    self.run_network(source, method, share, i, networks)
+            for i, upload in enumerate((self.upload, *self.upload.others)):
+                with on_disk(upload.name, upload.content) as source:
+                    for j, method in enumerate(networks):
+                        self.run_network(source, method, share, i * len(networks) + j, networks, upload)
         except KeyboardInterrupt:
             self.said.append("Stopped.")
         except (UserError, OSError, MemoryError) as error:
             self.said.append(f"{self.upload.name}: {upscale.reason(error)}")
+        if len(self.files) > 1:
+            self.files.insert(0, self.pack())
         if lr is None and self.files:
             self.said.append("This is downloaded and not compared: a video, an animation, or too long a picture.")
         elif lr is None and not self.said:
             self.said.append("Of this kind only networks make something: choose one.")
 
-    def run_network(self, source, method, share, i, networks):
-        """Upscale by the i-th of the networks, whose name is `method`."""
-        done = 0
+    def pack(self):
+        """The path of a zip of all files; two of one name have different ones in it."""
+        path = self.folder / f"srgan_x{self.scale}.zip"
+        with zipfile.ZipFile(path, "w") as file:  # pictures are compressed already
+            for made in self.files:
+                again = sum(name.endswith(made.name) for name in file.namelist())
+                file.write(made, f"{again + 1}_{made.name}" if again else made.name)
+        return path
+
+    def run_network(self, source, method, share, i, networks, upload):
+        """Upscale an Upload by one of the networks, whose name is `method`, as the i-th work of all."""
+        done, works = 0, len(networks) * (1 + len(self.upload.others))
 
         def progress(pixels):
             nonlocal done
             done += pixels
             if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
                 raise UserError("is longer than this page takes: `python upscale.py` does it")
-            self.advance((i + min(done / job.pixels, 1)) / len(networks), method)
+            self.advance((i + min(done / job.pixels, 1)) / works, method)
 
-        self.advance(i / len(networks), method)
+        self.advance(i / works, method)
         partner = partner_of(method) if share < 1 else None
         written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
-        upscaler = upscaler_of(method, share if partner else None, written)
+        upscaler = upscaler_of(method, share if partner else None, written, self.how.scale, self.how.engine)
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
-        target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
+        name = self.how.format or pictures.READ_ONLY.get(source.suffix.lower())
+        ending = pictures.FORMATS[name][0][0] if name and upload.still else source.suffix
+        folder = self.folder / str(i)  # two uploads may have one name
+        folder.mkdir(exist_ok=True)
+        target = folder / f"{source.stem}{label}_x{self.scale}{ending}"
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
         if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
             self.said.append(f"{target.name}: {remark}")
         if partner:
             self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
         self.files.append(target)
-        if self.upload.lr is not None:
+        if upload is self.upload and upload.lr is not None:
             self.views[method] = view_of(target)
 
     def advance(self, share, method):
@@ -191,13 +226,33 @@ def partner_of(weights):
         return None
 
 
+def preview(upload, scale, methods, x, y):
+    """[(uint8 RGB, at most CLOSER a side, method)]: a part x and y percent into an Upload, before all is computed."""
+    side = CLOSER // scale
+    height, width, _ = upload.lr.shape
+    top, left = start_of_crop(y, height, side), start_of_crop(x, width, side)
+    margin = 16  # LR pixels around it
+    outer = [max(start - margin, 0) for start in (top, left)]
+    lr = upload.lr[outer[0] : top + side + margin, outer[1] : left + side + margin]
+    inner = tuple(slice(scale * (a - b), scale * (a - b + side)) for a, b in zip((top, left), outer, strict=True))
+    found = []
+    for method in methods:
+        if method in FIXED:
+            sr = utils.imresize(lr, scale, method)
+        else:
+            written = (store.describe_weights(method)[0].stat().st_mtime_ns,)
+            sr = upscaler_of(method, None, written, None, "auto").upscale(lr)
+        found.append((sr[inner], f"{method}, preview"))
+    return found
+
+
 @lru_cache(maxsize=4)
-def upscaler_of(weights, share, written):
-    """The Upscaler of some weights; share: the SRGAN's in a blend, or None.
+def upscaler_of(weights, share, written, scale=None, engine="auto"):
+    """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How.
 
     written: when the files were written, so that weights which training has changed are loaded again.
     """
-    return Upscaler(weights, blend=share)
+    return Upscaler(weights, blend=share, scale=scale, engine=engine)
 
 
 class Session:
@@ -245,6 +300,7 @@ class Sessions(dict):
     def held(self):
         """Bytes of uploads in memory, as files and as pixels."""
         uploads = [session.upload for session in list(self.values()) if session.upload]
+        uploads = [each for upload in uploads for each in (upload, *upload.others)]
         return sum(len(upload.content) + (0 if upload.lr is None else upload.lr.nbytes) for upload in uploads)
 
     def drop(self, name):

@@ -13,18 +13,21 @@ import time
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 import data
 import upscale
 import utils
 from images import pictures
+from inference.engines import ENGINES, missing
 from utils import LazyModule, UserError
 from web import serving
-from web.compare import FIXED, KEEP, Making, Sessions, crops, offered, partner_of, read_upload
+from web.compare import FIXED, KEEP, How, Making, Sessions, crops, offered, partner_of, preview, read_upload
 
 gr = LazyModule("gradio")
 
 LARGEST_FILE = "100mb"
+AS_IT_WAS = "as it was"  # the format of the upload
 ZOOM = 2  # of the crops at first
 EXAMPLE_SIDE = 160  # pixels: the longer side of an example
 CSS = """
@@ -34,7 +37,8 @@ CSS = """
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 """
 ABOUT = """# srgan
-Drop a picture, and get it ×{scale}. Here it may have {limit:g} megapixels and 100 MB; `python upscale.py` takes more.
+Drop a picture, or several, and get them ×{scale}. Here each may have {limit:g} megapixels and 100 MB;
+`python upscale.py` takes more.
 Nothing leaves the machine that serves this page. Uploads and results are deleted when the last page is closed, or after
 half an hour."""
 
@@ -81,34 +85,42 @@ class Actions:
 
     # A picture comes in
 
-    def receive(self, path, request: "gr.Request"):
-        """An upload: [nothing in the drop area, and what `take` returns]."""
-        path = Path(path)
-        try:
-            if not path.resolve().is_relative_to(self.folder.resolve()):
-                raise OSError(f"{path} was not uploaded")
-            content = path.read_bytes()
-        except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file, and it is deleted
-            self.sessions.of(request).replace(None)
-            return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
-        if path not in self.lasting:
-            path.unlink(missing_ok=True)
-        return None, *self.take(request, path.name, content)
+    def receive(self, paths, request: "gr.Request"):
+        """Uploads: [nothing in the drop area, and what `take` returns]; paths: one or several."""
+        files = []
+        for path in map(Path, [paths] if isinstance(paths, str) else paths):
+            try:
+                if not path.resolve().is_relative_to(self.folder.resolve()):
+                    raise OSError(f"{path} was not uploaded")
+                files.append((path.name, path.read_bytes()))
+            except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file; it is deleted
+                self.sessions.of(request).replace(None)
+                return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
+            if path not in self.lasting:
+                path.unlink(missing_ok=True)
+        return None, *self.take(request, files)
 
     def choose_example(self, event: "gr.SelectData", request: "gr.Request"):
         path, _ = self.examples[event.index]
-        return self.take(request, path.name, path.read_bytes())
+        return self.take(request, [(path.name, path.read_bytes())])
 
-    def take(self, request, name, content):
-        """What an upload or an example changes: [about, the button, the picture to click into]."""
+    def take(self, request, files):
+        """What uploads, [(name, content)], or an example change: [about, the button, the picture to click into]."""
         session = self.sessions.of(request)
         session.replace(None)
-        try:
-            upload = read_upload(name, content, self.scale, self.max_megapixels)
-        except (UserError, OSError, MemoryError) as error:
-            return f"{name}: {upscale.reason(error)}", gr.Button(interactive=False), None
+        uploads, said = [], []
+        for name, content in files:
+            try:
+                uploads.append(read_upload(name, content, self.scale, self.max_megapixels))
+                said.append(uploads[-1].about)
+            except (UserError, OSError, MemoryError) as error:
+                said.append(f"{name}: {upscale.reason(error)}")
+        if not uploads:
+            return "\n".join(said), gr.Button(interactive=False), None
+        uploads.sort(key=lambda upload: upload.lr is None)  # the first that can be shown is compared
+        upload = uploads[0]._replace(others=tuple(each._replace(lr=None) for each in uploads[1:]))
         session.replace(upload)
-        return upload.about, gr.Button(interactive=True), upload.lr
+        return "\n".join(said), gr.Button(interactive=True), upload.lr
 
     # It is upscaled
 
@@ -121,10 +133,10 @@ class Actions:
         session.stopped.set()
         session.stopped = threading.Event()
 
-    def make(self, methods, share, request, progress):
+    def make(self, methods, share, request, progress, how=How()):  # noqa: B008, it is constant
         """Upscale, and yield [status, files, left, right, slider, crops]; nothing if nobody waits for it any more.
 
-        progress: a gr.Progress.
+        progress: a gr.Progress; how: see compare.How.
         """
         session = self.sessions.of(request)
         upload, stopped = session.upload, session.stopped
@@ -134,12 +146,15 @@ class Actions:
             yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
             return
 
+        start = time.monotonic()
+
         def report(share, what):
             session.used = time.monotonic()
-            progress(share, what)
+            left = (session.used - start) * (1 - share) / share if share else 0
+            progress(share, f"{what}, {tqdm.format_interval(left)} left" if share else what)
 
         with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-            made = Making(upload, self.scale, self.max_megapixels, Path(folder), stopped, report)
+            made = Making(upload, self.scale, self.max_megapixels, Path(folder), stopped, report, how)
             made.run(methods, share)
             if self.sessions.get(request.session_hash) is not session or session.upload is not upload:
                 return  # the page is closed, or shows another upload: what was made is deleted
@@ -155,8 +170,12 @@ class Actions:
     def move_slider(self, position):
         return gr.ImageSlider(slider_position=position)
 
-    def look_closer(self, x, y, zoom, request: "gr.Request"):
-        return crops(self.sessions.of(request).views, x, y, zoom)
+    def look_closer(self, x, y, zoom, methods, request: "gr.Request"):
+        """Crops of the results; before there are any, a small part is computed."""
+        session = self.sessions.of(request)
+        if session.views or session.upload is None or session.upload.lr is None:
+            return crops(session.views, x, y, zoom)
+        return preview(session.upload, self.scale, [method for method in methods if method in self.offered], x, y)
 
     def point(self, event: "gr.SelectData", request: "gr.Request"):
         """A click into the small picture: [x, y] in percent."""
@@ -205,7 +224,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                choice = build_choice(actions.examples, weights)
+                choice = build_choice(actions.examples, weights, scale)
             with gr.Column(scale=2, min_width=300):
                 view = build_view()
         connect(page, choice, view, actions)
@@ -213,10 +232,10 @@ def build(weights, scale, folder, max_megapixels, sessions):
     return page
 
 
-def build_choice(examples, weights):
-    """The left column, {name: part}: a picture and methods to choose, and what is said of them."""
+def build_choice(examples, weights, scale):
+    """The left column, {name: part}: pictures and methods to choose, and what is said of them."""
     parts = {
-        "drop": gr.File(label="Picture, animation or video", height=150, elem_id="drop"),
+        "drop": gr.File(label="Pictures, animations or videos", height=150, file_count="multiple", elem_id="drop"),
         "examples": gr.Gallery(
             examples,
             label="Or one of these",
@@ -239,6 +258,12 @@ def build_choice(examples, weights):
             elem_id="share",
         ),
     }
+    with gr.Accordion("Factor, format, engine", open=False):
+        factors = [str(factor) for factor in (2, 3, 4, 8) if factor <= scale]
+        parts["factor"] = gr.Dropdown(factors, value=str(scale), label="Factor", elem_id="factor")
+        parts["format"] = gr.Dropdown([AS_IT_WAS, *pictures.FORMATS], value=AS_IT_WAS, label="Format", elem_id="format")
+        names = ["auto", *(name for name in ENGINES if not missing(name))]
+        parts["engine"] = gr.Dropdown(names, value="auto", label="Engine", elem_id="engine")
     with gr.Row():
         parts["go"] = gr.Button("Upscale again", interactive=False, elem_id="go")
         parts["stop"] = gr.Button("Stop", elem_id="stop")
@@ -287,23 +312,30 @@ def build_view():
 def connect(page, choice, view, actions):
     """Say which action follows when something happens to a part of the page."""
 
-    def make(methods, share, request: gr.Request, progress=gr.Progress()):  # noqa: B008, Gradio knows it by its default
-        yield from actions.make(methods, share, request, progress)
+    def make(methods, share, factor, kind, engine, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+        how = How(int(factor), None if kind == AS_IT_WAS else kind, engine)
+        yield from actions.make(methods, share, request, progress, how)
 
     taken = [choice["about"], choice["go"], view["where"]]
     pair = [view["left"], view["right"]]
     place = [view["x"], view["y"]]
     making = {
         "fn": make,
-        "inputs": [choice["methods"], choice["share"]],
+        "inputs": [choice[name] for name in ("methods", "share", "factor", "format", "engine")],
         "outputs": [choice["status"], choice["files"], *pair, view["slider"], view["closer"]],
         "show_progress_on": [choice["status"]],
         "trigger_mode": "multiple",  # an upload while another is worked on takes its place
     }
     page.load(actions.open_page)
     page.unload(actions.close_page)
-    choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken]).then(**making)
-    choice["examples"].select(actions.choose_example, None, taken).then(**making)
+    looking = {
+        "fn": actions.look_closer,
+        "inputs": [*place, view["zoom"], choice["methods"]],
+        "outputs": view["closer"],
+        "show_progress": "hidden",
+    }
+    choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken]).then(**looking).then(**making)
+    choice["examples"].select(actions.choose_example, None, taken).then(**looking).then(**making)
     choice["go"].click(actions.start_again, queue=False).then(**making)
     choice["stop"].click(actions.stop, queue=False)
 
@@ -312,7 +344,7 @@ def connect(page, choice, view, actions):
     gr.on([part.input for part in pair], actions.choose_pair, pair, view["slider"], **latest)
     view["position"].input(actions.move_slider, view["position"], view["slider"], **latest, **hidden)
     moved = [*place, view["zoom"]]
-    gr.on([part.change for part in moved], actions.look_closer, moved, view["closer"], **hidden)
+    gr.on([part.change for part in moved], **looking)
     view["where"].select(actions.point, None, place)
 
 
