@@ -268,10 +268,10 @@ def fastest(source, pixels):
     try:
         speeds = {name: (start, speed) for name, (start, speed) in json.loads(path.read_text())[key].items()}
         speeds["tensorflow"]  # which is always there
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged
         print("first use of this kind of network here: the engines are timed", flush=True)
         speeds = time_engines(names, source)
-        with contextlib.suppress(OSError, ValueError, UserError):  # then they are timed again the next time
+        with contextlib.suppress(OSError, ValueError, TypeError, UserError):  # then they are timed again the next time
             folder().mkdir(parents=True, exist_ok=True)
             known = json.loads(path.read_text()) if path.exists() else {}
             store.write_json(path, known | {key: speeds})

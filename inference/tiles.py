@@ -120,7 +120,8 @@ class Upscaler:
         start = getattr(out, "start", 0) // self.scale
         tiles = [(rows, columns) for rows, columns in tiles if rows.core[1] > start]
         batches = [tiles[i : i + self.batch] for i in range(0, len(tiles), self.batch)]
-        yield image.shape[0] * image.shape[1] - sum(map(pixels_of, tiles))
+        if there := image.shape[0] * image.shape[1] - sum(map(pixels_of, tiles)):
+            yield there
         with ThreadPoolExecutor(2) as pool:
             waiting = pool.submit(self.read, image, tiles[: self.batch], alpha) if tiles else None
             written = pool.submit(int)
