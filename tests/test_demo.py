@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import requests
 from conftest import PROJECT, content_of, open_page, photo, requested
+from PIL import Image
 
 import demo
 from cli import terminal
@@ -294,6 +297,44 @@ def test_the_newest_upload_is_what_is_shown(server, browser, rng, tmp_path):
     wait_until(lambda: text_of(browser, "about").startswith("1.png"))
     wait_until(lambda: sizes(browser, "#slider img") == [[96, 96]] * 2)
     assert text_of(browser, "status") == "Done."
+
+
+def choose(page, name, text):
+    """Choose an entry of a dropdown."""
+    field = find(page, f"#{name} input")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+    field.click()
+    wait_until(lambda: [item for item in find(page, f"#{name} [role=option]") if item.text == text])[0].click()
+
+
+@needs_packages
+def test_several_files_in_another_format_and_size(server, browser, rng, tmp_path):
+    """All in a zip; what cannot be read is named, and a part is seen before the whole is there."""
+    for name, content in {
+        "a.png": content_of(photo(rng, 60, 80)),
+        "b.jpg": content_of(photo(rng, 20, 30), "jpeg"),
+        "c.png": b"nothing",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    open_demo(browser, server, 390, 844)
+    drop(browser, "\n".join(str(tmp_path / name) for name in ("a.png", "b.jpg", "c.png")))
+    said = text_of(browser, "about")
+    assert "a.png: 80×60, to be 320×240" in said and "b.jpg: 30×20" in said and "c.png: is not a picture" in said
+    wait_until(lambda: text_of(browser, "status") == "Done.")
+    browser.execute_script("document.querySelector('#more button').click()")
+    choose(browser, "factor", "2")
+    choose(browser, "format", "webp")
+    choose(browser, "engine", "tensorflow")
+    find(browser, "#go")[0].click()
+    wait_until(lambda: "srgan_x2.zip" in find(browser, "#files a[download]")[0].get_attribute("href"))
+    assert wait_until(lambda: sizes(browser, "#slider img")) == [[160, 120]] * 2
+    browser.execute_script("arguments[0].click()", find(browser, "#files a[download]")[0])
+    made = wait_until(lambda: list(tmp_path.glob("srgan_x2.zip")))[0]
+    with zipfile.ZipFile(made) as file:
+        assert file.namelist() == ["a_x2.webp", "b_x2.webp"]
+        assert Image.open(io.BytesIO(file.read("b_x2.webp"))).size == (60, 40)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
 @needs_packages

@@ -258,7 +258,7 @@ def build_choice(examples, weights, scale):
             elem_id="share",
         ),
     }
-    with gr.Accordion("Factor, format, engine", open=False):
+    with gr.Accordion("Factor, format, engine", open=False, elem_id="more"):
         factors = [str(factor) for factor in (2, 3, 4, 8) if factor <= scale]
         parts["factor"] = gr.Dropdown(factors, value=str(scale), label="Factor", elem_id="factor")
         parts["format"] = gr.Dropdown([AS_IT_WAS, *pictures.FORMATS], value=AS_IT_WAS, label="Format", elem_id="format")
