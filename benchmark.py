@@ -16,7 +16,6 @@ import importlib.util
 import io
 import math
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -379,17 +378,23 @@ def write_photograph(path, megapixels):
     return math.prod(image.shape[:2])
 
 
+# Runs a command in a small process: a child's peak memory counts from what its parent has when it starts it.
+LAUNCH = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
+
 def timed_process(command):
     """(seconds, peak GiB) of a command. Raises UserError if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    ended = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"upscale.py has failed: {(errors.strip().splitlines() or ['without a word'])[-1]}")
-    return seconds, usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    if ended.returncode:
+        raise UserError(f"upscale.py has failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    return seconds, int(ended.stdout) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def print_upscaling(results):
