@@ -132,6 +132,7 @@ def load_litert(path):
 
     with utils.without_noise():
         interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape, lock = None, threading.Lock()
 
