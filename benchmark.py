@@ -16,7 +16,6 @@ import importlib.util
 import io
 import math
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import data
 import train
@@ -344,23 +344,21 @@ def measure_upscaling(args):
     weights = store.default_weights()
     config = store.describe_weights(weights)[1]["config"].MODEL
     work = 2 * counting.multiply_adds(registry.build_generator(config), (1, 100, 100, 3)) / 100**2
+    ways, products = {way: [] for way in ways_of_upscaling()}, []
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        write_photograph(Path(folder, "small.png"), 1e-3)
         pixels = write_photograph(Path(folder, "photo.png"), args.megapixels)
-        ways = {way: [] for way in ways_of_upscaling()}
-        products = []
-        for turn in range(-1, args.rounds):  # the first turn converts and times engines
+
+        def upscale(name, arguments):
+            files = (f"{folder}/{name}.png", "-o", f"{folder}/sr.png", "--overwrite", "--weights", str(weights))
+            return timed_process([sys.executable, str(PROJECT / "upscale.py"), *files, *arguments])
+
+        for arguments in tqdm(ways_of_upscaling().values(), unit="way", desc="converting", leave=False, disable=None):
+            upscale("small", arguments)
+        for _ in tqdm(range(args.rounds), unit="round", desc="upscaling", leave=False, disable=None):
             for way, arguments in ways_of_upscaling().items():
-                command = [
-                    sys.executable,
-                    str(PROJECT / "upscale.py"),
-                    f"{folder}/photo.png",
-                    *arguments,
-                    "--overwrite",
-                ]
-                seconds, gib = timed_process([*command, "--weights", str(weights), "-o", f"{folder}/sr.png"])
-                if turn >= 0:
-                    ways[way].append((seconds, gib))
-            products.append(matrix_product_flops(2048))
+                ways[way].append(upscale("photo", arguments))
+            products.append(matrix_product_flops(256 if args.quick else 2048))
     exact, product = np.array(ways["exact"])[:, 0], float(np.median(products))
     results = {}
     for way, turns in ways.items():
@@ -380,17 +378,23 @@ def write_photograph(path, megapixels):
     return math.prod(image.shape[:2])
 
 
+# Runs a command in a small process: a child's peak memory counts from what its parent has when it starts it.
+LAUNCH = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
+
 def timed_process(command):
     """(seconds, peak GiB) of a command. Raises UserError if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    ended = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"upscale.py has failed: {(errors.strip().splitlines() or ['without a word'])[-1]}")
-    return seconds, usage.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    if ended.returncode:
+        raise UserError(f"upscale.py has failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    return seconds, int(ended.stdout) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def print_upscaling(results):

@@ -38,19 +38,20 @@ class LazyModule:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-# Parts of lines that TensorFlow writes before its log level takes effect: that it has no GPU, and that it has oneDNN.
-NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on")
+# Parts of lines that TensorFlow and LiteRT write whatever the log level is: that there is no GPU, and what is used.
+NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on", b"XNNPACK delegate for CPU")
 IMPORTING = threading.Lock()  # all threads share standard error
 
 
-def import_quietly(name):
-    """Import a library; of what it writes to standard error, lines with NOISE are left out."""
+@contextlib.contextmanager
+def without_noise():
+    """What is written to standard error meanwhile comes at the end, without the lines with NOISE."""
     with IMPORTING, tempfile.TemporaryFile() as output:
         sys.stderr.flush()
         terminal = os.dup(2)
         os.dup2(output.fileno(), 2)
         try:
-            importlib.import_module(name)
+            yield
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
@@ -58,6 +59,12 @@ def import_quietly(name):
             for line in output:
                 if not any(noise in line for noise in NOISE):
                     os.write(2, line)
+
+
+def import_quietly(name):
+    """Import a library without_noise."""
+    with without_noise():
+        importlib.import_module(name)
 
 
 sparse = LazyModule("scipy.sparse")

@@ -132,7 +132,9 @@ def write_onnx(network, path):
 def load_litert(path):
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+    with utils.without_noise():
+        interpreter = Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape, lock = None, threading.Lock()
 
