@@ -125,9 +125,9 @@ def is_known(path):
 
 
 def is_foreign(path):
-    """Whether a file looks like a picture or a video of a kind that is not read."""
-    kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
-    return not is_known(path) and (kind in ("image", "video") or Path(path).suffix.lower() in pictures.FOREIGN)
+    """Whether a file looks like a picture of a kind that is not read."""
+    kind = mimetypes.guess_type(path)[0] or ""
+    return not is_known(path) and (kind.startswith("image/") or Path(path).suffix.lower() in pictures.FOREIGN)
 
 
 def files_of(path, failures):
@@ -452,7 +452,8 @@ def check_out(out, format_name, parser):
     if out is None or out.is_dir():
         return
     suffix = out.suffix.lower()
-    if is_foreign(out) or suffix in pictures.READ_ONLY:
+    is_film = (mimetypes.guess_type(out.name)[0] or "").startswith("video/") and not is_known(out)
+    if is_foreign(out) or is_film or suffix in pictures.READ_ONLY:
         written = [ending for ending in pictures.SUFFIXES if ending not in pictures.READ_ONLY]
         kinds = ", ".join((*written, ".gif", *video.SUFFIXES))
         parser.error(f"-o {out} is of a kind that is not written; there are {kinds}")

@@ -367,7 +367,7 @@ def test_what_o_names_is_what_is_written(command, album, tmp_path):
     for out, more, words in [
         ("b.jpg", ("--format", "png"), "is no png, as --format has it"),
         ("b.heic", (), "is of a kind that is not written; there are .png, .jpg"),
-        ("b.avif", (), "is of a kind that is not written"),
+        ("b.psd", (), "is of a kind that is not written"),
         ("b.wmv", (), "is of a kind that is not written"),
     ]:
         status, _, errors = command(album / "a.png", "-o", tmp_path / out, *more)
@@ -463,7 +463,7 @@ def test_what_is_refused_before_anything_is_done(command, album, tmp_path):
         (tmp_path / "no_folder",): "there is nothing to upscale",
         (album, "-o", album / "a.png"): "-o",
         (album / "a.png", album, "--format", "png", "-o", tmp_path, "--weights", "nowhere"): "there are no weights at",
-        (album / "a.png", "--scale", "8"): "--scale 8 needs other --weights",
+        (album / "a.png", "--outscale", "20"): "a factor from 1 to 16",
     }.items():
         status, _, errors = command(*arguments)
         assert status == 2 and words in errors and "Traceback" not in errors
