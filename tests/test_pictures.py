@@ -60,7 +60,7 @@ def save(path, pixels, mode=None, **options):
     image.save(path, **options)
 
 
-@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "webp"])
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "webp", "jp2", "tga"])
 @pytest.mark.parametrize(("kind", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4)])
 def test_eight_bits_come_back_as_they_were(tmp_path, pixels, ending, kind, channels):
     if kind not in pictures.FORMATS[pictures.format_of(f"x.{ending}")][1]:
@@ -258,7 +258,7 @@ def pages(path):
         ("bomb.png", bomb, "50000×50000 pixels, more than --max-megapixels 200"),
         ("five.tif", five_channels, "of a kind that cannot be read"),
         ("pages.tif", pages, "holds 2 pages"),
-        ("float.tif", lambda path: Image.new("F", (4, 4)).save(path), "of a kind that is not read: floating-point"),
+        ("float.tif", lambda path: Image.new("F", (4, 4), 2).save(path), "floating-point numbers from 2 to 2"),
         ("folder.png", lambda path: path.mkdir(), "cannot be read"),
         ("missing.png", lambda path: None, "No such file"),
     ],
@@ -282,6 +282,8 @@ def seeds(folder, rng):
         "b.tif": {},
         "a.bmp": {},
         "a.gif": {},
+        "a.jp2": {},
+        "a.tga": {"compression": "tga_rle"},
     }.items():
         Image.fromarray(array[..., : 4 if name == "a.png" else 3]).save(folder / name, **options)
     Image.fromarray(array[..., :3]).quantize(8).save(folder / "p.png", transparency=2)
