@@ -331,9 +331,9 @@ def figures_of(what, tile, config, ours, rivals):
 
 
 def ways_of_upscaling():
-    """{way: arguments of upscale.py}: exact tiles, the default, and each engine that is installed."""
+    """{way: arguments of upscale.py}: exact tiles, the default, 16 bits, and each engine that is installed."""
     installed = [name for name in engines.ENGINES if not engines.missing(name)]
-    return {"exact": ("--exact",), "auto": ()} | {name: ("--engine", name) for name in installed}
+    return {"exact": ("--exact",), "auto": (), "half": ("--half",)} | {name: ("--engine", name) for name in installed}
 
 
 def measure_upscaling(args):
