@@ -320,18 +320,18 @@ def make_page(job, upscaler, max_megapixels, progress, keep, page, write):
     picture.kept["options"] = job.options
     with contextlib.ExitStack() as stack:
         while picture.shape[0] < size[0] or picture.shape[1] < size[1]:
-            picture = enlarge(job.source, picture, upscaler, progress, keep, stack)
+            picture = enlarge(job.source, page, picture, upscaler, progress, keep, stack)
         if picture.shape[:2] != size:
             picture = picture.resized(*size)
         write(job.target, picture, name)
     return remark
 
 
-def enlarge(source, picture, upscaler, progress, keep, stack):
+def enlarge(source, page, picture, upscaler, progress, keep, stack):
     """A Picture upscaled once; what is needed to go on after an interruption stays until the ExitStack is left."""
     height, width, channels = picture.shape
     shape = (upscaler.scale * height, upscaler.scale * width, channels)
-    facts = [file_digest(source, "sha256"), picture.kind, *upscaler.facts()]
+    facts = [file_digest(source, "sha256"), page, picture.kind, *upscaler.facts()]
     pixels = stack.enter_context(unfinished.canvas(facts, shape, picture.dtype, keep))
     if pixels and pixels.start:
         tqdm.write(f"{source}: goes on with row {pixels.start // upscaler.scale} of {height}")
