@@ -156,7 +156,7 @@ def test_a_phones_second_picture(command, tmp_path, rng):
     status, printed, _ = command(tmp_path)
     assert status == 0 and printed.count("1 further picture in the file is left out") == 2
     first = pictures.read_image(tmp_path / "a.mpo").astype(int)
-    assert np.abs(first - np.asarray(images[0])).mean() < 9
+    assert np.abs(first - np.asarray(images[0])).mean() < np.abs(first - np.asarray(images[1])).mean() / 2
     for name in ("a_x4.jpg", "b_x4.jpg"):
         with Image.open(tmp_path / name) as image:
             assert image.format == "JPEG" and image.size == (120, 80)
@@ -204,7 +204,7 @@ def test_floating_point_numbers(command, tmp_path):
     ramp = np.linspace(0, 1, 20 * 30, dtype=np.float32).reshape(20, 30)
     Image.fromarray(ramp).save(tmp_path / "a.tif")
     assert np.array_equal(
-        np.asarray(pictures.read(tmp_path / "a.tif", 1).pixels), utils.round_to(65535.0 * ramp, np.uint16)
+        np.asarray(pictures.read(tmp_path / "a.tif", 1).pixels), utils.round_to(ramp * np.float64(65535), np.uint16)
     )
     _, printed, _ = command(tmp_path / "a.tif")
     assert "floating-point numbers become 16 bits" in printed

@@ -161,9 +161,9 @@ class Making:
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         name = self.how.format or pictures.READ_ONLY.get(source.suffix.lower())
         ending = pictures.FORMATS[name][0][0] if name and upload.still else source.suffix
-        folder = self.folder / str(i)  # two uploads may have one name
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{source.stem}{label}_x{self.scale}{ending}"
+        target = self.folder / f"{source.stem}{label}_x{self.scale}{ending}"
+        if target.exists():  # two uploads may have one name
+            target = self.folder / str(i) / target.name
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
         if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
             self.said.append(f"{target.name}: {remark}")
@@ -227,14 +227,14 @@ def partner_of(weights):
 
 
 def preview(upload, scale, methods, x, y):
-    """[(uint8 RGB, at most CLOSER a side, method)]: a part x and y percent into an Upload, before all is computed."""
-    side = CLOSER // scale
-    height, width, _ = upload.lr.shape
-    top, left = start_of_crop(y, height, side), start_of_crop(x, width, side)
-    margin = 16  # LR pixels around it
-    outer = [max(start - margin, 0) for start in (top, left)]
-    lr = upload.lr[outer[0] : top + side + margin, outer[1] : left + side + margin]
-    inner = tuple(slice(scale * (a - b), scale * (a - b + side)) for a, b in zip((top, left), outer, strict=True))
+    """The crops of an Upload before all is computed, at zoom 1: [(uint8 RGB, at most CLOSER a side, method)]."""
+    margin, outer, inner = 16, [], []  # LR pixels around what is seen
+    for percent, n in zip((y, x), upload.lr.shape[:2], strict=True):
+        start = start_of_crop(percent, scale * n, CLOSER)
+        first, last = max(start // scale - margin, 0), min(-(-(start + CLOSER) // scale) + margin, n)
+        outer.append(slice(first, last))
+        inner.append(slice(start - scale * first, start - scale * first + CLOSER))
+    lr, inner = np.ascontiguousarray(upload.lr[tuple(outer)]), tuple(inner)
     found = []
     for method in methods:
         if method in FIXED:
