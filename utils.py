@@ -38,8 +38,8 @@ class LazyModule:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-# Parts of lines that TensorFlow writes before its log level takes effect; they only say that there is no GPU.
-NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc")
+# Parts of lines that TensorFlow writes before its log level takes effect: there is no GPU; how oneDNN rounds.
+NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on")
 IMPORTING = threading.Lock()  # all threads share standard error
 
 

@@ -380,6 +380,7 @@ def test_foreign_pages_are_not_let_in(server):
 
 
 @needs_packages
+@pytest.mark.slow
 def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
     served = Server(place, tmp_path, "--password", "open sesame")
     try:
