@@ -48,7 +48,8 @@ CLAIMS = (
     ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (not claimed by the notes)"),
     ("espcn-hr", "espcn", "In equal time, layers in LR space beat those in HR space (5 % more work per update)"),
 )
-# In dB. With one seed per row, a smaller difference may be chance: two networks differ by half of it from seed to seed.
+# In dB. With one seed per row, a smaller difference may be chance: from seed to seed, the difference between two
+# networks varies by half of this.
 NOISE = 0.1
 
 
@@ -58,7 +59,7 @@ def verdict_of(gain):
 
 
 def claims(results):
-    """Yield Markdown lines: the claims of the notes on sub-pixel convolution with our findings; rows below bicubic."""
+    """Yield Markdown lines: the notes' claims on sub-pixel convolution and our findings; the rows below bicubic."""
     for other, claimed, what in CLAIMS:
         ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
         if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
@@ -108,8 +109,8 @@ TEXT = """# The rows of the paper's tables, at a small budget
 
 Written by `python reproduce.py` from [results.json](results.json). Each row has as many updates as two CPU cores
 without other work do in {minutes} minutes, by an estimate, on {images} photographs. Seconds per update (a median) and
-hours were measured, while other work was running. Figures from papers are in italics: those networks were trained for days on a
-GPU. Nearest neighbour and SelfExSR of Table 2 have no rows, since they are not networks.
+hours were measured, while other work was running. Figures from papers are in italics: those networks were trained for
+days on a GPU. Nearest neighbour and SelfExSR of Table 2 have no rows, since they are not networks.
 
 Rows that start from random weights are trained with {rule}. The others keep their paper's rule. All rows have
 {all_rows}.

@@ -148,8 +148,9 @@ The transposed convolution has a quarter of the weights and work of a sub-pixel 
 {table}
 
 The table has means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the
-pattern that repeats in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. At the first
-update ICNR and resizing have no grid: their values there are what chance leaves in the mean over one batch's cells.
+pattern that repeats in every 4×4 cell of SR - HR. On the validation photographs bicubic has
+{bicubic:.2f} dB{moved}. At the first update ICNR and resizing have no
+grid: their values there are what chance leaves in the mean over one batch's cells.
 
 **Claims and findings.** Aitken et al. make three claims for ICNR.
 
@@ -233,17 +234,22 @@ def parse_arguments():
         description=__doc__.split("\n")[0], epilog="example: python -m papers.subpixel --minutes 5 --data ~/photos"
     )
     minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
-    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each run, on two quiet cores (default: 5)")
+    parser.add_argument(
+        "--minutes",
+        type=minutes,
+        default=5.0,
+        help="minutes of training for each run, as estimated for two idle cores (default: 5)",
+    )
     count = terminal.number(int, 1, 100, "a whole number from 1 to 100")
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default: 3)")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each upsampler (default: 3)")
     parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
-    parser.add_argument("--report", action="store_true", help="train nothing, write the page of finished runs")
+    parser.add_argument("--report", action="store_true", help="train nothing, only write the page of the finished runs")
     parser.add_argument(
         "--out",
         type=Path,
         default=store.PROJECT / "samples" / "subpixel",
         metavar="DIR",
-        help="where the page and its pictures go (default: samples/subpixel; docs has ours)",
+        help="where the page and its pictures go (default: samples/subpixel; our page is docs/subpixel.md)",
     )
     return parser.parse_args()
 
