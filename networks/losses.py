@@ -42,6 +42,22 @@ FEATURE_LOSSES = {"vgg": vgg_losses, "feature": feature_losses}  # of VGG's feat
 IMAGE_LOSSES = {"luma": luma_losses}  # of SR and HR; also given DRCN's reconstructions, or None, and their share
 
 
+def relativistic(logits_real, logits_fake):
+    """(How much more real HR looks than SR does on average, how much more SR than HR), as logits [batch, 1].
+
+    The relativistic average GAN (Jolicoeur-Martineau, 2018; in ESRGAN since): both replace the discriminator's logits.
+    """
+    return logits_real - tf.reduce_mean(logits_fake), logits_fake - tf.reduce_mean(logits_real)
+
+
+def relativistic_losses(logits_real, logits_fake):
+    """SR should look more real than HR, and HR less than SR; the weight is the slides'. Logits are D's, [batch, 1]."""
+    real, fake = relativistic(logits_real, logits_fake)
+    fake_loss = tl.cost.sigmoid_cross_entropy(fake, tf.ones_like(fake), name="g_fake")
+    real_loss = tl.cost.sigmoid_cross_entropy(real, tf.zeros_like(real), name="g_real")
+    return {"g_gan_loss": 1e-3 * (fake_loss + real_loss)}
+
+
 def total_variation_losses(weight, fake):
     """Absolute differences of neighbours, summed over an image: keeps SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
