@@ -130,8 +130,8 @@ class Making:
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
-        if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
-            self.said.append(f"{target.name}: {remark}")
+        remark = upscale.work_off(job, upscaler, self.max_megapixels, progress)
+        self.said += [f"{target.name}: {said}" for said in (*job.notes, remark) if said]
         if partner:
             self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
         self.files.append(target)
