@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import utils
+from images import film_reading
 from utils import LazyModule, UserError
 
 av = LazyModule("av")
@@ -116,6 +117,7 @@ def picture_of(pixels, coding):
     """The av.VideoFrame in YCbCr for RGB [h, w, 3]; odd sides get their last row or column twice."""
     height, width, _ = pixels.shape
     pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
+    pixels = film_reading.to_scaler(pixels) if coding.deep else pixels
     flags = av.video.reformatter.Interpolation
     return av.VideoFrame.from_ndarray(pixels, format="rgb48le" if coding.deep else "rgb24").reformat(
         format="yuv420p10le" if coding.deep else "yuv420p",

@@ -259,9 +259,13 @@ def other_packets(origin, tracks, start, end):
     if start:
         origin.seek(int(start * 1_000_000))
     for packet in origin.demux([origin.streams[index] for index in tracks]):
-        if packet.pts is None and packet.dts is None:  # the end of a stream
-            continue
         time = packet.dts if packet.pts is None else packet.pts
+        if time is None and not packet.size:  # the end of a stream
+            continue
+        if time is None or packet.stream.type == "video":  # a cover has no time
+            packet.pts = packet.dts = packet.duration = 0
+            yield packet, tracks[packet.stream.index]
+            continue
         ends = time + (packet.duration or 0)
         if end is not None and time * packet.time_base >= end:
             if time * packet.time_base > end + LATER:

@@ -203,6 +203,8 @@ def look_through(container, stream):
         usual = round(1 / (stream.guessed_rate or 25) / stream.time_base)
         end = times[-1] + max(times[-1] - times[-2] if len(times) > 1 else usual, 1)
     if name.startswith("mov"):
+        # Its packets last until the next one is to be decoded, which need not be until the next frame.
+        end = max(min(end, times[0] + (stream.duration or end)), times[-1] + 1) if times else end
         damaged |= count < len(stream.index_entries)
     elif name == "avi":
         damaged |= end < stream.frames
@@ -292,7 +294,8 @@ def decoded(film, start, end, deinterlace):
         is_avi = container.format.name == "avi"
         if start > film.start and not is_avi:
             container.seek(start, stream=stream)
-        frames = container.decode(stream)
+        packets = (packet for packet in container.demux(stream) if not packet.is_corrupt)  # as look_through() has it
+        frames = (frame for packet in packets for frame in packet.decode())
         for picture in deinterlaced(frames, stream) if deinterlace else frames:
             if is_avi or picture.pts is None:
                 time = film.times[min(number, len(film.times) - 1)]
@@ -331,6 +334,17 @@ def pulled(graph):
             return
 
 
+def from_scaler(pixels):
+    """uint16 pixels of FFmpeg's scaler, whose white is 255·256, with a white of 65535."""
+    pixels = np.minimum(pixels, 65280)
+    return pixels + (pixels >> 8)
+
+
+def to_scaler(pixels):
+    """What from_scaler() has made, as FFmpeg's scaler has it."""
+    return pixels - ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint16)
+
+
 class Converter:
     """Converts an av.VideoFrame of a Film to uint16 if `deep`, else uint8, RGB [h, w, 3], upright.
 
@@ -350,6 +364,8 @@ class Converter:
             raise Damaged(f"changes its pictures from {a}×{b} to {c}×{d}, which is not read")
         self.graph.push(picture)
         pixels = self.graph.pull().to_ndarray()
+        if pixels.dtype == np.uint16:
+            pixels = from_scaler(pixels)
         if self.film.colour.hdr and not self.deep:
             pixels = hdr.to_sdr(pixels, self.film.colour.hdr)
         return upright(pixels, self.film.turn)

@@ -9,7 +9,7 @@ import numpy as np
 
 import utils
 from images import pictures
-from images.film_reading import Colour, Film, Frame
+from images.film_reading import Colour, Damaged, Film, Frame
 from utils import UserError
 
 NUMBER = re.compile(r"%0?(\d*)d")
@@ -55,10 +55,10 @@ class Row(Film):
         try:
             picture = in_colours(pictures.read(path, LARGEST))
         except UserError as error:
-            raise UserError(f"{path.name} {error}") from error
+            raise Damaged(f"{path.name} {error}") from error
         height, width, _ = picture.shape
         if (width, height) != self.size:
-            raise UserError(f"{path.name} has {width}×{height} pixels, the first picture {self.size[0]}×{self.size[1]}")
+            raise Damaged(f"{path.name} has {width}×{height} pixels, the first picture {self.size[0]}×{self.size[1]}")
         pixels = utils.to_rgb(np.asarray(picture[0:height, 0:width]))
         if deep and pixels.dtype == np.uint8:
             return pixels.astype(np.uint16) * 257

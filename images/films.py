@@ -107,7 +107,7 @@ def plan(source, target, options, max_megapixels):
     end = film.end if options.end is None else min(film.ticks(options.end), film.end)
     times = tuple(time for time in film.times if start <= time < end)
     length = film.seconds(film.end)
-    if not film.complete and (options.end is None or options.end > length):
+    if not film.complete and (options.end is None or film.ticks(options.end) > film.end):
         raise UserError(
             f"is cut off or damaged: it ends after {length:.2f} s, with {len(film.times)} frames; "
             f"--to {int(length * 100) / 100:g} takes what is there"
