@@ -151,10 +151,10 @@ def plan(args, found, scale, failures):
     Raises UserError before anything is written if two inputs would become one file.
     """
     targets = {source: target_of(source, place, args, scale) for source, place in found.items()}
-    inputs = {identity(source): source for source in found if identity(source)}
+    inputs = {identity(source) or place_of(source): source for source in found}
     jobs, owners, finished = [], {}, 0
     for source, target in targets.items():
-        if (other := inputs.get(identity(target))) is not None:
+        if (other := inputs.get(identity(target) or place_of(target))) is not None:
             which = "itself" if other == source else f"the input {other}"
             failures.add(source, f"its output would be {which}: give another -o, or a --suffix")
         elif (other := owners.setdefault(place_of(target), source)) != source:

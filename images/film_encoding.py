@@ -49,7 +49,7 @@ CONTAINERS = {
 }
 SUFFIXES = tuple(CONTAINERS)
 SECONDS, LEAST = 60, 12  # a segment ends after so many seconds of work, and with so many frames at least
-PROBE = np.arange(24 * 24 * 3, dtype=np.int64).reshape(24, 24, 3) * 7919 % 251  # a picture to know a network by
+PROBE = (np.arange(24 * 24 * 3).reshape(24, 24, 3) * 7919 % 251).astype(np.uint8)  # a picture to know a network by
 SAME = 2  # levels that two calls of a network may differ by, on different devices
 
 
