@@ -385,6 +385,7 @@ def upscale_all(jobs, upscaler, args, failures):
         for job in jobs:
             bar.set_description(job.source.name)
             end += job.pixels
+            bar.set_postfix_str("", refresh=False)
             for note in job.notes:
                 tqdm.write(f"{job.source}: {note}")
             start = time.perf_counter()

@@ -9,7 +9,7 @@ import heapq
 import io
 
 from images.film_encoding import CONTAINERS
-from images.film_reading import is_cover, opened, why
+from images.film_reading import is_cover, log_kept, opened, why
 from utils import LazyModule, UserError
 
 av = LazyModule("av")
@@ -29,7 +29,7 @@ def check(source, target):
     Raises UserError if the container refuses it altogether.
     """
     name, _ = CONTAINERS[target.suffix.lower()]
-    with opened(source.path) as origin:
+    with log_kept(), opened(source.path) as origin:
         container = av.open(io.BytesIO(), "w", format=name)
         try:
             tracks, notes = add_tracks(container, origin, source.index, name)
@@ -57,10 +57,7 @@ def join(target, name, pictures, source=None, start=None, end=None):
         origin = stack.enter_context(opened(source.path)) if source else None
         texts = kept_texts(origin) if source else {}
         options = {}
-        if name in (
-            "mp4",
-            "mov",
-        ):  # +faststart: a browser plays it while it loads; the other: texts as phones name them
+        if name in ("mp4", "mov"):  # browsers play it while it loads; texts may have names as phones give them
             options["movflags"] = "+faststart" + "+use_metadata_tags" * any("." in key for key in texts)
         container = stack.enter_context(av.open(f"file:{target}", "w", format=name, container_options=options))
         stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
@@ -132,7 +129,16 @@ class Copied:
 
     def write(self, packet):
         packet.stream = self.stream
-        self.container.mux(packet)
+        self.mux(packet)
+
+    def mux(self, packets):
+        """Write what belongs to this track. Raises UserError or OSError, with FFmpeg's reason."""
+        try:
+            self.container.mux(packets)
+        except av.error.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise UserError(f"cannot be written ({why(error)})") from error
 
     def close(self):
         """Write what is left."""
@@ -147,16 +153,17 @@ class Sound(Copied):
         self.resampler = av.AudioResampler(stream.codec_context.format.name, origin.layout.name, stream.rate)
 
     def write(self, packet):
-        for frame in packet.decode():
-            self.encode(self.resampler.resample(frame))
+        with contextlib.suppress(av.error.InvalidDataError):  # a damaged packet is a gap of some milliseconds
+            for frame in packet.decode():
+                self.encode(self.resampler.resample(frame))
 
     def encode(self, frames):
         for frame in frames:
-            self.container.mux(self.stream.encode(frame))
+            self.mux(self.stream.encode(frame))
 
     def close(self):
         self.encode(self.resampler.resample(None))
-        self.container.mux(self.stream.encode(None))
+        self.mux(self.stream.encode(None))
 
 
 class Text(Copied):

@@ -53,9 +53,11 @@ def opened(path):
 def log_kept():
     """FFmpeg's messages are kept for the reasons of its errors. Not for decoding, which has many threads."""
     av.logging.set_level(av.logging.ERROR)
-    with av.logging.Capture():
-        yield
-    av.logging.set_level(None)
+    try:
+        with av.logging.Capture():
+            yield
+    finally:
+        av.logging.set_level(None)
 
 
 def is_cover(stream):
@@ -74,7 +76,7 @@ class Colour:
 
     @property
     def hdr(self):
-        """ "PQ", "HLG" or ""."""
+        """The kind of HDR, or "" for ordinary light."""
         return HDR.get(self.transfer, "")
 
 

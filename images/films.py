@@ -6,6 +6,7 @@ source holds besides.
 """
 
 import contextlib
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -110,14 +111,17 @@ def plan(source, target, options, max_megapixels):
     if not film.complete and (options.end is None or film.ticks(options.end) > film.end):
         raise UserError(
             f"is cut off or damaged: it ends after {length:.2f} s, with {len(film.times)} frames; "
-            f"--to {int(length * 100) / 100:g} takes what is there"
+            f"--to {math.floor(100 * length) / 100:.2f} takes what is there"
         )
     if not times:
         raise UserError(f"lasts {length:.2f} s: there is no frame in the part that is asked for")
     if film.interlaced and not options.deinterlace:
         notes.append("is interlaced: what moves has combs, which become larger; --deinterlace mends them")
-    if codec and CONTAINERS[target.suffix.lower()][0] == "avi":
-        on_a_grid(film, times)
+    is_steady = is_constant(film, times)
+    if codec is None and not is_steady:
+        notes.append("pictures do not say that its frame rate changes")
+    if codec and CONTAINERS[target.suffix.lower()][0] == "avi" and not is_steady:
+        raise UserError("changes its frame rate, which AVI cannot: give -o with another ending, such as .mkv")
     if codec and film.index is not None:
         notes += film_muxing.check(film, target)
     return Plan(film, target, options, codec, deep, start, end, times, (*film.notes, *notes))
@@ -148,13 +152,11 @@ def choose(film, target, options):
     return codec, deep and able, notes
 
 
-def on_a_grid(film, times):
-    """Raise UserError if a film's times are not those of a constant rate, which AVI has."""
-    places = [time * film.time_base * film.rate for time in times]
-    if any(b - a < 0.5 for a, b in zip(places, places[1:], strict=False)) or max(
-        abs(place - places[0] - round(place - places[0])) for place in places
-    ) > Fraction(1, 4):
-        raise UserError("changes its frame rate, which AVI cannot: give -o with another ending, such as .mkv")
+def is_constant(film, times):
+    """Whether frames follow each other at the film's rate; one may be missing, and times be rounded."""
+    places = [float((time - times[0]) * film.time_base * film.rate) for time in times]
+    is_near = all(abs(place - round(place)) < 0.25 for place in places)
+    return is_near and len(set(map(round, places))) == len(places)
 
 
 def upscale_film(plan, upscaler, progress):
@@ -176,7 +178,7 @@ def write_film(plan, upscaler, progress):
     film, target = plan.film, plan.target
     coding = coding_of(plan, upscaler.scale)
     probe = upscaler.upscale(film_encoding.PROBE, progress=lambda count: None)
-    work = repr((film.identity, plan.start, plan.end, plan.part, plan.options.deinterlace, coding))
+    work = repr((av.__version__, film.identity, plan.start, plan.end, plan.part, plan.options.deinterlace, coding))
     segments = film_encoding.Segments(target, coding, work, probe)
     before, last, began = segments.done, 0, time.perf_counter()
     progress(before * film.size[0] * film.size[1])
@@ -257,7 +259,8 @@ def remarks(plan, scale, before, count, seconds):
     if count < len(plan.times):
         said.append(f"{len(plan.times) - count} of {len(plan.times)} packets held no picture")
     if odd := [name for name, side in zip(("column", "row"), plan.film.size, strict=True) if scale * side % 2]:
-        said.append(f"the last {' and '.join(odd)} is there twice: players want even sides")
+        are = "are" if len(odd) > 1 else "is"
+        said.append(f"the last {' and '.join(odd)} {are} there twice: players want even sides")
     return "; ".join(said)
 
 

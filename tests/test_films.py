@@ -406,7 +406,7 @@ class Thrice(Nearest):
 def test_odd_sides_become_even_for_browsers(tmp_path):
     source = write_film(tmp_path / "in.mp4", frames=moving(10, 25, 33), pix_fmt="yuv444p")
     _, remark = upscale(source, tmp_path / "out.mp4", Thrice())
-    assert "the last column and row is there twice" in remark
+    assert "the last column and row are there twice" in remark
     picture = pictures_of(tmp_path / "out.mp4")[0]
     assert (picture.width, picture.height, picture.format.name) == (100, 76, "yuv420p")
     after = pixels_of(tmp_path / "out.mp4")
