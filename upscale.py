@@ -1,4 +1,4 @@
-"""Upscale your own pictures, animations and videos: files, folders and globs.
+"""Upscale your own pictures, animations and films: files, folders and globs.
 
 `python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, each with as much around it as the
 network sees: memory is bounded, and the result equals that of the whole picture to the last bit. In Python:
@@ -238,7 +238,7 @@ def make(job, upscaler, max_megapixels, progress):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
+        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and films (MP4, MOV, "
         "MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata, sound, subtitles and HDR are kept.",
         epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large; exit status: 0 all done, "
         "1 some files could not be upscaled (each is named), 2 nothing was done (wrong arguments, no weights, no "
@@ -270,7 +270,7 @@ def parse_arguments():
         help=f"side of a tile in LR pixels, without the pixels around it (default: by free memory, at most {TILE}); "
         "the result is the same for every size",
     )
-    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
+    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); films keep theirs")
     add("--suffix", metavar="TEXT", help='added to the names (default: "_x4" without -o, nothing with it)')
     add("--overwrite", action="store_true", help="write files again that exist already")
     add(
@@ -357,7 +357,7 @@ def main():
     scale = args.scale or config.scale
     found = find_inputs(args.inputs, args.out, failures)
     if not found:
-        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a video")
+        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a film")
     if args.out and len(found) > 1 and (args.out.is_file() or is_file_name(args.out)):
         raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
     jobs = []
