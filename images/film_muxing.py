@@ -19,7 +19,7 @@ SUBTITLES = {"webm": "webvtt", "matroska": "srt", "mp4": "mov_text", "mov": "mov
 TEXTS = ("mov_text", "srt", "subrip", "webvtt", "ass", "ssa", "text")
 # Texts about a container itself and not about the film, beside those that begin with "_".
 OWN = ("major_brand", "minor_version", "compatible_brands", "encoder", "rotate", "duration", "bps")
-OWN += ("number_of_frames", "number_of_bytes")
+OWN += ("number_of_frames", "number_of_bytes", "timecode")  # the last one has a track of its own
 LATER = 10  # seconds by which tracks of a file may lie apart
 
 
@@ -59,7 +59,7 @@ def join(target, name, pictures, source=None, start=None, end=None):
         options = {}
         if name in ("mp4", "mov"):  # browsers play it while it loads; texts may have names as phones give them
             options["movflags"] = "+faststart" + "+use_metadata_tags" * any("." in key for key in texts)
-        container = stack.enter_context(av.open(f"file:{target}", "w", format=name, container_options=options))
+        container = stack.enter_context(written(target, name, options))
         stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
         if name in ("mp4", "mov") and stream.codec_context.name == "hevc":
             stream.codec_context.codec_tag = "hvc1"  # which Apple's players ask for
@@ -75,6 +75,31 @@ def join(target, name, pictures, source=None, start=None, end=None):
             track.write(packet)
         for track in tracks.values():
             track.close()
+
+
+@contextlib.contextmanager
+def written(path, name, options):
+    """An av.container.OutputContainer; name: FFmpeg's, options: of the container. Raises UserError or OSError."""
+    container = av.open(f"file:{path}", "w", format=name, container_options=options)
+    try:
+        yield container
+    except BaseException:
+        with contextlib.suppress(av.error.FFmpegError):  # a second error, after the one that is told
+            container.close()
+        raise
+    with reasons():
+        container.close()
+
+
+@contextlib.contextmanager
+def reasons():
+    """FFmpeg's errors in writing become UserErrors with its reason; OSErrors, such as a full disk, stay."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise UserError(f"cannot be written ({why(error)})") from error
 
 
 def moment(pair):
@@ -132,13 +157,9 @@ class Copied:
         self.mux(packet)
 
     def mux(self, packets):
-        """Write what belongs to this track. Raises UserError or OSError, with FFmpeg's reason."""
-        try:
+        """Write what belongs to this track. Raises UserError or OSError."""
+        with reasons():
             self.container.mux(packets)
-        except av.error.FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
-            raise UserError(f"cannot be written ({why(error)})") from error
 
     def close(self):
         """Write what is left."""

@@ -344,6 +344,13 @@ def test_a_film_without_sound_and_phones_texts(tmp_path):
         assert film.metadata.items() >= texts.items()
 
 
+def test_a_track_of_data_is_told(tmp_path):
+    source = write_film(tmp_path / "in.mov", texts={"timecode": "01:00:00:00"})
+    plan, _ = upscale(source, tmp_path / "out.mov")
+    assert plan.notes == ("a track of data (of an unknown kind) cannot be kept",)
+    assert [track.begins for track in tracks_of(tmp_path / "out.mov")] == [list(STEADY)]
+
+
 def test_a_cover_and_a_font_are_kept(tmp_path):
     """A cover is no film: its picture is copied."""
     source = tmp_path / "in.mkv"
