@@ -3,6 +3,7 @@
 A segment is a small film of its own, in a hidden folder beside the target. film_muxing.py joins them all.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 
 import utils
 from images import film_reading
+from images.film_reading import why
 from utils import LazyModule, UserError
 
 av = LazyModule("av")
@@ -69,6 +71,17 @@ class Coding(NamedTuple):
     colour: object
     light: dict
     container: str
+
+
+@contextlib.contextmanager
+def reasons():
+    """FFmpeg's errors in writing become UserErrors with its reason; OSErrors, such as a full disk, stay."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise UserError(f"cannot be written ({why(error)})") from error
 
 
 def open_encoder(container, coding):

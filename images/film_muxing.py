@@ -8,7 +8,7 @@ import contextlib
 import heapq
 import io
 
-from images.film_encoding import CONTAINERS
+from images.film_encoding import CONTAINERS, reasons
 from images.film_reading import is_cover, log_kept, opened, why
 from utils import LazyModule, UserError
 
@@ -89,17 +89,6 @@ def written(path, name, options):
         raise
     with reasons():
         container.close()
-
-
-@contextlib.contextmanager
-def reasons():
-    """FFmpeg's errors in writing become UserErrors with its reason; OSErrors, such as a full disk, stay."""
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
-        raise UserError(f"cannot be written ({why(error)})") from error
 
 
 def moment(pair):

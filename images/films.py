@@ -165,12 +165,8 @@ def upscale_film(plan, upscaler, progress):
     progress: called with the number of LR pixels done. What an interrupted call has done of a film's file stays beside
     the target, and the same call goes on behind it. Raises UserError or OSError.
     """
-    try:
+    with film_encoding.reasons():
         return (write_film if plan.codec else film_sequences.write)(plan, upscaler, progress)
-    except av.error.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise
-        raise UserError(f"cannot be written ({film_reading.why(error)})") from error
 
 
 def write_film(plan, upscaler, progress):
