@@ -1,4 +1,4 @@
-"""Upscale your own pictures, animations and videos: files, folders and globs.
+"""Upscale your own pictures, animations and films: files, folders and globs.
 
 `python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, each with as much around it as the
 network sees: memory is bounded, and the result equals that of the whole picture to the last bit. In Python:
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import utils
 from cli import terminal
-from images import pictures, video
+from images import animations, film_sequences, films, pictures
 from images.made import is_made, remember
 from inference.tiles import LEAST_TILE, TILE, Upscaler, choose_weights
 from utils import UserError
@@ -29,17 +29,26 @@ FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, b
 
 
 class Job(NamedTuple):
-    """One file to make: its source and target, and the number and size of the source's frames in LR pixels."""
+    """One file to make: its source and target, and the number and size of the source's frames in LR pixels.
+
+    film: the films.Plan of a film, as measure() makes it of the films.Options.
+    """
 
     source: Path
     target: Path
     frames: int = 0
     height: int = 0
     width: int = 0
+    film: object = films.Options()
 
     @property
     def pixels(self):
         return self.frames * self.height * self.width
+
+    @property
+    def notes(self):
+        """Sentences on what the result will lack, to be read before the work."""
+        return self.film.notes if isinstance(self.film, films.Plan) else ()
 
 
 class Failures:
@@ -76,6 +85,8 @@ def find_inputs(names, out, failures):
                     (found if not is_made(file) else again).setdefault(file, file.relative_to(path))
         elif path.exists():
             (found if not is_made(path) else again).setdefault(path, Path(path.name))
+        elif film_sequences.is_pattern(path) and film_sequences.find(path):
+            found.setdefault(path, Path(path.name))
         elif matches := sorted(glob.glob(name, recursive=True)):
             for match in matches:
                 for file in files_of(Path(match), failures):
@@ -91,9 +102,9 @@ def find_inputs(names, out, failures):
 
 
 def is_known(path):
-    """Whether a file's ending is that of a picture, an animation or a video."""
+    """Whether a file's ending is that of a picture, an animation or a film."""
     suffix = Path(path).suffix.lower()
-    return suffix in utils.IMAGE_SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+    return suffix in utils.IMAGE_SUFFIXES or suffix == ".gif" or suffix in films.SUFFIXES
 
 
 def files_of(path, failures):
@@ -129,9 +140,9 @@ def target_of(source, place, args, scale):
     if is_file_name(args.out):
         return args.out
     folder = args.out / place.parent if args.out else source.parent
-    is_video = source.suffix.lower() in video.SUFFIXES
-    ending = pictures.FORMATS[args.format][0][0] if args.format and not is_video else source.suffix
-    return folder / f"{source.stem}{suffix_of(args, scale)}{ending}"
+    ending = pictures.FORMATS[args.format][0][0] if args.format and not films.is_film(source) else source.suffix
+    part = args.film.suffix if films.is_film(source) else ""
+    return folder / f"{source.stem}{suffix_of(args, scale)}{part}{ending}"
 
 
 def plan(args, found, scale, failures):
@@ -140,10 +151,10 @@ def plan(args, found, scale, failures):
     Raises UserError before anything is written if two inputs would become one file.
     """
     targets = {source: target_of(source, place, args, scale) for source, place in found.items()}
-    inputs = {identity(source): source for source in found}
+    inputs = {identity(source) or place_of(source): source for source in found}
     jobs, owners, finished = [], {}, 0
     for source, target in targets.items():
-        if (other := inputs.get(identity(target))) is not None:
+        if (other := inputs.get(identity(target) or place_of(target))) is not None:
             which = "itself" if other == source else f"the input {other}"
             failures.add(source, f"its output would be {which}: give another -o, or a --suffix")
         elif (other := owners.setdefault(place_of(target), source)) != source:
@@ -151,7 +162,7 @@ def plan(args, found, scale, failures):
         elif target.exists() and not args.overwrite:
             finished += 1
         else:
-            jobs.append(Job(source, target))
+            jobs.append(Job(source, target, film=args.film))
     if finished:
         print(f"skipped: {finished} finished before (--overwrite does them again)")
     return jobs
@@ -184,14 +195,15 @@ def ignores_case(folder):
 
 def measure(job, max_megapixels):
     """The Job with the size that the file's header gives. Raises UserError if the file cannot be upscaled."""
+    if films.is_film(job.source):
+        if not films.is_film(job.target):
+            raise UserError(f"is a film and cannot become {job.target.name}")
+        plan = films.plan(job.source, job.target, job.film, max_megapixels)
+        width, height = plan.film.size
+        return job._replace(frames=len(plan.times), height=height, width=width, film=plan)
     suffix = job.target.suffix.lower()
-    if job.source.suffix.lower() in video.SUFFIXES:
-        if suffix not in video.SUFFIXES:
-            raise UserError(f"is a video and cannot become {job.target.name}")
-        frames, (height, width) = video.describe(job.source, max_megapixels)
-        return job._replace(frames=frames, height=height, width=width)
     with pictures.opened(job.source, max_megapixels) as image:
-        frames = video.frames_of(image, job.target)
+        frames = animations.frames_of(image, job.target)
         if not pictures.format_of(job.target) and not (suffix == ".gif" and (frames > 1 or image.format == "GIF")):
             raise UserError(f"cannot become {job.target.name}: give a --format")
         height, width = pictures.upright_size(image)
@@ -202,19 +214,19 @@ def work_off(job, upscaler, max_megapixels, progress):
     """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError."""
     job.target.parent.mkdir(parents=True, exist_ok=True)
     remark = make(job, upscaler, max_megapixels, progress)
-    remember(job.target)
+    if not film_sequences.is_pattern(job.target):  # whose pictures bear the mark
+        remember(job.target)
     return remark
 
 
 def make(job, upscaler, max_megapixels, progress):
     """What work_off does, in a folder that is there."""
-    if job.source.suffix.lower() in video.SUFFIXES:
-        video.upscale_video(job.source, job.target, upscaler, progress)
-        return ""
+    if films.is_film(job.source):
+        return films.upscale_film(job.film, upscaler, progress)
     with pictures.opened(job.source, max_megapixels) as image:
-        is_animation = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
+        is_animation = job.target.suffix.lower() == ".gif" or animations.frames_of(image, job.target) > 1
     if is_animation:
-        video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
+        animations.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
         return ""
     name = pictures.format_of(job.target)
     picture = pictures.read(job.source, max_megapixels)
@@ -226,8 +238,8 @@ def make(job, upscaler, max_megapixels, progress):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and videos (MP4, MOV, "
-        "MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata and sound are kept.",
+        description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP), animations (GIF, WebP, PNG) and films (MP4, MOV, "
+        "MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata, sound, subtitles and HDR are kept.",
         epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large; exit status: 0 all done, "
         "1 some files could not be upscaled (each is named), 2 nothing was done (wrong arguments, no weights, no "
         "input). Finished files are skipped when the command is given again.",
@@ -258,7 +270,7 @@ def parse_arguments():
         help=f"side of a tile in LR pixels, without the pixels around it (default: by free memory, at most {TILE}); "
         "the result is the same for every size",
     )
-    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
+    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); films keep theirs")
     add("--suffix", metavar="TEXT", help='added to the names (default: "_x4" without -o, nothing with it)')
     add("--overwrite", action="store_true", help="write files again that exist already")
     add(
@@ -268,11 +280,62 @@ def parse_arguments():
         default=200,
         help="refuse inputs with more pixels (default: %(default)s), a guard against files made to fill the memory",
     )
+    add_film_flags(parser.add_argument_group("films").add_argument)
     args = parser.parse_args()
+    args.film = film_options(args, parser)
     if args.suffix is not None and set(args.suffix) & FORBIDDEN:
         parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
     check_out(args.out, args.format, parser)
     return args
+
+
+def add_film_flags(add):
+    """The flags of films; add: add_argument of a parser."""
+    add("--codec", choices=films.CODECS, help="how pictures are encoded (default: h264; hevc for 10 bits; vp9 in WebM)")
+    add(
+        "--crf",
+        metavar="N",
+        type=terminal.number(int, 0, 63, "a whole number from 0 to 63"),
+        help="quality: less is better and larger (default: a loss that is hardly visible)",
+    )
+    add(
+        "--from",
+        metavar="TIME",
+        dest="start",
+        type=terminal.seconds,
+        help="where to begin, such as 90, 2.5s or 1:02:03",
+    )
+    add("--to", metavar="TIME", dest="end", type=terminal.seconds, help="where to end")
+    add("--preview", metavar="TIME", type=terminal.seconds, help="only so much, such as 3s, to see how it will be")
+    add("--deinterlace", action="store_true", help="make whole frames of an interlaced film")
+    add(
+        "--fps",
+        metavar="N",
+        type=terminal.number(float, 0.001, 1000, "frames a second, from 0.001 to 1000"),
+        default=25,
+        help="frames a second of numbered pictures, such as 'frames/%%05d.png' (default: %(default)s)",
+    )
+
+
+def film_options(args, parser):
+    """The films.Options of the arguments."""
+    start, end = args.start, args.end
+    if args.preview is not None:
+        if end is not None:
+            parser.error("--preview and --to both say where to end: leave out one of them")
+        end = (start or 0) + args.preview
+    if end is not None and end <= (start or 0):
+        parser.error("there is nothing between --from and --to")
+    return films.Options(
+        codec=args.codec,
+        crf=args.crf,
+        start=start,
+        end=end,
+        preview=args.preview is not None,
+        deinterlace=args.deinterlace,
+        fps=films.frame_rate(args.fps),
+        overwrite=args.overwrite,
+    )
 
 
 def check_out(out, format_name, parser):
@@ -281,9 +344,9 @@ def check_out(out, format_name, parser):
         return
     suffix = out.suffix.lower()
     if not is_known(out) and (mimetypes.guess_type(out.name)[0] or "").startswith(("image/", "video/")):
-        kinds = ", ".join((*utils.IMAGE_SUFFIXES, ".gif", *video.SUFFIXES))
+        kinds = ", ".join((*utils.IMAGE_SUFFIXES, ".gif", *films.SUFFIXES))
         parser.error(f"-o {out} is of a kind that is not written; there are {kinds}")
-    if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *video.SUFFIXES):
+    if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *films.SUFFIXES):
         parser.error(f"-o {out} is no {format_name}, as --format has it: leave out one of them")
 
 
@@ -294,7 +357,7 @@ def main():
     scale = args.scale or config.scale
     found = find_inputs(args.inputs, args.out, failures)
     if not found:
-        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a video")
+        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a film")
     if args.out and len(found) > 1 and (args.out.is_file() or is_file_name(args.out)):
         raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
     jobs = []
@@ -322,9 +385,18 @@ def upscale_all(jobs, upscaler, args, failures):
         for job in jobs:
             bar.set_description(job.source.name)
             end += job.pixels
+            bar.set_postfix_str("", refresh=False)
+            for note in job.notes:
+                tqdm.write(f"{job.source}: {note}")
             start = time.perf_counter()
+
+            def advance(pixels, job=job):
+                bar.update(pixels)
+                if job.frames > 1 and (rate := bar.format_dict["rate"]):
+                    bar.set_postfix_str(f"{rate / job.height / job.width:.3g} frames/s", refresh=False)
+
             try:
-                remark = work_off(job, upscaler, args.max_megapixels, bar.update)
+                remark = work_off(job, upscaler, args.max_megapixels, advance)
             except (UserError, OSError, MemoryError) as error:
                 failures.add(job.source, error)
             else:

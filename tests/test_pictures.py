@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms, features
-from test_video import Nearest
+from test_animations import Nearest
 
 import utils
-from images import pictures, sixteen_bits, video
+from images import animations, pictures, sixteen_bits
 
 LIMIT = 200  # megapixels
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -334,9 +334,9 @@ def fuzz(folder, count, seed):
         target = folder / "out" / f"x.{chance.choice(('png', 'jpg', 'webp', 'tif'))}"
         try:
             with pictures.opened(path, 1) as image:
-                moves = video.frames_of(image, target) > 1
+                moves = animations.frames_of(image, target) > 1
             if moves:
-                video.upscale_animation(path, target, Nearest(), 1, lambda count: None)
+                animations.upscale_animation(path, target, Nearest(), 1, lambda count: None)
             else:
                 pictures.read_image(path)
                 name = pictures.format_of(target)

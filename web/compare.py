@@ -22,7 +22,7 @@ from runs import store
 from utils import UserError
 
 KEEP = 1800  # seconds that an upload and results are kept for
-FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
+FRAMES = 50  # of films and animations at most, if they are as large as a picture may be; more if smaller
 PAGES = 64  # that are open at a time; one more closes the one that has not been used for longest
 HELD = 2**30  # bytes of uploads in memory before one more page closes others as well
 LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
@@ -108,7 +108,7 @@ class Making:
         except (UserError, OSError, MemoryError) as error:
             self.said.append(f"{self.upload.name}: {upscale.reason(error)}")
         if lr is None and self.files:
-            self.said.append("This is downloaded and not compared: a video, an animation, or too long a picture.")
+            self.said.append("This is downloaded and not compared: a film, an animation, or too long a picture.")
         elif lr is None and not self.said:
             self.said.append("Of this kind only networks make something: choose one.")
 
@@ -119,7 +119,7 @@ class Making:
         def progress(pixels):
             nonlocal done
             done += pixels
-            if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
+            if done > FRAMES * self.max_megapixels * 1e6:  # a film that does not say how long it is
                 raise UserError("is longer than this page takes: `python upscale.py` does it")
             self.advance((i + min(done / job.pixels, 1)) / len(networks), method)
 
@@ -130,8 +130,8 @@ class Making:
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         target = self.folder / f"{source.stem}{label}_x{self.scale}{source.suffix}"
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
-        if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
-            self.said.append(f"{target.name}: {remark}")
+        remark = upscale.work_off(job, upscaler, self.max_megapixels, progress)
+        self.said += [f"{target.name}: {said}" for said in (*job.notes, remark) if said]
         if partner:
             self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
         self.files.append(target)

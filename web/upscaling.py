@@ -216,7 +216,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
 def build_choice(examples, weights):
     """The left column, {name: part}: a picture and methods to choose, and what is said of them."""
     parts = {
-        "drop": gr.File(label="Picture, animation or video", height=150, elem_id="drop"),
+        "drop": gr.File(label="Picture, animation or film", height=150, elem_id="drop"),
         "examples": gr.Gallery(
             examples,
             label="Or one of these",
