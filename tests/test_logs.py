@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,6 +98,31 @@ def test_seconds_a_step_leave_out_what_is_done_between(run, monkeypatch):
     assert progress.show(1, {}) == 2
     progress.restart()  # after 100 seconds of validating and saving
     assert progress.show(3, {}) == 2
+
+
+def test_seconds_a_step_are_of_reading_and_updating_alone(run, monkeypatch):
+    """In the loop of train.py: reading takes 1 second, an update 2, validating 100 and saving 50."""
+    import train
+
+    now, steps = [0.0], 4
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
+
+    def spend(seconds, value=None):
+        now[0] += seconds
+        return value
+
+    monkeypatch.setattr(train, "validate", lambda *arguments: spend(100, {}))
+    run.config.TRAIN |= {"steps": steps, "log_every": 1, "validate_every": 2, "save_every": 2}
+    crops = np.zeros((1, 4, 4, 3), np.uint8)
+    batches = SimpleNamespace(
+        stream=lambda first, *rest: (spend(1, (i, crops, crops)) for i in range(first, steps + 1))
+    )
+    state = SimpleNamespace(set_learning_rate=lambda *arguments: 1e-4, save=lambda run: spend(50))
+    state.step = SimpleNamespace(numpy=lambda: 0)
+    strategy = SimpleNamespace(num_replicas_in_sync=1)
+    with logs.Log(run, 0) as log:
+        assert train.loop(run, state, lambda *batch: spend(2, {"mse_loss": 1.0}), batches, None, strategy, log)
+    assert [line["seconds_per_step"] for line in logs.read_metrics(run.directory)] == [3.0] * steps
 
 
 def test_a_second_worker_writes_nothing(run, monkeypatch):
