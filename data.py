@@ -30,7 +30,7 @@ keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 TEST_SETS = ("Set5", "Set14", "BSD100")
-SAMPLES = "samples"  # the name, as a set, of the photographs inside the dependencies
+SAMPLES = "samples"  # the name of the set of photographs inside the dependencies
 
 # (package, file in it)
 SAMPLE_TRAIN = (
@@ -155,7 +155,7 @@ def find_test_sets(argument=None, names=None):
 def crop_with_margin(image, top, left, size, margin):
     """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders.
 
-    If no border is crossed it is a view, which is ten times as fast.
+    If no border is crossed, the result is a view, which is ten times as fast.
     """
     height, width = image.shape[:2]
     if margin <= top <= height - size - margin and margin <= left <= width - size - margin:
@@ -306,7 +306,7 @@ def main():
         if name.lower() not in FETCHABLE:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(FETCHABLE)}")
     if args.source is not None and not (args.sets and args.source):
-        parser.error("--from goes with the name of a set and a place")
+        parser.error("--from takes a place, and goes with the name of a set")
     named = args.data or os.environ.get("SRGAN_DATA")
     root = Path(named) if named and args.sets else data_root(args.data)  # fetching makes the folder
     names = {name.lower(): name for name in TEST_SETS}

@@ -27,7 +27,7 @@ tf = LazyModule("tensorflow")
 exposure = LazyModule("skimage.exposure")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
+THREADS = min(os.cpu_count() or 1, 4)  # that work on batches
 REPEATS = 8  # a model is compiled for a shape that has at least this many batches: some seconds, then a sixth faster
 BATCH = 4  # images at most, all of one size: padding them to one size would change what the network sees at the border
 
@@ -91,8 +91,8 @@ def load_models(models, optional):
 def check_blend(first, second, scale):
     """Raise UserError unless two runs have the same network, of this scale: only then can their weights be mixed."""
     file, about = store.check_blend(first, second)
-    if (theirs := about["config"].MODEL.scale) != scale:
-        raise UserError(f"{file} is a ×{theirs} model: blend it with --scale {theirs}")
+    if (own_scale := about["config"].MODEL.scale) != scale:
+        raise UserError(f"{file} is a ×{own_scale} model: blend it with --scale {own_scale}")
 
 
 def blend(first, second, shares):
@@ -110,11 +110,11 @@ def choose_models(weights, methods, scale):
     given = [store.describe_weights(path) for path in weights or ()]
     for file, about in given or store.find_runs().values():
         name = file.parent.name if file.name == store.WEIGHTS else file.name.removesuffix(".weights.h5")
-        theirs = about["config"].MODEL.scale
-        if theirs != scale:
+        own_scale = about["config"].MODEL.scale
+        if own_scale != scale:
             if weights:
-                raise UserError(f"{file} is a ×{theirs} model: evaluate it with --scale {theirs}")
-            print(f"left out: {name}, a ×{theirs} model (--scale {theirs} takes it)")
+                raise UserError(f"{file} is a ×{own_scale} model: evaluate it with --scale {own_scale}")
+            print(f"left out: {name}, a ×{own_scale} model (--scale {own_scale} takes it)")
         elif given or not methods or name in methods:
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
@@ -194,8 +194,8 @@ def record(models, results, scale):
     """Write the models' means on proven sets beside their weights, unless some are recorded there already.
 
     models: list of Model; results: {set: {method: tables.Row}}. A mean that differs from the recorded one by more than
-    the last digit of the tables is named: something between these weights and the figure has changed. Less is the
-    rounding of another machine.
+    the last digit of the tables is named, since something that makes the scores has changed. Smaller differences are
+    another machine's rounding.
     """
     for entry in models:
         try:
@@ -217,8 +217,10 @@ def add_means(recorded, row, method, set_name):
         column = metrics.COLUMNS[name]
         before = recorded.setdefault(name, value)
         if abs(before - value) > 10**-column.digits:
-            words = f"{column.title} {value:.{column.digits}f} and not {before:.{column.digits}f}"
-            print(f"{method} reads {words} on {set_name}, as {store.SCORES} beside its weights has it")
+            now, then = (f"{mean:.{column.digits}f}" for mean in (value, before))
+            print(
+                f"{method} has {column.title} {now} on {set_name}, but {then} in the {store.SCORES} beside its weights"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ def parse_arguments():
         epilog="example: python evaluate.py --sets Set5 --weights checkpoint/my_run",
     )
     add = parser.add_argument
-    add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
+    add("--data", metavar="DIR", help="the folder of Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
     add(
         "--sets",
         type=terminal.names,
@@ -258,7 +260,7 @@ def parse_arguments():
         metavar="A,B",
         help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)",
     )
-    add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
+    add("--weights", nargs="+", metavar="FILE", help="weights files, run directories or run names (default: all runs)")
     add(
         "--blend-sweep",
         nargs=3,
@@ -269,7 +271,7 @@ def parse_arguments():
     add(
         "--explain",
         metavar="WHAT",
-        help="only show how the protocol's choices change the scores of an image or set",
+        help="only show how each choice of the protocol changes the scores of an image or set",
     )
     add("--force", action="store_true", help="also score sets that are not the published ones or fail the self-test")
     add("--scale", type=int, choices=(2, 3, 4, 8), default=4, help="upscaling factor (default: %(default)s)")

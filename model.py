@@ -3,9 +3,9 @@
 Read it beside Figure 4 of Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
 Network", CVPR 2017. "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1.
 
-generator and discriminator add their layers to a Keras graph, which networks/registry.py makes a keras.Model. config is
-the MODEL section of config.py; where it departs from the paper, docs/departures.md says so. The layer that returns the
-result has the dtype floatx, so that it is float32 also under mixed precision. `python model.py` lists all networks.
+generator and discriminator add their layers to a Keras graph, from which networks/registry.py makes a keras.Model.
+config is the MODEL section of config.py; docs/departures.md lists what differs from the paper. The last layer has the
+dtype floatx, so that the result is float32 also under mixed precision. `python model.py` lists all networks.
 """
 
 import math
@@ -43,7 +43,7 @@ def generator(lr_01, config, folded=False):
         x = UPSAMPLERS[config.upsampler](x, config.width, f"upsample{i}_conv", config.upsampler_init)
         x = prelu(x, f"upsample{i}_prelu")
 
-    add_to_bicubic = config.skip == "bicubic"  # ours; the paper has "none"
+    add_to_bicubic = config.skip == "bicubic"  # our addition; the paper has "none"
     settings = {
         "activation": None if config.output == "linear" else config.output,
         "kernel_initializer": "zeros" if add_to_bicubic else "glorot_uniform",

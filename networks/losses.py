@@ -55,11 +55,11 @@ def cells_of(images, size):
 
 
 def grid_losses(weight, fake, real, scale):
-    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, to which VGG is nearly blind.
+    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, which VGG hardly sees.
 
     SR - HR is averaged over windows of 8×8 cells, or fewer in a small crop: detail that the network misses averages
-    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is two of
-    the upsampling's wide (2·scale pixels), so that a pattern which alternates between neighbouring cells counts too.
+    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is
+    twice as wide as the upsampling's (2·scale pixels), so that a pattern which alternates from cell to cell counts too.
     """
     cells = cells_of(fake - real, 2 * scale)
     cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
@@ -78,7 +78,7 @@ def shifted(images, seed, step):
     images: [batch, h, w, 3]; seed, step: whole numbers that determine the draw.
 
     Convolutions with stride, in the discriminator and VGG, give some pixels larger gradients than their neighbours.
-    Without rolling these are the same pixels of every cell of SR in all updates, which leaves a grid.
+    Without the rolling, these are the same pixels of every cell of SR in all updates, which leaves a grid.
     """
     seeds = [seed, tf.cast(step, tf.int32)]
     return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, STRIDE, tf.int32), axis=(1, 2))

@@ -38,6 +38,7 @@ def test_a_name_from_a_browser_is_no_path(name, plain):
         assert source.is_file() and source.parent.name.startswith("srgan-")
 
 
+@pytest.mark.slow
 def test_only_what_is_offered_and_uploaded_is_opened(tmp_path):
     pytest.importorskip("gradio")
     from web.upscaling import Actions

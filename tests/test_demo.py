@@ -34,16 +34,16 @@ HOSTILE = "<img src=x onerror=alert(1)> '\"&amp; ..%2f.png"
     [
         (["--weights", "none", "--port", "0"], "there are no weights at 'none'"),
         (["--run", "none", "--port", "0"], "there is no run called 'none'"),
-        (["--host", ""], "--host is a name or an address"),
+        (["--host", ""], "--host takes a name or an address"),
         (["--max-megapixels", "0"], "a number of megapixels above zero"),
         (["--mos", "x", "--password", "a"], "--password is not for --mos"),
-        (["--password", ""], "--password is a word"),
+        (["--password", ""], "--password takes a word"),
         (["--raters", "2"], "--raters goes with --mos"),
         (["--report"], "--report goes with --mos"),
-        (["--run", "a", "--weights", "b"], "--weights is of the page that upscales, not of --run"),
-        (["--run", "a", "--mos", "b"], "pages of their own"),
-        (["--mos", "a", "--max-megapixels=1"], "--max-megapixels is of the page that upscales, not of --mos"),
-        (["--mos", "a", "--run=b"], "pages of their own"),
+        (["--run", "a", "--weights", "b"], "--weights is for the page that upscales, not for --run"),
+        (["--run", "a", "--mos", "b"], "are two pages"),
+        (["--mos", "a", "--max-megapixels=1"], "--max-megapixels is for the page that upscales, not for --mos"),
+        (["--mos", "a", "--run=b"], "are two pages"),
         (["--run"], "argument --run: expected one argument"),
     ],
 )
@@ -398,6 +398,7 @@ def test_foreign_pages_are_not_let_in(server):
 
 
 @needs_packages
+@pytest.mark.slow
 def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
     served = Server(place, tmp_path, "--password", "open sesame")
     try:

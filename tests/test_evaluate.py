@@ -172,7 +172,7 @@ def test_scores_are_recorded_and_compared(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     evaluate.record(rows, results(30.1, ssim_y=0.9), 4)
     assert store.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0, "ssim_y": 0.9}}
-    assert "mine reads PSNR-Y 30.10 and not 30.00 on Set5" in capsys.readouterr().out
+    assert "mine has PSNR-Y 30.10 on Set5, but 30.00 in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

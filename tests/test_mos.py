@@ -270,12 +270,12 @@ def run_demo(monkeypatch, capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--raters", 0], "--raters is at least 1"),
-        (["--images", 0], "--images is at least 1"),
-        (["--port", 70000], "--port is between"),
+        (["--raters", 0], "--raters must be at least 1"),
+        (["--images", 0], "--images must be at least 1"),
+        (["--port", 70000], "--port takes a number from"),
         (["--sets", ","], "argument --sets: names nothing"),
         (["--report", "--without", "1,x"], "--without: takes numbers of raters, not '1,x'"),
-        (["--without", "1"], "--without is of --report"),
+        (["--without", "1"], "--without goes with --report"),
         (["--report"], "there is no study in"),
         (["--pictures", "nowhere"], "holds no results.json: run `python evaluate.py` first"),
     ],
