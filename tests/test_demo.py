@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -116,6 +118,25 @@ def test_what_pages_compare_is_bounded_together_and_idle_ones_are_closed(tmp_pat
     now += compare.KEEP
     sessions.drop_idle()
     assert not sessions and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux, where a process tells what it maps")
+def test_no_view_is_open_while_its_files_are_deleted(tmp_path, monkeypatch):
+    """Windows would keep them."""
+    deleted = []
+
+    class Folder(tempfile.TemporaryDirectory):
+        def cleanup(self):
+            assert self.name not in Path("/proc/self/maps").read_text()
+            deleted.append(self.name)
+            super().cleanup()
+
+    monkeypatch.setattr(compare.tempfile, "TemporaryDirectory", Folder)
+    session = compare.Session()
+    session.keep({"nearest": np.zeros((40, 40, 3), np.uint8)})
+    assert session.folder.name in Path("/proc/self/maps").read_text()
+    session.replace(None)
+    assert len(deleted) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, log.txt, TensorBoard's events, the bar."""
 
+import io
 import json
 import os
 import signal
@@ -64,6 +65,14 @@ def test_what_is_printed_is_logged_and_still_printed(run, capsys):
     assert [line[21:] for line in lines] == ["hello", "above the bar", "ValueError: something broke"]
 
 
+def test_a_log_takes_any_name_of_a_file(run, monkeypatch):
+    """One that is not UTF-8, and letters that an old Windows has none of."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with logs.Log(run, 0):
+        print("caf\udce9.png → 写真.png")
+    assert (run.directory / "log.txt").read_text(encoding="utf-8")[21:] == "caf\\udce9.png → 写真.png\n"
+
+
 def test_tensorboard_gets_scalars_and_pictures(run, rng):
     """Read back by TensorBoard itself."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -112,7 +121,8 @@ def test_seconds_a_step_are_of_reading_and_updating_alone(run, monkeypatch):
         return value
 
     monkeypatch.setattr(train, "validate", lambda *arguments: spend(100, {}))
-    run.config.TRAIN |= {"steps": steps, "log_every": 1, "validate_every": 2, "save_every": 2}
+    monkeypatch.setattr(train.doctor, "Doctor", lambda mode: SimpleNamespace(examine=lambda values: []))
+    run.config.TRAIN.update(steps=steps, log_every=1, validate_every=2, save_every=2)
     crops = np.zeros((1, 4, 4, 3), np.uint8)
     batches = SimpleNamespace(
         stream=lambda first, *rest: (spend(1, (i, crops, crops)) for i in range(first, steps + 1))

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,8 @@ def on_disk(name, content):
 def plain_name(name):
     """What a browser calls a file, as a name that any system takes for a file and for nothing else."""
     stem, dot, ending = re.sub(r"[^\w .()+-]", "_", name).rpartition(".")
-    return f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
+    plain = f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
+    return f"_{plain}" if PureWindowsPath(plain).is_reserved() else plain  # con.png is the console there
 
 
 def view_of(path):

@@ -42,7 +42,7 @@ def state(run, lines, age):
 def remarks(run):
     """The doctor's lines of log.txt, as one text."""
     path = run.directory / "log.txt"
-    log = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    log = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     said = [line for line in log if "the doctor says:" in line]
     return "\n".join(said) or "nothing so far"
 
