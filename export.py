@@ -262,7 +262,9 @@ def main():
         *table(results),
     ]
     print("", *lines, sep="\n")
-    utils.write_atomically(out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
+    utils.write_atomically(
+        out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    )
     facts = {"about": source.about, "machine": store.machine(*MACHINE), "photographs": [image.name for image in images]}
     facts |= {"calibration_crops": len(crops), "timed_lr": args.size, "formats": tables.finite(results)}
     store.write_json(out / "export.json", facts)

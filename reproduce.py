@@ -77,7 +77,7 @@ def score(names, data_directory, sets):
     if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
     scores = {}
-    for set_name, methods in json.loads(path.read_text()).items():
+    for set_name, methods in json.loads(path.read_text(encoding="utf-8")).items():
         for method, values in methods.items():
             means = {name: values[name] for name in ("psnr_y", "ssim_y", "ssim_paper")}
             scores.setdefault(method.removeprefix("row-"), {})[set_name] = means
@@ -180,7 +180,7 @@ def main():
     def keep(scores):
         results = {"rows": facts, "scores": scores}
         store.write_json(path, results)
-        utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results)))
+        utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results), encoding="utf-8"))
 
     if finished:
         score_new(finished, facts, before, args.data, args.sets, keep)

@@ -24,7 +24,7 @@ def pixel_hash(image_u8):
 
 def read_manifest():
     """{set: {name: {"size": [width, height], "channels": 1 or 3, "sha256": {crop: pixel hash}}}} of the test images."""
-    return json.loads((Path(__file__).parent / "testsets.json").read_text())
+    return json.loads((Path(__file__).parent / "testsets.json").read_text(encoding="utf-8"))
 
 
 def load_manifest():

@@ -18,7 +18,7 @@ def remember(path):
     """Add a file that was made here to the list of its folder, unless it bears the mark. Raises OSError."""
     path = Path(path)
     if not is_marked(path) and [path.name, path.stat().st_size] not in listed(path.parent):
-        with open(path.with_name(LIST), "a") as file:
+        with open(path.with_name(LIST), "a", encoding="utf-8") as file:
             file.write(json.dumps([path.name, path.stat().st_size]) + "\n")
 
 
@@ -44,7 +44,7 @@ def is_marked(path):
 def listed(folder):
     """[[name, bytes]] of the files of a folder that its list names; a damaged line names none."""
     try:
-        lines = (folder / LIST).read_text().splitlines()
+        lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
     found = []

@@ -385,11 +385,13 @@ def metadata_for(name, kept, size):
     """(metadata for a file of the format `name`, [what is left out]): with the new (width, height) and the MARK."""
     kept, left_out = dict(kept), []
     try:
-        exif = new_exif(kept, size)
-        if name == "tiff":
-            kept["tags"] = described(exif)
-        else:
-            kept["exif"] = exif.tobytes()
+        with warnings.catch_warnings():  # of EXIF that is damaged in part
+            warnings.simplefilter("ignore")
+            exif = new_exif(kept, size)
+            if name == "tiff":
+                kept["tags"] = described(exif)
+            else:
+                kept["exif"] = exif.tobytes()
     except Exception:  # Pillow raises many kinds for damaged EXIF
         exif = new_exif({}, size)
         kept |= {"exif": exif.tobytes(), "tags": dict(exif)}

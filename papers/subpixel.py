@@ -226,7 +226,7 @@ def write_page(study, out):
     utils.write_image(out / "subpixel_start.png", utils.picture_grid([start]))
     draw_curves(out / "subpixel_curves.png", study)
     for name, text in (("subpixel.json", json.dumps(study) + "\n"), ("subpixel.md", page_of(study))):
-        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text))
+        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
 
 
 def parse_arguments():

@@ -144,7 +144,8 @@ class Log:
             self.stack.callback(signal.signal, number, signal.signal(number, self.ask_to_stop))
         self.stack.callback(self.progress.close)
         if self.writes:
-            self.file = self.stack.enter_context(open(self.run.directory / "log.txt", "a"))
+            path = self.run.directory / "log.txt"
+            self.file = self.stack.enter_context(open(path, "a", encoding="utf-8", errors="backslashreplace"))
             self.stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self.file)))
             self.events = tf.summary.create_file_writer(str(self.run.directory / "tensorboard"))
             self.stack.callback(self.close_events)
@@ -166,7 +167,7 @@ class Log:
         line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
         # JSON has no infinity, to which gradients overflow in float16: null stands for it.
         finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
-        with open(self.run.directory / "metrics.jsonl", "a") as file:
+        with open(self.run.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         with self.events.as_default():
             for name, value in line.items():

@@ -75,12 +75,14 @@ def check_name(name):
 
 
 def write_json(path, value):
-    utils.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    utils.write_atomically(
+        path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 def read_json(path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({utils.short(error)})") from error
 

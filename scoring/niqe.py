@@ -124,7 +124,7 @@ def features(image_u8):
 def load_model(path=MODEL):
     """(mean [36], covariance [36, 36]) of the features of pristine patches. Raises UserError without such a file."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         mean, covariance = np.array(content["mean"]), np.array(content["covariance"])
         if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
             raise ValueError("wrong shapes")
@@ -216,7 +216,7 @@ def main():
     lines = [f'  "{key}": {json.dumps(value)}' for key, value in model.items() if key != "covariance"]
     rows = ",\n    ".join(json.dumps(row) for row in model["covariance"])
     text = "{\n" + ",\n".join(lines) + f',\n  "covariance": [\n    {rows}\n  ]\n}}\n'
-    utils.write_atomically(args.out, lambda temporary: temporary.write_text(text))
+    utils.write_atomically(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     print(f"{args.out}: {model['patches']} patches of {model['images']} images")
 
 

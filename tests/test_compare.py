@@ -30,6 +30,8 @@ from web.compare import Making, Sessions, on_disk, plain_name, read_upload
         (" .png", "upload.png"),
         ("é" * 300 + ".jpg", "é" * 80 + ".jpg"),
         ("..", "upload."),
+        ("con.png", "_con.png"),
+        ("com1.tar.gz", "_com1.tar.gz"),
     ],
 )
 def test_a_name_from_a_browser_is_no_path(name, plain):

@@ -108,8 +108,8 @@ def collect(folder, results, name=None):
     one. Raises UserError for files that cannot be read or do not fit together.
     """
     try:
-        about = json.loads((folder / "about.json").read_text())
-        speed = json.loads((results / "speed.json").read_text())
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        speed = json.loads((results / "speed.json").read_text(encoding="utf-8"))
         with np.load(results / "result.npz") as values:
             arrays = [values[f"arr_{i}"] for i in range(len(values.files))]
     except (ValueError, KeyError) as error:

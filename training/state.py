@@ -171,5 +171,5 @@ def load_checkpoint(directory, parts):
         return step
     lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
     text = "".join(line + "\n" for line in lines)
-    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text))
+    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return step
