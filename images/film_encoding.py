@@ -169,7 +169,7 @@ class Segments:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             np.save(self.folder / "probe.npy", probe)
-            utils.write_atomically(self.folder / "work.txt", lambda path: path.write_text(key))
+            utils.write_atomically(self.folder / "work.txt", lambda path: path.write_text(key, encoding="utf-8"))
         self.files = self.find()
         self.done = sum(segment.frames for segment in self.files)
         self.container = None
@@ -178,7 +178,7 @@ class Segments:
         """Whether the folder is of the same work."""
         try:
             before = np.load(self.folder / "probe.npy")
-            same = (self.folder / "work.txt").read_text() == key and before.shape == probe.shape
+            same = (self.folder / "work.txt").read_text(encoding="utf-8") == key and before.shape == probe.shape
             return same and np.abs(before.astype(int) - probe).max() <= SAME
         except (OSError, ValueError):
             return False
