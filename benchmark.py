@@ -17,23 +17,28 @@ import functools
 import importlib.util
 import io
 import itertools
+import math
 import multiprocessing
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import data
 import train
 import utils
 from cli import terminal
 from config import make_config
-from inference import compiled
+from images import pictures
+from inference import compiled, engines
 from networks import counting, features, registry
 from runs import devices, store
 from training.state import TrainState
-from utils import LazyModule, UserError
+from utils import PROJECT, LazyModule, UserError
 
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
@@ -41,6 +46,7 @@ tf = LazyModule("tensorflow")
 NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
 TRAININGS = ("srresnet", "srgan")  # measured in each of the precisions that are asked for
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+NAMES["upscale"] = "upscale"
 QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
 INPUT_STEPS = 50  # batches in a step of the input measurement: a single one takes only milliseconds
 LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors
@@ -406,6 +412,87 @@ def figures_of(what, tile, config, ours, rivals):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# upscale.py from file to file
+
+
+def ways_of_upscaling():
+    """{way: arguments of upscale.py}: exact tiles, the default, 16 bits, and each engine that is installed."""
+    installed = [name for name in engines.ENGINES if not engines.missing(name)]
+    return {"exact": ("--exact",), "auto": (), "half": ("--half",)} | {name: ("--engine", name) for name in installed}
+
+
+def measure_upscaling(args):
+    """{way: {key: number}} of upscale.py, in turns, with a photograph of args.megapixels as a PNG file.
+
+    A process each, from its start on: TensorFlow's seconds count, where it is needed. Raises UserError.
+    """
+    weights = store.default_weights()
+    config = store.describe_weights(weights)[1]["config"].MODEL
+    work = 2 * counting.multiply_adds(registry.build_generator(config), (1, 100, 100, 3)) / 100**2
+    ways, products = {way: [] for way in ways_of_upscaling()}, []
+    with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
+        write_photograph(Path(folder, "small.png"), 1e-3)
+        pixels = write_photograph(Path(folder, "photo.png"), args.megapixels)
+
+        def upscale(name, arguments):
+            files = (f"{folder}/{name}.png", "-o", f"{folder}/sr.png", "--overwrite", "--weights", str(weights))
+            return timed_process([sys.executable, str(PROJECT / "upscale.py"), *files, *arguments])
+
+        for arguments in tqdm(ways_of_upscaling().values(), unit="way", desc="converting", leave=False, disable=None):
+            upscale("small", arguments)
+        for _ in tqdm(range(args.rounds), unit="round", desc="upscaling", leave=False, disable=None):
+            for way, arguments in ways_of_upscaling().items():
+                ways[way].append(upscale("photo", arguments))
+            products.append(matrix_product_flops(256 if args.quick else 2048))
+    exact, product = np.array(ways["exact"])[:, 0], float(np.median(products))
+    results = {}
+    for way, turns in ways.items():
+        seconds, gib = np.array(turns).T
+        median = float(np.median(seconds))
+        results[way] = {"s": median, "mp_per_s": pixels * config.scale**2 / 1e6 / median, "peak_gib": float(gib.max())}
+        results[way]["vs_exact"] = float(np.median(exact / seconds))  # of each turn
+        results[way]["flops_share"] = work * pixels / median / product
+    return results | {"megapixels": pixels / 1e6, "matrix_product_gflops": product / 1e9}
+
+
+def write_photograph(path, megapixels):
+    """Write a photograph of about so many megapixels, enlarged from one that comes with scikit-image; its pixels."""
+    image = pictures.read_image(data.package_files(data.SAMPLE_TEST)[0])
+    image = utils.imresize(image, (megapixels * 1e6 / math.prod(image.shape[:2])) ** 0.5)
+    utils.write_image(path, image)
+    return math.prod(image.shape[:2])
+
+
+# Runs a command in a small process: a child's peak memory counts from what its parent has when it starts it.
+LAUNCH = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
+
+
+def timed_process(command):
+    """(seconds, peak GiB) of a command. Raises UserError if it fails."""
+    start = time.perf_counter()
+    ended = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if ended.returncode:
+        raise UserError(f"upscale.py has failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1]}")
+    return seconds, int(ended.stdout) / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def print_upscaling(results):
+    for way in ways_of_upscaling():
+        row = results[way]
+        print(
+            f"{'upscale ' + way:18} {row['mp_per_s']:9.2f} megapixels/s {row['s']:7.1f} s {'':9} "
+            f"{row['peak_gib']:6.2f} GiB {row['flops_share']:12.0%} {row['vs_exact']:7.2f}x exact",
+            flush=True,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
 
@@ -436,8 +523,8 @@ def parse_arguments():
         "--only",
         type=terminal.names,
         metavar="A,B",
-        default=",".join(NAMES),
-        help=f"which measurements (default: {','.join(NAMES)})",
+        default=",".join(SUBJECTS),
+        help=f"which measurements of {','.join(NAMES)} (default: all but upscale, which takes long)",
     )
     add(
         "--against",
@@ -455,6 +542,13 @@ def parse_arguments():
     add("--steps", type=count, default=3, metavar="N", help="steps per turn (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
     add("--tile", type=count, default=128, metavar="N", help="side of inference's LR image (default: %(default)s)")
+    add(
+        "--megapixels",
+        type=terminal.number(float, 1e-3, 100, "a number of megapixels"),
+        default=0.25,
+        metavar="N",
+        help="of the photograph for upscale (default: %(default)s)",
+    )
     add("--data", metavar="DIR", help="photographs to train on, as of train.py (default: its samples)")
     add("--xla", action=argparse.BooleanOptionalAction, default=True, help="compile with XLA (default) or plain graph")
     add("--quick", action="store_true", help="tiny networks: only shows that it works")
@@ -481,6 +575,10 @@ def main():
     results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}
     precisions = dict.fromkeys(map(devices.choose_precision, args.precision))
     for what in args.only:
+        if what == "upscale":
+            results[NAMES[what]] = measure_upscaling(args)
+            print_upscaling(results[NAMES[what]])
+            continue
         for precision in precisions if what in TRAININGS else ("float32",):
             key, label = NAMES[what], LABELS[what]
             if precision != "float32":

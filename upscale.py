@@ -1,7 +1,8 @@
 """Upscale your own pictures, animations and films: files, folders and globs.
 
-`python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, each with as much around it as the
-network sees: memory is bounded, and the result equals that of the whole picture to the last bit. In Python:
+`python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, so that memory is bounded, by the
+engine that is fastest on this machine; with --exact the result equals that of the whole picture to the last bit. In
+Python:
 
     from upscale import Upscaler
     sr_u8 = Upscaler("srresnet_x4").upscale(lr_u8)
@@ -20,11 +21,14 @@ from tqdm import tqdm
 
 import utils
 from cli import terminal
-from images import animations, film_sequences, films, pictures
+from images import animations, film_sequences, films, pictures, unfinished
+from images.hashes import file_digest
 from images.made import is_made, remember
-from inference.tiles import LEAST_TILE, TILE, Upscaler, choose_weights
+from inference.engines import ENGINES
+from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights
 from utils import UserError
 
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}{postfix}"
 FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
 
 
@@ -210,16 +214,19 @@ def measure(job, max_megapixels):
         return job._replace(frames=frames, height=height, width=width)
 
 
-def work_off(job, upscaler, max_megapixels, progress):
-    """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError."""
+def work_off(job, upscaler, max_megapixels, progress, keep=False):
+    """Upscale one file; returns a remark about the result, or "". Raises UserError, OSError or MemoryError.
+
+    keep: a large picture that is interrupted can go on the next time.
+    """
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    remark = make(job, upscaler, max_megapixels, progress)
+    remark = make(job, upscaler, max_megapixels, progress, keep)
     if not film_sequences.is_pattern(job.target):  # whose pictures bear the mark
         remember(job.target)
     return remark
 
 
-def make(job, upscaler, max_megapixels, progress):
+def make(job, upscaler, max_megapixels, progress, keep):
     """What work_off does, in a folder that is there."""
     if films.is_film(job.source):
         return films.upscale_film(job.film, upscaler, progress)
@@ -231,8 +238,19 @@ def make(job, upscaler, max_megapixels, progress):
     name = pictures.format_of(job.target)
     picture = pictures.read(job.source, max_megapixels)
     picture, remark = pictures.fit(picture, name, upscaler.scale)
-    canvas = upscaler.upscale(picture, picture.canvas(upscaler.scale), picture.kind != "CMYK", progress)
-    pictures.write(job.target, canvas, name)
+    height, width, channels = picture.shape
+    shape = (upscaler.scale * height, upscaler.scale * width, channels)
+    facts = [file_digest(job.source, "sha256"), picture.kind, *upscaler.facts()]
+    with unfinished.canvas(facts, shape, picture.dtype, keep) as pixels:
+        if pixels and pixels.start:
+            tqdm.write(f"{job.source}: goes on with row {pixels.start // upscaler.scale} of {height}")
+        out = picture.canvas(upscaler.scale) if pixels is None else pixels
+        upscaler.upscale(picture, out, picture.kind != "CMYK", progress)
+        if pixels:
+            out = picture.canvas(upscaler.scale)
+            for rows, band in pixels.bands():
+                out[rows, slice(0, shape[1])] = band
+        pictures.write(job.target, out, name)
     return remark
 
 
@@ -267,8 +285,20 @@ def parse_arguments():
         "--tile",
         metavar="N",
         type=terminal.number(int, LEAST_TILE, 2**15, f"a whole number of LR pixels, {LEAST_TILE} or more"),
-        help=f"side of a tile in LR pixels, without the pixels around it (default: by free memory, at most {TILE}); "
-        "the result is the same for every size",
+        help=f"side of a tile in LR pixels, without the pixels around it (default: by free memory, at most {TILE}, or "
+        f"{EXACT_TILE} if exact)",
+    )
+    add(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="what computes the network (default: the one that is done first here, which is measured once)",
+    )
+    add("--exact", action="store_true", help="tiles equal the whole picture to the last bit; takes much longer")
+    add(
+        "--half",
+        action="store_true",
+        help="compute in 16 bits: several times as fast on a GPU, or a CPU with AMX, for small differences",
     )
     add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); films keep theirs")
     add("--suffix", metavar="TEXT", help='added to the names (default: "_x4" without -o, nothing with it)')
@@ -286,6 +316,7 @@ def parse_arguments():
     if args.suffix is not None and set(args.suffix) & FORBIDDEN:
         parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
     check_out(args.out, args.format, parser)
+    choose_engine(args.engine, args.exact, args.half)
     return args
 
 
@@ -370,33 +401,36 @@ def main():
         mixed = f", {args.blend:g} of them mixed with {1 - args.blend:g} of {partner}" if partner else ""
         shrunk = f", shrunk to ×{scale} by MATLAB's bicubic" if scale != config.scale else ""
         print(f"weights: {weights}, ×{config.scale}{mixed}{shrunk}")
-        upscale_all(jobs, Upscaler(args.weights, args.tile, args.blend, args.scale), args, failures)
+        how = {"engine": args.engine, "exact": args.exact, "half": args.half, "pixels": sum(job.pixels for job in jobs)}
+        upscale_all(jobs, Upscaler(args.weights, args.tile, args.blend, args.scale, **how), args, failures)
     if failures.count:
         print(f"{failures.count} of the inputs could not be upscaled", file=sys.stderr)
     return 1 if failures.count else 0
 
 
 def upscale_all(jobs, upscaler, args, failures):
-    """Upscale the files of [Job] with one progress bar, which counts LR pixels; prints a line for each file."""
-    print(f"tiles: {upscaler.tile}×{upscaler.tile} LR pixels and {upscaler.halo} around them")
-    total = sum(job.pixels for job in jobs)
-    with tqdm(total=total, unit="px", unit_scale=True, smoothing=0.1, disable=None) as bar:
+    """Upscale the files of [Job] with one progress bar of output megapixels; prints a line for each file."""
+    tile = upscaler.tile
+    print(f"engine: {upscaler.engine}, tiles of {tile}×{tile} LR pixels and {upscaler.halo} around them")
+    each = upscaler.scale**2 / 1e6  # megapixels that an LR pixel becomes
+    total = each * sum(job.pixels for job in jobs)
+    with tqdm(total=total, unit=" megapixels", smoothing=0.1, disable=None, bar_format=BAR) as bar:
         end = 0
         for job in jobs:
             bar.set_description(job.source.name)
-            end += job.pixels
+            end += each * job.pixels
             bar.set_postfix_str("", refresh=False)
             for note in job.notes:
                 tqdm.write(f"{job.source}: {note}")
             start = time.perf_counter()
 
             def advance(pixels, job=job):
-                bar.update(pixels)
+                bar.update(each * pixels)
                 if job.frames > 1 and (rate := bar.format_dict["rate"]):
-                    bar.set_postfix_str(f"{rate / job.height / job.width:.3g} frames/s", refresh=False)
+                    bar.set_postfix_str(f"{rate / each / job.height / job.width:.3g} frames/s", refresh=False)
 
             try:
-                remark = work_off(job, upscaler, args.max_megapixels, advance)
+                remark = work_off(job, upscaler, args.max_megapixels, advance, keep=True)
             except (UserError, OSError, MemoryError) as error:
                 failures.add(job.source, error)
             else:
@@ -405,7 +439,8 @@ def upscale_all(jobs, upscaler, args, failures):
                 count = f"{job.frames} frames of " if job.frames > 1 else ""
                 tiles = upscaler.count(job.height, job.width)
                 count += f"{tiles} tile{'s' if tiles > 1 else ''}"
-                tqdm.write(f"{job.source} → {job.target} ({sizes}, {count}, {seconds:.1f} s)")
+                speed = f"{seconds:.1f} s, {each * job.pixels / seconds:.2f} megapixels/s"
+                tqdm.write(f"{job.source} → {job.target} ({sizes}, {count}, {speed})")
                 if remark:
                     tqdm.write(f"  {remark}")
             bar.update(end - bar.n)

@@ -38,19 +38,20 @@ class LazyModule:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-# Parts of lines that TensorFlow writes before its log level takes effect: there is no GPU; how oneDNN rounds.
-NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on")
+# Parts of lines that TensorFlow and LiteRT write at any log level: no GPU is there; how oneDNN rounds; what is used.
+NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on", b"XNNPACK delegate for CPU")
 IMPORTING = threading.Lock()  # all threads share standard error
 
 
-def import_quietly(name):
-    """Import a library, and leave out the lines with NOISE that it writes to standard error."""
+@contextlib.contextmanager
+def without_noise():
+    """What is written to standard error meanwhile comes at the end, without the lines with NOISE."""
     with IMPORTING, tempfile.TemporaryFile() as output:
         sys.stderr.flush()
         terminal = os.dup(2)
         os.dup2(output.fileno(), 2)
         try:
-            importlib.import_module(name)
+            yield
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
@@ -60,11 +61,22 @@ def import_quietly(name):
                     os.write(2, line)
 
 
+def import_quietly(name):
+    """Import a library without_noise."""
+    with without_noise():
+        importlib.import_module(name)
+
+
 sparse = LazyModule("scipy.sparse")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
+
+
+def cache_folder():
+    """Where caches are, which may be deleted at any time: $SRGAN_CACHE, else cache/ in the project."""
+    return Path(os.environ.get("SRGAN_CACHE") or PROJECT / "cache")
 
 
 def list_files(folder):

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -21,7 +20,7 @@ from tqdm import tqdm
 import utils
 from images import pictures
 from images.hashes import file_digest, load_manifest, pixel_hash
-from utils import PROJECT, UserError
+from utils import UserError
 
 IN_FLIGHT = 2**26  # bytes of decoded images that wait at a time, at most: seven photographs of DIV2K
 
@@ -177,7 +176,7 @@ class Pack:
 
     def __init__(self, paths, decoded_bytes, progress):
         self.paths, self.decoded_bytes, self.progress = paths, decoded_bytes, progress
-        self.folder = Path(os.environ.get("SRGAN_CACHE") or PROJECT / "cache")
+        self.folder = utils.cache_folder()
 
     @functools.cached_property
     def directory(self):

@@ -60,6 +60,17 @@ def in_grey_levels(network):
     return upscale
 
 
+def in_floats(network):
+    """What inference/engines.py converts: `lr` float32 [batch, h, w, c] to {"sr": float32}, the network as it is."""
+    generator = frozen(network)
+
+    @tf.function(input_signature=[tf.TensorSpec(network.input.shape, tf.float32, name="lr")])
+    def upscale(lr):
+        return {"sr": generator(lr)}
+
+    return upscale
+
+
 def to_be_quantised(network, shift):
     """The function that int8 is made from: `lr` float32 in [0, 1] to {"sr": float32 in [0, 1]}.
 
@@ -101,12 +112,16 @@ def write_savedmodel(source, path):
     (path / "assets.extra" / ABOUT).write_text(json.dumps(source.about, indent=2) + "\n", encoding="utf-8")
 
 
-def write_onnx(source, path):
-    import onnx
+def to_onnx(upscale):
     import tf2onnx
 
-    upscale = in_grey_levels(source.network)
-    proto, _ = tf2onnx.convert.from_function(upscale, upscale.input_signature, opset=OPSET)
+    return tf2onnx.convert.from_function(upscale, upscale.input_signature, opset=OPSET)[0]
+
+
+def write_onnx(source, path):
+    import onnx
+
+    proto = to_onnx(in_grey_levels(source.network))
     for value, factor in ((proto.graph.input[0], ""), (proto.graph.output[0], f"{source.about['scale']}*")):
         for dim, name in zip(value.type.tensor_type.shape.dim, ("batch", "height", "width"), strict=False):
             dim.dim_param = name if name == "batch" else factor + name
@@ -206,9 +221,9 @@ class Format(NamedTuple):
 FORMATS = {
     "savedmodel": Format("_savedmodel", write_savedmodel, load_savedmodel, (), 1, 75),
     "onnx": Format(".onnx", write_onnx, load_onnx, ("tf2onnx", "onnx", "onnxruntime"), 1, 75),
-    "tflite": Format(".tflite", write_tflite, load_tflite, ("ai_edge_litert",), 1, 75),
-    "tflite-float16": Format("_float16.tflite", write_float16, load_tflite, ("ai_edge_litert",), 255, 50),
-    "tflite-int8": Format("_int8.tflite", write_int8, load_tflite, ("ai_edge_litert",), 255, 30),
+    "tflite": Format(".tflite", write_tflite, load_tflite, (), 1, 75),
+    "tflite-float16": Format("_float16.tflite", write_float16, load_tflite, (), 255, 50),
+    "tflite-int8": Format("_int8.tflite", write_int8, load_tflite, (), 255, 30),
 }
 
 

@@ -1,36 +1,32 @@
 """Upscaler: a generator with its weights, applied to pictures of any size in tiles, in limited memory.
 
-Each tile includes as much of its surroundings as the network sees, so that the result equals the whole picture's to the
-last bit. This module must be imported before TensorFlow, because it switches oneDNN off.
+Each tile is computed with some of what is around it. With HALO pixels a few values in a million differ by a level from
+the whole picture's. `exact` takes all that the network sees, and the result is the same to the last bit.
 """
 
 import itertools
 import math
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-# Read when TensorFlow is imported. Its own convolutions add up in the same order for every pixel; with oneDNN's, a tile
-# would differ from the whole picture.
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+import numpy as np
+from tqdm import tqdm
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import utils
+from inference import engines
+from runs import store
+from utils import UserError
 
-import utils  # noqa: E402
-from inference import compiled  # noqa: E402
-from networks.receptive import receptive_radius  # noqa: E402
-from runs import store  # noqa: E402
-from utils import LazyModule, UserError  # noqa: E402
-
-tf = LazyModule("tensorflow")
-
-# The largest core that is chosen automatically, in LR pixels: a larger one saves little time and takes over 2 GiB.
-TILE = 256
+TILE, EXACT_TILE = 512, 256  # the largest cores that are chosen automatically, in LR pixels
 LEAST_TILE = 24
-GRID = 24  # a window's sides are multiples of this: see `windows`
-BYTES_PER_PIXEL = 256  # memory for each LR pixel of a window and feature map of the network (measured: 270)
+HALO = 16  # LR pixels around a core, if the network sees further and it need not be exact
+STRIP = 2**15  # LR pixels of a tile that go through the second part of a network at a time
+GRID = 24  # an exact window's sides are multiples of this: see `windows`
+# Memory for each LR pixel of a window and feature map of the network: in one part (measured: 270), and in two.
+BYTES_WHOLE, BYTES_SPLIT = 256, 32
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
 # Where a container's memory is told, by cgroups of versions 2 and 1: folder, limit, what is used, what of it is not.
 CGROUPS = (
@@ -46,37 +42,51 @@ class Upscaler:
     weights: a run's name, its directory or a weights file; None for srgan_x4, or else srresnet_x4, from the project.
     tile: the side of a tile's core in LR pixels; None for what the free memory allows. blend: None, or a number t from
     0 to 1, for the weights (1 - t)·SRResNet + t·weights. scale: None for the network's own factor, or a smaller one:
-    the result is then shrunk by MATLAB's bicubic. Raises UserError.
+    the result is then shrunk by MATLAB's bicubic. engine: a name in engines.ENGINES, or "auto" for the one that is done
+    first with `pixels` LR pixels. exact: as one call on the whole picture to the last bit, by TensorFlow without
+    oneDNN. half: in 16 bits, by TensorFlow. Raises UserError.
     """
 
-    def __init__(self, weights=None, tile=None, blend=None, scale=None):
+    def __init__(
+        self,
+        weights=None,
+        tile=None,
+        blend=None,
+        scale=None,
+        engine="auto",
+        exact=False,
+        half=False,
+        pixels=10**6,
+    ):
         weights, partner, config = choose_weights(weights, blend, scale)
-        if partner:
-            generator, _ = next(store.blends(partner, weights, [blend]))
-        else:
-            generator, _ = store.load_generator(weights)
         self.network_scale = config.scale
         self.scale = scale or config.scale
-        self.infer = compiled.inference(generator, config)
+        self.exact, self.half = exact, half
+        choose_onednn(not exact)
+        self.source = source_of(weights, partner, blend)
+        self.engine = choose_engine(engine, exact, half) or engines.fastest(self.source, pixels)
+        self.parts, radii, self.batch = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
-        self.halo = receptive_radius(config) + self.margin
+        self.halo = (sum(radii) if exact else min(sum(radii), HALO)) + self.margin
+        self.strip_halo = radii[-1]
         self.tile = tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
-        """The largest tile that uses half of the free memory, but no larger than TILE."""
-        pixel = BYTES_PER_PIXEL * config.width * (config.scale / 4) ** 2
+        """The largest tile that uses half of the free memory, but no larger than TILE or EXACT_TILE."""
+        pixel = (BYTES_WHOLE if len(self.parts) == 1 else BYTES_SPLIT) * config.width * self.batch
+        pixel *= (config.scale / 4) ** 2 if len(self.parts) == 1 else 1
         side = int((free_memory() / 2 / pixel) ** 0.5) // GRID * GRID
-        return max(min(side - 2 * self.halo, TILE), LEAST_TILE)
+        return max(min(side - 2 * self.halo, TILE if len(self.parts) > 1 else EXACT_TILE), LEAST_TILE)
 
     def upscale(self, image, out=None, alpha=True, progress=lambda count: None):
         """SR of a picture, of its type and channels: [scale·h, scale·w] or [scale·h, scale·w, c].
 
         image: uint8 or uint16 [h, w] or [h, w, c], upright: c = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not
         premultiplied); or an object with `shape` and `dtype` that is read and written by two slices, such as
-        pictures.Picture. out: where to write the result, of the same kind; None for a new array. alpha: False if the
-        last of 2 or 4 channels is not alpha but goes through the network as a gray picture (the K of CMYK). progress:
-        called with the number of LR pixels done. Gray goes through the network as three equal channels, whose mean is
-        taken; alpha is upscaled by MATLAB's bicubic. Raises UserError.
+        pictures.Picture. out: where to write the result, of the same kind or an unfinished.Canvas; None for a new
+        array. alpha: False if the last of 2 or 4 channels is not alpha but goes through the network as a gray picture
+        (the K of CMYK). progress: called with the number of LR pixels done. Gray goes through the network as three
+        equal channels, whose mean is taken; alpha is upscaled by MATLAB's bicubic. Raises UserError.
         """
         if isinstance(image, np.ndarray) and image.ndim == 2:
             return self.upscale(image[..., None], out, alpha, progress)[..., 0]
@@ -88,27 +98,108 @@ class Upscaler:
         done = 0
         while done < height * width:
             try:
-                for rows, columns in itertools.product(self.windows(height), self.windows(width)):
-                    (top, bottom), (left, right) = rows.core, columns.core
-                    sr = self.one_tile(image, rows, columns, alpha)
-                    out[self.scale * top : self.scale * bottom, self.scale * left : self.scale * right] = sr
-                    done += (count := (bottom - top) * (right - left))
+                for count in self.fill(out, image, alpha):
+                    done += count
                     progress(count)
-            except (tf.errors.ResourceExhaustedError, MemoryError):
+            except MemoryError:
                 progress(-done)
                 done = 0
                 self.halve()
-            except tf.errors.OpError as error:
-                raise UserError(f"the network cannot take it ({utils.short(error)})") from error
         return out
+
+    def fill(self, out, image, alpha):
+        """Write the SR of all tiles into `out`; yields the number of LR pixels of what is there, then of each batch.
+
+        One batch is read, and another is written, while a third is computed.
+        """
+        tiles = itertools.product(*map(self.windows, image.shape[:2]))
+        start = getattr(out, "start", 0) // self.scale
+        tiles = [(rows, columns) for rows, columns in tiles if rows.core[1] > start]
+        batches = [tiles[i : i + self.batch] for i in range(0, len(tiles), self.batch)]
+        if there := image.shape[0] * image.shape[1] - sum(map(pixels_of, tiles)):
+            yield there
+        with ThreadPoolExecutor(2) as pool:
+            waiting = pool.submit(self.read, image, tiles[: self.batch], alpha) if tiles else None
+            written = pool.submit(int)
+            for i, batch in enumerate(batches):
+                networked, finished = waiting.result()
+                if i + 1 < len(batches):
+                    waiting = pool.submit(self.read, image, batches[i + 1], alpha)
+                parts = [self.run(lr_01, image.dtype) for lr_01 in networked]
+                written.result()
+                written = pool.submit(self.write, out, batch, [*parts, *finished])
+                yield sum(map(pixels_of, batch))
+            written.result()
+
+    def read(self, image, batch, alpha):
+        """([what goes through the network, float32 [n, h, w, 1 or 3] in [0, 1]], [what is finished]) of n tiles.
+
+        What is finished is SR of their alpha, [n, s·h, s·w, 1] of the image's type. batch: [(Window, Window)] of rows
+        and columns.
+        """
+        tiles = [self.read_tile(image, rows.span, columns.span, alpha) for rows, columns in batch]
+        lr_01, last = map(np.stack, zip(*tiles, strict=True))
+        if last.shape[-1] == 0:
+            return [lr_01], []
+        if alpha:
+            return [lr_01], [np.stack([utils.imresize(tile, self.network_scale) for tile in last])]
+        return [lr_01, utils.levels_to_01(last)], []
+
+    def read_tile(self, image, rows, columns, alpha):
+        """(colours float32 [h, w, 1 or 3] in [0, 1], the last of 2 or 4 channels as it is) of a window.
+
+        rows, columns: its spans. Colours are spread into transparent parts.
+        """
+        spans = (rows, columns)
+        outer = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
+        lr = image[tuple(slice(*span) for span in outer)]
+        inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, outer, strict=True))
+        colours = {1: 1, 2: 1, 3: 3, 4: 3}[lr.shape[-1]]
+        lr_01, last = utils.levels_to_01(lr[..., :colours]), lr[..., colours:]
+        if alpha and last.size:
+            lr_01 = bleed(lr_01, last > 0)
+        return lr_01[inner], last[inner]
+
+    def write(self, out, batch, parts):
+        """Write the cores of n tiles into `out`; parts: their channels, arrays [n, s·h, s·w, c]."""
+        for (rows, columns), sr in zip(batch, np.concatenate(parts, axis=-1), strict=True):
+            place = tuple(slice(self.scale * start, self.scale * stop) for start, stop in (rows.core, columns.core))
+            # The core; if it is shrunk, first with the margin that this needs.
+            s, inner = self.network_scale, []
+            for axis, window in enumerate((rows, columns)):
+                start, stop = widened(window.core, self.margin, out.shape[axis] // self.scale)
+                sr = sr.take(range(s * (start - window.span[0]), s * (stop - window.span[0])), axis)
+                inner.append(slice(*(self.scale * (end - start) for end in window.core)))
+            out[place] = (sr if self.scale == s else utils.imresize(sr, self.scale / s))[tuple(inner)]
+            if place[1].stop == out.shape[1] and hasattr(out, "reached"):
+                out.reached(place[0].stop)
+
+    def run(self, lr_01, dtype):
+        """The network on float32 [n, h, w, 1 or 3] in [0, 1]: uint8 or uint16 [n, s·h, s·w, 1 or 3], at its scale."""
+        n, height, width, channels = lr_01.shape
+        s, x = self.network_scale, utils.to_rgb(lr_01)
+        strip = height
+        if len(self.parts) > 1:
+            x, strip = self.parts[0](x), max(STRIP // (n * width), 1)
+        sr = np.empty((n, s * height, s * width, channels), dtype)
+        for (start, stop), (top, bottom) in windows(height, strip, self.strip_halo):
+            sr_m11 = np.asarray(self.parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
+            if channels == 1:
+                sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
+            sr[:, s * top : s * bottom] = utils.m11_to_levels(sr_m11, dtype)
+        return sr
 
     def windows(self, n):
         """The Windows that cover an axis of n LR pixels."""
-        return windows(n, self.tile, self.halo)
+        return windows(n, self.tile, self.halo, GRID if self.exact else 1)
 
     def count(self, height, width):
         """How many tiles a picture of this size takes."""
         return len(self.windows(height)) * len(self.windows(width))
+
+    def facts(self):
+        """What the pixels depend on beside the picture: texts and numbers."""
+        return [self.source.digest(), self.engine, self.exact, self.half, self.scale, self.tile]
 
     def halve(self):
         """Halve the height and width of tiles, after memory ran out. Raises UserError if they are too small."""
@@ -117,38 +208,36 @@ class Upscaler:
         self.tile //= 2
         tqdm.write(f"memory is short: continuing with tiles of {self.tile}×{self.tile} pixels", file=sys.stderr)
 
-    def one_tile(self, image, rows, columns, alpha):
-        """SR of the core of a tile; rows, columns: its Windows."""
-        spans = (rows.span, columns.span)
-        outer = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
-        lr = image[tuple(slice(*span) for span in outer)]
-        inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, outer, strict=True))
-        lr_01 = utils.levels_to_01(lr)
-        channels = lr.shape[-1]
-        colours = channels - 1 if channels in (2, 4) else channels
-        if alpha and colours < channels:
-            lr_01 = bleed(lr_01[..., :colours], lr[..., -1:] > 0)
-        lr, lr_01 = lr[inner], lr_01[inner]
-        parts = [self.run(lr_01[..., :colours], image.dtype)]
-        if colours < channels and alpha:
-            parts.append(utils.imresize(lr[..., -1:], self.network_scale))
-        elif colours < channels:
-            parts.append(self.run(lr_01[..., -1:], image.dtype))
-        sr = np.concatenate(parts, axis=-1)
-        # The core; if it is shrunk, first with the margin that this needs.
-        s, inner = self.network_scale, []
-        for axis, (n, window) in enumerate(zip(image.shape, (rows, columns), strict=False)):
-            region = widened(window.core, self.margin, n)
-            sr = sr.take(range(s * (region[0] - window.span[0]), s * (region[1] - window.span[0])), axis)
-            inner.append(slice(*(self.scale * (end - region[0]) for end in window.core)))
-        return (sr if self.scale == s else utils.imresize(sr, self.scale / s))[tuple(inner)]
 
-    def run(self, lr_01, dtype):
-        """The network on float32 [h, w, 1 or 3] in [0, 1]: uint8 or uint16 [s·h, s·w, 1 or 3] at its own scale."""
-        sr_m11 = self.infer(tf.constant(utils.to_rgb(lr_01)[None]))[0].numpy()
-        if lr_01.shape[-1] == 1:
-            sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
-        return utils.m11_to_levels(sr_m11, dtype)
+def choose_engine(name, exact, half):
+    """The engine that is asked for, or None for the fastest; exact and half need TensorFlow. Raises UserError."""
+    if exact and half:
+        raise UserError("--exact and --half exclude each other: 16 bits are not exact")
+    if (exact or half) and name not in ("auto", "tensorflow"):
+        raise UserError(f"--{'exact' if exact else 'half'} needs --engine tensorflow, not {name}")
+    return "tensorflow" if exact or half else None if name == "auto" else name
+
+
+def choose_onednn(wanted):
+    """Switch oneDNN on or off for TensorFlow, which reads this when it is imported. Raises UserError if it is too late.
+
+    TensorFlow's own convolutions add up in the same order for every pixel; with oneDNN's, which are faster, a tile
+    would differ from the whole picture.
+    """
+    variable = "TF_ENABLE_ONEDNN_OPTS"
+    if wanted:
+        os.environ.setdefault(variable, "1")
+    elif "tensorflow" not in sys.modules:
+        os.environ[variable] = "0"
+    elif os.environ.get(variable) != "0":
+        raise UserError(f"exact tiles need {variable}=0 before TensorFlow is imported")
+
+
+def source_of(weights, partner, blend):
+    """The engines.Source of what choose_weights returns."""
+    weights, about = store.describe_weights(weights)
+    partner = partner and store.describe_weights(partner)[0]
+    return engines.Source(weights, partner, blend if partner else None, about["config"].MODEL)
 
 
 def choose_weights(weights, blend, scale):
@@ -177,27 +266,32 @@ class Window(NamedTuple):
     core: tuple  # the part whose SR is kept
 
 
-def windows(n, tile, halo):
+def windows(n, tile, halo, grid=1):
     """[Window] that cover an axis of n pixels; each core has `halo` pixels of its span, or the border, on both sides.
 
     All spans have the same length, about tile + 2·halo at most, and lie inside the picture. Where a core ends at the
     picture's border, so does its span: the network pads each layer there as in the whole picture. The length is a
-    multiple of GRID: TensorFlow's convolutions compute several pixels at a time, and add up in another order for a
-    remainder, so there must be none. An axis too short for several spans is one window.
+    multiple of `grid`, which for exact tiles is GRID: TensorFlow's convolutions compute several pixels at a time, and
+    add up in another order for a remainder, so there must be none. An axis too short for several spans is one window.
     """
-    longest = next_multiple(tile + 2 * halo)
-    if (n % GRID == 0 and n <= longest) or 2 * (n // GRID * GRID) < n + 2 * halo:
+    longest = next_multiple(tile + 2 * halo, grid)
+    if (n % grid == 0 and n <= longest) or 2 * (n // grid * grid) < n + 2 * halo:
         return [Window((0, n), (0, n))]
     count = max(math.ceil((n - 2 * halo) / (longest - 2 * halo)), 2)
-    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count))
+    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count), grid)
     starts = [i * (n - side) // (count - 1) for i in range(count)]
     ends = [0, *(start + halo for start in starts[1:]), n]
     return [Window((starts[i], starts[i] + side), (ends[i], ends[i + 1])) for i in range(count)]
 
 
-def next_multiple(n):
-    """The smallest multiple of GRID that is at least n."""
-    return math.ceil(n / GRID) * GRID
+def pixels_of(tile):
+    """The number of LR pixels of a tile's core; tile: (Window, Window)."""
+    return math.prod(stop - start for start, stop in (window.core for window in tile))
+
+
+def next_multiple(n, grid):
+    """The smallest multiple of `grid` that is at least n."""
+    return math.ceil(n / grid) * grid
 
 
 def widened(span, margin, n):

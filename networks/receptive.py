@@ -18,9 +18,12 @@ def receptive_radius(config):
     return radius_of(build_generator(config))
 
 
-def radius_of(network):
-    """receptive_radius of a built network, by going from the output down through the layers to the input."""
-    radius = {id(network.outputs[0]): 0}  # {tensor: radius in its pixels around the place of one output pixel}
+def radius_of(network, seen=0):
+    """receptive_radius of a built network, by going from the output down through the layers to the inputs.
+
+    seen: how far beyond an output pixel something after the network sees.
+    """
+    radius = {id(network.outputs[0]): seen}  # {tensor: radius in its pixels around the place of one output pixel}
     for _, nodes in sorted(network._nodes_by_depth.items()):  # each layer after all layers that use its output
         for node in nodes:
             if node.is_input:
@@ -28,7 +31,7 @@ def radius_of(network):
             [output] = node.output_tensors
             for tensor in node.input_tensors:
                 radius[id(tensor)] = max(radius.get(id(tensor), 0), radius_below(node, radius[id(output)]))
-    return radius[id(network.inputs[0])]
+    return max(radius[id(tensor)] for tensor in network.inputs)
 
 
 def radius_below(node, radius):
@@ -40,6 +43,8 @@ def radius_below(node, radius):
     match type(layer).__name__:
         case kind if kind in POINTWISE:
             return radius
+        case "Functional":  # a network in a network
+            return radius_of(layer, radius)
         case "GetItem" if node.arguments.args[1][0] is Ellipsis:  # x[..., a:b], some of the channels
             return radius
         case "Conv2D" if layer.strides == layer.dilation_rate == (1, 1):

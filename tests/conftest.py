@@ -25,7 +25,7 @@ from runs import devices, store
 from scoring import figures, tables, testsets
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # as upscale.py has it: whichever test loads TensorFlow first
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # as exact tiles need it: whichever test loads TensorFlow first
 os.environ.pop("SRGAN_DATA", None)
 os.environ.pop("SRGAN_RUNS", None)
 os.environ.pop("SRGAN_CACHE", None)
@@ -147,6 +147,15 @@ def write_evaluation(folder, rng, sets, methods):
                 figures.write_method(folder / set_name, image, method, sr)
                 scores[set_name][method][image.name] = {"psnr_y": 30.0 + i}
     tables.write_json(folder / "results.json", tables.summarise(scores, dict.fromkeys(sets)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache folder of these tests; "auto" is TensorFlow, so that no engine is timed or converted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SRGAN_ENGINE", "tensorflow")
+        yield
 
 
 @pytest.fixture

