@@ -17,7 +17,7 @@ from images import pictures
 from inference.tiles import Upscaler
 from runs import store
 from utils import UserError
-from web import compare
+from web import compare, serving
 from web.compare import Making, Sessions, on_disk, plain_name, read_upload
 
 
@@ -48,7 +48,7 @@ def test_only_what_is_offered_and_uploaded_is_opened(tmp_path):
     secret, sessions, request = tmp_path / "secret.png", Sessions(), SimpleNamespace(session_hash="a")
     secret.write_bytes(content_of(np.zeros((24, 24, 3), np.uint8)))
     (tmp_path / "page").mkdir()
-    actions = Actions(["offered"], 4, tmp_path / "page", 1, sessions)
+    actions = Actions(["offered"], 4, serving.Folder(tmp_path / "page"), 1, sessions)
     for path in (secret, tmp_path / "page" / ".." / "secret.png"):
         assert "the upload was lost" in actions.receive(str(path), request)[1] and secret.is_file()
     sessions.of(request).replace(read_upload("a.png", secret.read_bytes(), 4, 1))
@@ -222,6 +222,7 @@ def test_sessions_end():
     assert stopped.is_set() and first.upload == "an upload" and not first.views and not first.stopped.is_set()
     stopped = first.stopped
     first.used -= compare.KEEP + 1
+    sessions.drop_idle()
     second = sessions.of(SimpleNamespace(session_hash="b"))
     assert list(sessions) == ["b"] and stopped.is_set() and first.upload is None
     sessions.drop("b")
