@@ -5,9 +5,12 @@ Before anything is scored, bicubic must reach its known figures (scoring/testset
 """
 
 import argparse
+import itertools
+import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +20,11 @@ from tqdm import tqdm
 import data
 import utils
 from cli import terminal
+from images import hashes, pictures
 from inference import compiled
 from networks.registry import NETWORKS
 from runs import store
-from scoring import explain, figures, metrics, report, tables, testsets
+from scoring import explain, figures, foreign, kept, metrics, report, tables, testsets
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -32,29 +36,61 @@ REPEATS = 8  # a model is compiled for a shape that has at least this many batch
 BATCH = 4  # images at most, all of one size: padding them to one size would change what the network sees at the border
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods, the rows of the tables. Each has a name, the file of its weights or None, made_of(set, image): what its
+# picture of an image depends on, in short, and pictures(images, repeats): SR, once it is ready(). Pictures that other
+# programs made are a method as well (foreign.Folder); they are taken in before, so they are never made here.
+
+
 class Interpolation:
     """A method without weights: MATLAB's imresize by `scale`; name: a key of utils.KERNELS."""
 
-    matched = False  # see networks.registry.Network
+    weights = None
 
     def __init__(self, name, scale):
         self.name = name
         self.scale = scale
 
-    def upscale(self, lrs, repeats=False):
-        """A list of uint8 [h, w, c] to one of uint8 [scale·h, scale·w, c]."""
-        return [utils.imresize(lr_u8, self.scale, self.name) for lr_u8 in lrs]
+    def made_of(self, set_name, image):
+        return kept.digest_of(self.name, image.digest, self.scale)
+
+    def ready(self):
+        pass
+
+    def pictures(self, images, repeats=False):
+        """[testsets.Image] to a list of uint8 [scale·h, scale·w, c]."""
+        return [utils.imresize(image.lr, self.scale, self.name) for image in images]
+
+
+class Trained:
+    """A method with weights, which are loaded when it has something to do.
+
+    load(): its Model; parts: what that depends on, texts and numbers; weights: the file, None for mixed ones.
+    """
+
+    def __init__(self, name, load, parts, weights=None):
+        self.name, self.load, self.parts, self.weights = name, load, parts, weights
+        self.model = None
+
+    def made_of(self, set_name, image):
+        return kept.digest_of(*self.parts, image.digest)
+
+    def ready(self):
+        """Load the weights. Raises UserError."""
+        self.model = self.model or self.load()
+
+    def pictures(self, images, repeats=False):
+        """[testsets.Image] whose LR is of one size to a list of uint8 [scale·h, scale·w, 3]; repeats: see Model."""
+        lrs = [image.lr for image in images]
+        srs = self.model.upscale(lrs, repeats)
+        return list(map(match_colours, srs, lrs)) if self.model.matched else srs
 
 
 class Model:
-    """A generator as a method; its name becomes the name of its row.
+    """A generator at work. name: its run's; config: the MODEL section it was built from."""
 
-    config: the MODEL section it was built from; weights: the file its weights come from, None if there is none.
-    """
-
-    def __init__(self, name, generator, config, weights=None):
+    def __init__(self, name, generator, config):
         self.name = name
-        self.weights = weights
         self.plain, self.compiled = (compiled.inference(generator, config, xla) for xla in (False, True))
         self.matched = NETWORKS[config.network].matched
 
@@ -74,18 +110,21 @@ def match_colours(sr_u8, lr_u8):
     return utils.round_u8(exposure.match_histograms(sr_u8.astype(np.float64), lr, channel_axis=-1))
 
 
-def load_models(models, optional):
-    """[Model] of {row name: path}. One that cannot be loaded is left out and named if `optional`, else a UserError."""
-    loaded = []
-    for name, path in models.items():
-        try:
-            generator, about = store.load_generator(path)
-            loaded.append(Model(name, generator, about["config"].MODEL, path))
-        except UserError as error:
-            if not optional:
-                raise
-            print(f"left out: {error}")
-    return loaded
+def load_model(name, path):
+    """The Model of a run. Raises UserError."""
+    generator, about = store.load_generator(path)
+    return Model(name, generator, about["config"].MODEL)
+
+
+def trained(models):
+    """[Trained] of {row name: path}."""
+    return [Trained(name, partial(load_model, name, path), parts_of(path), path) for name, path in models.items()]
+
+
+def parts_of(path):
+    """What a run's pictures depend on: its weights' digest and its network."""
+    weights, about = store.describe_weights(path)
+    return hashes.file_digest(weights, "sha256"), json.dumps(about["config"].MODEL, sort_keys=True)
 
 
 def check_blend(first, second, scale):
@@ -96,9 +135,14 @@ def check_blend(first, second, scale):
 
 
 def blend(first, second, shares):
-    """[Model] with the weights (1 - t)·first + t·second for each t of `shares`, as ESRGAN (Wang et al., 2018) does."""
-    blends = zip(shares, store.blends(first, second, shares), strict=True)
-    return [Model(f"blend_{t:g}", generator, about["config"].MODEL) for t, (generator, about) in blends]
+    """[Trained] with the weights (1 - t)·first + t·second for each t of `shares`, as of ESRGAN (Wang et al., 2018)."""
+
+    def load(t):
+        ((generator, about),) = store.blends(first, second, [t])
+        return Model(f"blend_{t:g}", generator, about["config"].MODEL)
+
+    parts = (*parts_of(first), *parts_of(second))
+    return [Trained(f"blend_{t:g}", partial(load, t), (*parts, t)) for t in shares]
 
 
 def choose_models(weights, methods, scale):
@@ -129,24 +173,43 @@ def choose_models(weights, methods, scale):
     return chosen
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Scoring
+
+
 class Task(NamedTuple):
     """A batch of images to be scored by one method; repeats: whether many batches of the same shape are to come."""
 
     set_name: str
     images: list  # testsets.Image, LR of one size
-    method: object  # Interpolation or Model
+    method: object  # see above
+    there: dict  # {image: the hash of its picture's pixels} of those whose pictures lie in the report already
     repeats: bool
 
+    @property
+    def new(self):
+        """The images whose pictures are to be made."""
+        return [image for image in self.images if image.name not in self.there]
 
-def make_tasks(methods, sets):
+
+def make_tasks(methods, sets, out, known, pool):
     """[Task] for every method on every image; arguments as in evaluate."""
     batches = [(name, images) for name, members in sets.items() for images in batches_of(members.images)]
-    counts = Counter((len(images), images[0].lr.shape) for _, images in batches)
-    repeats = [counts[len(images), images[0].lr.shape] >= REPEATS for _, images in batches]
+
+    def task_of(part):
+        (name, images), method = part
+        there = {}
+        for image in images:
+            files = figures.files_of(out / name, image.name, method.name)
+            if note := known.files(method.made_of(name, image), *files):
+                there[image.name] = note["pixels"]
+        return Task(name, images, method, there, False)
+
+    tasks = list(pool.map(task_of, itertools.product(batches, methods)))
+    counts = Counter((task.method.name, len(task.new), task.images[0].lr_size) for task in tasks)
     return [
-        Task(name, images, method, often)
-        for (name, images), often in zip(batches, repeats, strict=True)
-        for method in methods
+        task._replace(repeats=counts[task.method.name, len(task.new), task.images[0].lr_size] >= REPEATS)
+        for task in tasks
     ]
 
 
@@ -154,34 +217,60 @@ def batches_of(images):
     """[testsets.Image] as lists of at most BATCH images whose LR is of one size; sizes as they first come."""
     sizes = {}
     for image in images:
-        sizes.setdefault(image.lr.shape, []).append(image)
+        sizes.setdefault(image.lr_size, []).append(image)
     return [same[i : i + BATCH] for same in sizes.values() for i in range(0, len(same), BATCH)]
 
 
-def score(task, names, scale, folder):
-    """[{measure: value}] of a task's images; writes the pictures below the set's folder. names: as in evaluate."""
-    scores = []
-    lrs = [image.lr for image in task.images]
-    for image, sr in zip(task.images, task.method.upscale(lrs, task.repeats), strict=True):
-        if task.method.matched:
-            sr = match_colours(sr, image.lr)
-        figures.write_method(folder, image, task.method.name, sr)
-        scores.append(metrics.measure(names, sr, image.hr, image.lr, scale))
+def ready(tasks, optional):
+    """Load the methods that have pictures to make: the tasks of those that can be. Others raise a UserError or, if
+    `optional`, are left out and named.
+    """
+    methods = {task.method.name: task.method for task in tasks if task.new}
+    for name, method in methods.items():
+        try:
+            method.ready()
+        except UserError as error:
+            if not optional:
+                raise
+            print(f"left out: {error}")
+            tasks = [task for task in tasks if task.method.name != name]
+    return tasks
+
+
+def score(task, names, scale, folder, known):
+    """[{measure: value}] of a task's images; writes new pictures below the set's folder. Arguments: see evaluate."""
+    scores, new = [], task.new
+    made = {
+        image.name: sr for image, sr in zip(new, task.method.pictures(new, task.repeats) if new else (), strict=True)
+    }
+    for image in task.images:
+        files = figures.files_of(folder, image.name, task.method.name)
+        if image.name in made:
+            figures.write_method(folder, image, task.method.name, made[image.name])
+            pixels = hashes.pixel_hash(made[image.name])
+            known.add_files(task.method.made_of(task.set_name, image), {"pixels": pixels}, *files)
+        else:
+            pixels = task.there[image.name]
+
+        def read(name=image.name, path=files[0]):
+            return made[name] if name in made else pictures.read_image(path)
+
+        scores.append(known.measure(names, image, scale, pixels, read))
     return scores
 
 
-def evaluate(methods, sets, names, scale, out, pool):
-    """Score every method on every image and write the pictures: {set: {method: {image: {measure: value}}}}.
+def evaluate(tasks, sets, names, scale, out, known, pool):
+    """Do the tasks and write the pictures: {set: {method: {image: {measure: value}}}}.
 
-    methods: list of Interpolation or Model; sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS;
-    out: folder, gets the pictures (figures.py); pool: Executor, its threads do the work.
+    sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS; out: folder, gets the pictures
+    (figures.py); known: kept.Kept; pool: Executor, its threads do the work.
     """
-    results = {}
-    for name, members in sets.items():
-        figures.check_names([image.name for image in members.images], [method.name for method in methods])
-        results[name] = {method.name: {image.name: None for image in members.images} for method in methods}
-    tasks = make_tasks(methods, sets)
-    answers = pool.map(lambda task: score(task, names, scale, out / task.set_name), tasks)
+    methods = list(dict.fromkeys(task.method.name for task in tasks))
+    results = {
+        name: {method: {image.name: None for image in members.images} for method in methods}
+        for name, members in sets.items()
+    }
+    answers = pool.map(lambda task: score(task, names, scale, out / task.set_name, known), tasks)
     with tqdm(total=sum(len(task.images) for task in tasks), unit="image", desc="scoring", disable=None) as progress:
         for task, scores in zip(tasks, answers, strict=True):
             for image, values in zip(task.images, scores, strict=True):
@@ -193,11 +282,11 @@ def evaluate(methods, sets, names, scale, out, pool):
 def record(models, results, scale):
     """Write the models' means on proven sets beside their weights, unless some are recorded there already.
 
-    models: list of Model; results: {set: {method: tables.Row}}. A mean that differs from the recorded one by more than
-    the last digit of the tables is named: something between these weights and the figure has changed. Less is the
-    rounding of another machine.
+    models: methods with weights; results: {set: {method: tables.Row}}. A mean that differs from the recorded one by
+    more than the last digit of the tables is named: something between these weights and the figure has changed. Less
+    is the rounding of another machine.
     """
-    for entry in models:
+    for entry in dict.fromkeys(models):
         try:
             recorded = store.read_scores(entry.weights)
             scores = {key: dict(means) for key, means in recorded.items()}
@@ -236,7 +325,8 @@ def shares_of(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Score interpolations and trained models on Set5, Set14 and BSD100, and write their pictures.",
-        epilog="example: python evaluate.py --sets Set5 --weights checkpoint/my_run",
+        epilog="examples: python evaluate.py --sets Set5 --weights checkpoint/my_run; with another program's pictures "
+        "beside ours: python evaluate.py --pictures ESRGAN=~/results/ESRGAN",
     )
     add = parser.add_argument
     add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
@@ -257,6 +347,22 @@ def parse_arguments():
         type=terminal.names,
         metavar="A,B",
         help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)",
+    )
+    add(
+        "--pictures",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=DIR",
+        help="rows of SR that other programs made, as SRCNN=~/SRCNN: files are known by their names or pixels",
+    )
+    add("--match", metavar="PATTERN", help="which file is which image, as '{set}/{image}_x{scale}_*.png'")
+    add(
+        "--pairs",
+        nargs=2,
+        type=Path,
+        metavar=("SR_DIR", "HR_DIR"),
+        help="score the pictures of one folder against those of another, without any set; beside bicubic",
     )
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
     add(
@@ -284,6 +390,14 @@ def parse_arguments():
     args = parser.parse_args()
     if str(args.out) == "." or args.out.is_file():
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
+    if args.pairs:
+        if args.sets:
+            parser.error("--pairs needs no --sets: HR_DIR is the set")
+        sr, hr = args.pairs
+        args.pictures.append(f"{sr.resolve().name if sr.resolve().name != hr.resolve().name else 'SR'}={sr}")
+        args.methods = args.methods or ("bicubic",)
+    if args.match and not args.pictures:
+        parser.error("--match goes with --pictures or --pairs")
     if args.sets:  # upper and lower case are the same
         spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
         args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)
@@ -312,17 +426,64 @@ def check_arguments(args):
         check_blend(*args.blend_sweep[:2], args.scale)
 
 
-def load_methods(args, models):
-    """[Interpolation or Model] in the order of the rows; models: {row name: path}. Raises UserError."""
+def choose_sets(args):
+    """{set: paths} of what is to be scored. Raises UserError."""
+    if not args.pairs:
+        return data.find_test_sets(args.data, args.sets)
+    hr = args.pairs[1]
+    if not (paths := utils.list_images(hr) if hr.is_dir() else []):
+        raise UserError(f"--pairs: {hr} is not a folder of pictures")
+    return {hr.resolve().name: paths}
+
+
+def choose_methods(args, models, folders):
+    """The methods in the order of the rows; models: {row name: path}; folders: [foreign.Folder]. Raises UserError."""
     methods = [Interpolation(name, args.scale) for name in INTERPOLATIONS if not args.methods or name in args.methods]
-    methods += load_models(models, optional=not (args.weights or args.methods))
+    methods += trained(models)
     order = {name: i for i, name in enumerate(args.methods or ())}
     methods.sort(key=lambda method: order.get(method.name, len(order)))
     if args.blend_sweep:
         methods += blend(*args.blend_sweep)
+    methods += folders
+    if twice := [name for name, times in Counter(method.name for method in methods).items() if times > 1]:
+        raise UserError(f"two rows would be called {twice[0]}: give --pictures another NAME")
     if args.significance and len(methods) < 2:
         raise UserError("--significance compares methods, and there is only one")
     return methods
+
+
+def look_for(folders, sets, wanted):
+    """The sets of which every folder of foreign pictures has the pictures; others are named or, if `wanted`, refused.
+
+    folders: [foreign.Folder]; sets: {set: testsets.ImageSet}. Raises UserError.
+    """
+    lacking = {}
+    for folder in folders:
+        for name, members in sets.items():
+            if not folder.look_for(name, members):
+                lacking.setdefault(name, f"{folder.name} ({folder.place})")
+    if lacking and (wanted or len(lacking) == len(sets)):
+        name, theirs = next(iter(lacking.items()))
+        raise UserError(
+            f"{theirs} has no picture that is one of {name} by its name or its pixels: --match says which file is which"
+        )
+    for name, theirs in lacking.items():
+        print(f"left out: {name}, of which {theirs} has no pictures")
+    return {name: members for name, members in sets.items() if name not in lacking}
+
+
+def take_in(folders, sets, out, known, pool):
+    """Put foreign pictures into the report: {set: {method: [sentence]}}, what is to be said of them; it is printed.
+
+    Arguments as in look_for and evaluate.
+    """
+    notes = {name: {} for name in sets}
+    for name, members in sets.items():
+        for folder in folders:
+            notes[name][folder.name] = folder.take_all(name, members, out / name, known, pool)
+            for sentence in notes[name][folder.name]:
+                print(f"{folder.name} on {name}: {sentence}")
+    return notes
 
 
 def write_results(args, results, sets, focus):
@@ -343,24 +504,32 @@ def main():
     if args.explain:
         return explain.explain(args.explain, args.data, args.scale)
     check_arguments(args)
-    sets = data.find_test_sets(args.data, args.sets)
+    sets = choose_sets(args)
+    folders = foreign.parse(args.pictures, args.scale, args.match)
     models = choose_models(args.weights, args.methods, args.scale)
+    methods = choose_methods(args, models, folders)
     for folder in (args.out, args.json.parent) if args.json else (args.out,):
         folder.mkdir(parents=True, exist_ok=True)
     if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
 
     names = [name for name in metrics.COLUMNS if name in (args.metrics or metrics.COLUMNS)]
+    known = kept.Kept(args.out)
     with ThreadPoolExecutor(THREADS) as pool:
-        sets = testsets.read_sets(sets, args.scale, pool)
-        testsets.prove(sets, args.scale, pool, args.force)
-        methods = load_methods(args, models)
-        tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
-        focus = figures.write_originals(args.out, sets, args.scale, pool)
-        scores = evaluate(methods, sets, names, args.scale, args.out, pool)
-    results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})
+        sets = look_for(folders, testsets.read_sets(sets, args.scale, pool), args.sets or args.pairs)
+        for members in sets.values():
+            figures.check_names([image.name for image in members.images], [method.name for method in methods])
+        testsets.prove(sets, args.scale, pool, args.force, known)
+        notes = take_in(folders, sets, args.out, known, pool)
+        tasks = make_tasks(methods, sets, args.out, known, pool)
+        if any(isinstance(task.method, Trained) and task.new for task in tasks):
+            tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
+        tasks = ready(tasks, optional=not (args.weights or args.methods))
+        focus = figures.write_originals(args.out, sets, args.scale, pool, known)
+        scores = evaluate(tasks, sets, names, args.scale, args.out, known, pool)
+    results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()}, notes)
     write_results(args, results, sets, focus)
-    record([method for method in methods if isinstance(method, Model) and method.weights], results, args.scale)
+    record([task.method for task in tasks if task.method.weights], results, args.scale)
     print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 

@@ -80,7 +80,7 @@ def content(results, sets, focus):
 
     def describe(set_name, image):
         values = [results[set_name][method].images[image.name] for method in methods]
-        height, width = image.hr.shape[:2]
+        height, width = image.hr_size
         files = [figures.path_of(image.name, method) for method in methods]
         files = [figures.path_of(image.name, folder="lr"), *files, figures.path_of(image.name, folder="original")]
         departures = [figures.path_of(image.name, method, "departure") for method in methods]
@@ -91,7 +91,11 @@ def content(results, sets, focus):
             "size": [width, height],
             "focus": focus[set_name][image.name],
             "files": [address(set_name, path) for path in files],
-            "captions": [size_of(image.lr), *(figures.caption(row, names) for row in values), size_of(image.hr)],
+            "captions": [
+                size_of(image.lr_size),
+                *(figures.caption(row, names) for row in values),
+                size_of(image.hr_size),
+            ],
             "departures": [address(set_name, path) for path in departures],
             "consistency": [f"{COLUMNS['consistency'].title} {text}" if text else "" for text in consistency],
         }
@@ -102,8 +106,8 @@ def content(results, sets, focus):
     }
 
 
-def size_of(image):
-    return f"{image.shape[1]} × {image.shape[0]} pixels"
+def size_of(size):
+    return f"{size[1]} × {size[0]} pixels"
 
 
 def address(set_name, path):

@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -66,13 +66,14 @@ class Row:
 
     means: {measure: mean over the images}; images: {image: {measure: value}}; p_psnr_y: {other method: p of the
     difference in PSNR-Y}, None if PSNR-Y was not measured; doubt: why the figures cannot be compared with published
-    ones, a clause, or None.
+    ones, a clause, or None; notes: [sentence], what is to be known of pictures from elsewhere.
     """
 
     means: dict
     images: dict
     p_psnr_y: dict | None = None
     doubt: str | None = None
+    notes: list = field(default_factory=list)
 
     def finite_means(self):
         """{measure: mean} without infinite means and NaN."""
@@ -85,22 +86,32 @@ class Row:
             content["p_psnr_y"] = self.p_psnr_y
         if self.doubt:
             content["not_comparable"] = self.doubt
+        if self.notes:
+            content["notes"] = self.notes
         return finite(content | {"images": self.images})
 
 
-def summarise(scores, doubts):
-    """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}; doubts: {set: clause or None}."""
+def summarise(scores, doubts, notes=None):
+    """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}.
+
+    doubts: {set: clause or None}; notes: {set: {method: [sentence]}} of the methods that have some.
+    """
+    noted = notes or {}
     return {
-        set_name: {method: make_row(method, methods, doubts[set_name]) for method in methods}
+        set_name: {
+            method: make_row(method, methods, doubts[set_name], noted.get(set_name, {}).get(method, []))
+            for method in methods
+        }
         for set_name, methods in scores.items()
     }
 
 
-def make_row(method, methods, doubt):
-    """The Row of a method; methods: {method: {image: {measure: value}}} of its set; doubt: as in Row."""
+def make_row(method, methods, doubt, notes=()):
+    """The Row of a method; methods: {method: {image: {measure: value}}} of its set; doubt, notes: as in Row."""
     images = methods[method]
     names = next(iter(images.values()))
     row = Row({name: mean_of([image[name] for image in images.values()]) for name in names}, images, doubt=doubt)
+    row.notes = list(notes)
     if "psnr_y" in names:
         row.p_psnr_y = {other: p_value(images, theirs) for other, theirs in methods.items() if other != method}
     return row
@@ -183,12 +194,16 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-    """columns: {title: what it is, in words}; rows: [Line]; warning: why the figures are not comparable, or None."""
+    """columns: {title: what it is, in words}; rows: [Line]; warning: why the figures are not comparable, or None.
+
+    notes: [sentence] on single rows, which begin with the row's name.
+    """
 
     title: str
     columns: dict
     rows: list
     warning: str | None = None
+    notes: tuple = ()
 
 
 def make_cells(values, column):
@@ -223,6 +238,7 @@ def score_table(set_name, results, scale):
         {column.title: column.about for column in columns.values()},
         lines,
         f"NOT COMPARABLE with published figures: {first.doubt}" if first.doubt else None,
+        tuple(f"{method}: {sentence}" for method, row in ours.items() for sentence in row.notes),
     )
 
 
@@ -285,6 +301,8 @@ def print_table(table):
     print(" " * width, *(f"{title:>{each}}" for title in table.columns))
     for row in table.rows:
         print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
+    for note in table.notes:
+        print(f"  {note}")
 
 
 def write_markdown(path, results, scale, significance=False):
@@ -307,7 +325,7 @@ def markdown_lines(table):
         mark = "*" if row.paper else ""
         cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
         lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
-    return lines
+    return lines + ([""] if table.notes else []) + [f"- {markdown(note)}" for note in table.notes]
 
 
 def markdown(text):

@@ -4,11 +4,13 @@ A kernel, a rounding, a border or a colour conversion that is slightly wrong cos
 bad model. MATLAB's bicubic has known figures on the three sets; an evaluation that does not reach them is refused.
 """
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +62,70 @@ class Image(NamedTuple):
     hr: np.ndarray
     lr: np.ndarray
 
+    @property
+    def hr_size(self):
+        return self.hr.shape[:2]
+
+    @property
+    def lr_size(self):
+        return self.lr.shape[:2]
+
+    @property
+    def uncut(self):
+        return self.hr_size
+
+    @property
+    def digest(self):
+        return hashes.pixel_hash(self.hr)
+
+
+DECODED = 16  # images of a set whose pixels are kept: all rows of an image are scored one after the other
+
+
+@dataclass
+class ImageFile:
+    """An Image whose pixels are read again when they are needed, so that a set takes no memory.
+
+    decode: from its path to (the whole image, HR, LR); channels: how many of theirs are its own; hr_size, lr_size:
+    (height, width); uncut: HR's before it was cut to multiples of the scale; digest: the hash of HR's pixels.
+    """
+
+    name: str
+    path: Path
+    decode: Callable
+    channels: int
+    hr_size: tuple
+    lr_size: tuple
+    uncut: tuple
+    digest: str
+
+    @property
+    def hr(self):
+        return self.decode(self.path)[1][..., : self.channels]
+
+    @property
+    def lr(self):
+        return self.decode(self.path)[2][..., : self.channels]
+
+
+def decoder(scale):
+    """A function from a path to (the whole image, HR, LR) as uint8; it keeps what it has decoded last.
+
+    It raises UserError for an image that cannot be used.
+    """
+
+    smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
+
+    @functools.lru_cache(DECODED)
+    def decode(path):
+        image = pictures.read_image(path)
+        if min(image.shape[:2]) < smallest:
+            raise UserError(f"{path} is smaller than {smallest}×{smallest}")
+        hr = utils.mod_crop(image, scale)
+        return image, hr, utils.imresize(hr, 1 / scale)
+
+    return decode
+
 
 @dataclass
 class ImageSet:
@@ -79,10 +145,9 @@ def read_sets(sets, scale, pool):
 
 
 class Recognised(NamedTuple):
-    """An image as it was read: its pixels, and which image of a known set it is."""
+    """An image as it was read: without a name yet, and which image of a known set it is."""
 
-    hr: np.ndarray
-    lr: np.ndarray
+    image: ImageFile
     known_as: str | None  # its name in the known set
     swapped: bool  # whether it is that image with red and blue swapped
 
@@ -97,25 +162,25 @@ def recognise(image, set_name, scale):
     return None, False
 
 
-def read_and_recognise(path, set_name, scale):
-    """The Recognised image of a file. Raises UserError if it cannot be used."""
-    image = pictures.read_image(path)
-    smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
-    if min(image.shape[:2]) < smallest:
-        raise UserError(f"{path} is smaller than {smallest}×{smallest}")
+def read_and_recognise(path, set_name, scale, decode):
+    """The Recognised image of a file; decode: from decoder(). Raises UserError if it cannot be used."""
+    image, hr, lr = decode(path)
     known_as, swapped = recognise(image, set_name, scale)
-    if known_as and hashes.read_manifest()[set_name][known_as]["channels"] == 1:
-        image = image[..., :1]  # a gray original that was saved as RGB
-    hr = utils.mod_crop(image, scale)
-    return Recognised(hr, utils.imresize(hr, 1 / scale), known_as, swapped)
+    # A gray original may have been saved as RGB.
+    gray = bool(known_as) and hashes.read_manifest()[set_name][known_as]["channels"] == 1
+    channels = 1 if gray else image.shape[-1]
+    sizes = (hr.shape[:2], lr.shape[:2], image.shape[:2])
+    digest = hashes.pixel_hash(hr[..., :channels])
+    return Recognised(ImageFile("", path, decode, channels, *sizes, digest), known_as, swapped)
 
 
 def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> ImageSet:
     """One set of read_sets."""
+    decode = decoder(scale)
 
     def read(path):
         try:
-            return read_and_recognise(path, set_name, scale)
+            return read_and_recognise(path, set_name, scale, decode)
         except UserError as error:
             return error
 
@@ -127,7 +192,7 @@ def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> Imag
         name = os.fsencode(path.stem).decode(errors="replace")  # a file name may hold any bytes
         while name in images:  # in two folders, or in two formats
             name += "_"
-        images[name] = Image(name, answer.hr, answer.lr)
+        images[name] = replace(answer.image, name=name)
         swapped += answer.swapped
         if answer.known_as and not answer.swapped:
             known.add(answer.known_as)
@@ -163,10 +228,11 @@ def lr_digest(images):
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def self_test(set_name, images, scale, pool):
+def self_test(set_name, images, scale, pool, scored=None):
     """Compare LR and bicubic's scores with the known ones: what is wrong, in words, or None.
 
-    images: list of Image; pool: Executor. None too for a set or scale without known figures.
+    images: list of Image; pool: Executor; scored: kept.Kept, what the same pixels scored before. None too for a set or
+    scale without known figures.
     """
     known = KNOWN.get((set_name, scale))
     if not known:
@@ -177,7 +243,10 @@ def self_test(set_name, images, scale, pool):
         )
 
     def score(image):
-        return list(metrics.measure(known, utils.imresize(image.lr, scale), image.hr, image.lr, scale).values())
+        sr = utils.imresize(image.lr, scale)
+        if not scored:
+            return list(metrics.measure(known, sr, image.hr, image.lr, scale).values())
+        return list(scored.measure(known, image, scale, hashes.pixel_hash(sr), lambda: sr).values())
 
     means = dict(zip(known, np.mean(list(pool.map(score, images)), axis=0), strict=True))
     wrong = [name for name in known if abs(means[name] - known[name]) > TOLERANCE[name]]
@@ -193,7 +262,7 @@ def self_test(set_name, images, scale, pool):
     return f"the bicubic row reads {figures}: {reason}"
 
 
-def prove(sets, scale, pool, force=False):
+def prove(sets, scale, pool, force=False, scored=None):
     """Check every set before anything is scored: is it the published one, and does it pass the self-test?
 
     sets: from read_sets; one that fails the self-test gets its doubt. force: only print what is wrong and go on.
@@ -203,7 +272,7 @@ def prove(sets, scale, pool, force=False):
         if members.doubt:
             claim = f"this is not {name} as it is published: {members.doubt}"
             advice = f"`python data.py {name.lower()}` fetches the originals"
-        elif failure := self_test(name, members.images, scale, pool):
+        elif failure := self_test(name, members.images, scale, pool, scored):
             members.doubt = failure
             claim, advice = f"the evaluation fails its self-test on {name}: {members.doubt}", "nothing was scored"
         else:
