@@ -421,6 +421,8 @@ class Folder:
 
 def parse(arguments, scale, pattern=None):
     """[Folder] of the texts NAME=DIR of --pictures. Raises UserError."""
+    if pattern:
+        check_pattern(pattern)
     folders = []
     for text in arguments:
         name, _, place = text.partition("=")
