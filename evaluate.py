@@ -24,7 +24,7 @@ from images import hashes, pictures
 from inference import compiled
 from networks.registry import NETWORKS
 from runs import store
-from scoring import explain, figures, foreign, kept, metrics, report, tables, testsets
+from scoring import explain, figures, foreign, kept, metrics, plot, report, tables, testsets
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -371,6 +371,12 @@ def parse_arguments():
         metavar=("A", "B", "0:1:0.25"),
         help="rows of mixed weights (1-t)·A + t·B of two runs of one network, t from start to stop by step",
     )
+    add(
+        "--axes",
+        type=terminal.names,
+        metavar="X,Y",
+        help="two measures for the page's plot (default: psnr_y,niqe_own); python -m scoring.plot draws others later",
+    )
     add("--significance", action="store_true", help="print p-values between the methods, as in the paper's section 3.1")
     add(
         "--explain",
@@ -386,6 +392,7 @@ def parse_arguments():
         default=store.PROJECT / "samples" / "evaluate",
         help="where index.html, its pictures, table.md, results.json and results.csv go (default: samples/evaluate)",
     )
+    add("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX, for the package booktabs")
     add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
     args = parser.parse_args()
     if str(args.out) == "." or args.out.is_file():
@@ -420,8 +427,11 @@ def check_arguments(args):
             raise UserError(f"there is no measure called '{name}'; there are {', '.join(metrics.COLUMNS)}")
     if args.significance and "psnr_y" not in (args.metrics or metrics.COLUMNS):
         raise UserError("--significance needs psnr_y among the --metrics")
-    if args.json and args.json.is_dir():
-        raise UserError(f"--json takes a file, and {args.json} is a folder")
+    for flag, path in (("--json", args.json), ("--latex", args.latex)):
+        if path and path.is_dir():
+            raise UserError(f"{flag} takes a file, and {path} is a folder")
+    if args.axes:
+        plot.check_axes(args.axes)
     if args.blend_sweep:
         check_blend(*args.blend_sweep[:2], args.scale)
 
@@ -496,7 +506,9 @@ def write_results(args, results, sets, focus):
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
     tables.write_markdown(args.out / "table.md", results, args.scale, args.significance)
-    report.write(args.out, results, sets, focus, args.scale)
+    if args.latex:
+        tables.write_latex(args.latex, results, args.scale, args.significance)
+    report.write(args.out, results, sets, focus, args.scale, args.axes)
 
 
 def main():
@@ -508,7 +520,7 @@ def main():
     folders = foreign.parse(args.pictures, args.scale, args.match)
     models = choose_models(args.weights, args.methods, args.scale)
     methods = choose_methods(args, models, folders)
-    for folder in (args.out, args.json.parent) if args.json else (args.out,):
+    for folder in (args.out, *(path.parent for path in (args.json, args.latex) if path)):
         folder.mkdir(parents=True, exist_ok=True)
     if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
