@@ -286,7 +286,7 @@ def record(models, results, scale):
     more than the last digit of the tables is named: something between these weights and the figure has changed. Less
     is the rounding of another machine.
     """
-    for entry in dict.fromkeys(models):
+    for entry in models:
         try:
             recorded = store.read_scores(entry.weights)
             scores = {key: dict(means) for key, means in recorded.items()}
@@ -334,7 +334,7 @@ def parse_arguments():
         "--sets",
         type=terminal.names,
         metavar="A,B",
-        help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)",
+        help="Set5, Set14, BSD100, Urban100, Manga109, samples, other folders in DIR (default: the first three)",
     )
     add(
         "--methods",
@@ -406,7 +406,7 @@ def parse_arguments():
     if args.match and not args.pictures:
         parser.error("--match goes with --pictures or --pairs")
     if args.sets:  # upper and lower case are the same
-        spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
+        spelling = {name.lower(): name for name in (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)}
         args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)
     if args.blend_sweep:
         try:
@@ -420,8 +420,9 @@ def check_arguments(args):
     """Raise UserError for names that do not exist and for options that do not go together."""
     for name in args.sets or ():
         own = Path(name).name == name and (data.data_root(args.data) / name).is_dir()
-        if name not in (*data.TEST_SETS, data.SAMPLES) and not own:
-            raise UserError(f"there is no set called '{name}'; there are {', '.join((*data.TEST_SETS, data.SAMPLES))}")
+        known = (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)
+        if name not in known and not own:
+            raise UserError(f"there is no set called '{name}'; there are {', '.join(known)}")
     for name in args.metrics or ():
         if name not in metrics.COLUMNS:
             raise UserError(f"there is no measure called '{name}'; there are {', '.join(metrics.COLUMNS)}")
@@ -541,7 +542,8 @@ def main():
         scores = evaluate(tasks, sets, names, args.scale, args.out, known, pool)
     results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()}, notes)
     write_results(args, results, sets, focus)
-    record([task.method for task in tasks if task.method.weights], results, args.scale)
+    rows = {task.method.name: task.method for task in tasks}
+    record([method for method in rows.values() if method.weights], results, args.scale)
     print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 

@@ -115,7 +115,14 @@ def test_folders_of_the_sets_name_come_first(tmp_path, images):
 
 def file_of(image, uncut):
     return testsets.ImageFile(
-        image.name, None, lambda path: (uncut, image.hr, image.lr), 3, image.hr_size, image.lr_size, uncut.shape[:2], ""
+        image.name,
+        None,
+        lambda path: testsets.Decoded(uncut, image.hr, image.lr, 0),
+        3,
+        image.hr_size,
+        image.lr_size,
+        uncut.shape[:2],
+        "",
     )
 
 
