@@ -23,7 +23,7 @@ from cli import terminal
 from images import hashes, pictures
 from inference import compiled
 from networks.registry import NETWORKS
-from runs import store
+from runs import places, store
 from scoring import explain, figures, foreign, kept, metrics, plot, report, tables, testsets
 from utils import LazyModule, UserError
 
@@ -437,10 +437,27 @@ def check_arguments(args):
         check_blend(*args.blend_sweep[:2], args.scale)
 
 
+def last_data(args):
+    """The value of --data; not given, and without a data/, that of the last evaluation, if it has the sets."""
+    if args.pairs or (store.PROJECT / "data").is_dir() or data.SAMPLES in (args.sets or ()):
+        return args.data
+    try:
+        folder = places.data_of("evaluate.py", args.data)
+        if folder is not args.data:
+            data.find_test_sets(folder, args.sets)
+        return folder
+    except UserError as error:
+        print(error)
+        return args.data
+
+
 def choose_sets(args):
     """{set: paths} of what is to be scored. Raises UserError."""
     if not args.pairs:
-        return data.find_test_sets(args.data, args.sets)
+        sets = data.find_test_sets(args.data, args.sets)
+        if data.SAMPLES not in sets:
+            places.remember("evaluate.py", args.data)
+        return sets
     hr = args.pairs[1]
     if not (paths := utils.list_images(hr) if hr.is_dir() else []):
         raise UserError(f"--pairs: {hr} is not a folder of pictures")
@@ -514,6 +531,7 @@ def write_results(args, results, sets, focus):
 
 def main():
     args = parse_arguments()
+    args.data = last_data(args)
     if args.explain:
         return explain.explain(args.explain, args.data, args.scale)
     check_arguments(args)
