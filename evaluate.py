@@ -24,7 +24,7 @@ from images import hashes, pictures
 from inference import compiled
 from networks.registry import NETWORKS
 from runs import places, store
-from scoring import explain, figures, foreign, kept, metrics, plot, report, tables, testsets
+from scoring import explain, figures, foreign, kept, metrics, perceptual, plot, report, tables, testsets
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -279,6 +279,18 @@ def evaluate(tasks, sets, names, scale, out, known, pool):
     return results
 
 
+def of_sets(scores, out):
+    """{set: {method: {"fid": value}}} of the pictures below `out`; scores: from evaluate."""
+    rows = [(set_name, method) for set_name, methods in scores.items() for method in methods]
+    found = {set_name: {} for set_name in scores}
+    for set_name, method in tqdm(rows, unit="row", desc="FID", disable=None):
+        images = scores[set_name][method]
+        srs = [out / set_name / figures.path_of(image, method) for image in images]
+        hrs = [out / set_name / figures.path_of(image, folder="original") for image in images]
+        found[set_name][method] = {"fid": perceptual.distance(srs, hrs)}
+    return found
+
+
 def record(models, results, scale):
     """Write the models' means on proven sets beside their weights, unless some are recorded there already.
 
@@ -346,7 +358,7 @@ def parse_arguments():
         "--metrics",
         type=terminal.names,
         metavar="A,B",
-        help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)",
+        help=f"which columns: {', '.join(metrics.COLUMNS)} (default: {','.join(metrics.USUAL)})",
     )
     add(
         "--pictures",
@@ -364,6 +376,7 @@ def parse_arguments():
         metavar=("SR_DIR", "HR_DIR"),
         help="score the pictures of one folder against those of another, without any set; beside bicubic",
     )
+    add("--niqe-model", type=Path, metavar="FILE", help="add NIQE with the original's model, modelparameters.mat")
     add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
     add(
         "--blend-sweep",
@@ -418,15 +431,21 @@ def parse_arguments():
 
 def check_arguments(args):
     """Raise UserError for names that do not exist and for options that do not go together."""
+    if args.niqe_model:
+        metrics.use_niqe_model(args.niqe_model)
     for name in args.sets or ():
         own = Path(name).name == name and (data.data_root(args.data) / name).is_dir()
         known = (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)
         if name not in known and not own:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(known)}")
     for name in args.metrics or ():
+        if name == "niqe" and not args.niqe_model:
+            raise UserError("niqe is the measure of --niqe-model FILE.mat; niqe_own has a model of our own")
         if name not in metrics.COLUMNS:
             raise UserError(f"there is no measure called '{name}'; there are {', '.join(metrics.COLUMNS)}")
-    if args.significance and "psnr_y" not in (args.metrics or metrics.COLUMNS):
+        if name in perceptual.LIBRARIES:
+            perceptual.check(name)
+    if args.significance and "psnr_y" not in (args.metrics or metrics.USUAL):
         raise UserError("--significance needs psnr_y among the --metrics")
     for flag, path in (("--json", args.json), ("--latex", args.latex)):
         if path and path.is_dir():
@@ -544,7 +563,8 @@ def main():
     if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
 
-    names = [name for name in metrics.COLUMNS if name in (args.metrics or metrics.COLUMNS)]
+    wanted = {*(args.metrics or metrics.USUAL), *(["niqe"] if args.niqe_model else [])}
+    names = [name for name in metrics.COLUMNS if name in wanted]
     known = kept.Kept(args.out)
     with ThreadPoolExecutor(THREADS) as pool:
         sets = look_for(folders, testsets.read_sets(sets, args.scale, pool), args.sets or args.pairs)
@@ -557,8 +577,9 @@ def main():
             tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
         tasks = ready(tasks, optional=not (args.weights or args.methods))
         focus = figures.write_originals(args.out, sets, args.scale, pool, known)
-        scores = evaluate(tasks, sets, names, args.scale, args.out, known, pool)
-    results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()}, notes)
+        scores = evaluate(tasks, sets, [name for name in names if name != "fid"], args.scale, args.out, known, pool)
+    doubts = {name: members.doubt for name, members in sets.items()}
+    results = tables.summarise(scores, doubts, notes, of_sets(scores, args.out) if "fid" in names else {})
     write_results(args, results, sets, focus)
     rows = {task.method.name: task.method for task in tasks}
     record([method for method in rows.values() if method.weights], results, args.scale)

@@ -123,9 +123,9 @@ def crop_at(image, focus):
 
 
 def caption(values, names):
-    """The first two of the measures `names` as text: "28.42 dB / 0.8101"."""
+    """The first two of the measures `names` that `values` has, as text: "28.42 dB / 0.8101"."""
     parts = []
-    for name in names[:2]:
+    for name in [name for name in names if name in values][:2]:
         column = metrics.COLUMNS[name]
         unit = " dB" if column.about.startswith("dB") else ""
         parts += [cell.text + unit for cell in tables.make_cells([values[name]], column)]

@@ -95,10 +95,11 @@ class Kept:
         """
         key = f"scores {pixels} {image.digest} {scale}"
         known = self.found.get(key, {})
-        if missing := [name for name in names if name not in known]:
-            known = known | compute(missing, sr())
+        labels = {name: name + metrics.COLUMNS[name].model if name in metrics.COLUMNS else name for name in names}
+        if missing := [name for name in names if labels[name] not in known]:
+            known = known | {labels[name]: value for name, value in compute(missing, sr()).items()}
             self.add(key, known)
-        return {name: known[name] for name in names}
+        return {name: known[labels[name]] for name in names}
 
     def measure(self, names, image, scale, pixels, sr):
         """metrics.measure of one picture; arguments as in compute."""

@@ -51,7 +51,7 @@ def section(set_name, results, scale, axes):
         "name": set_name,
         "scores": tables.score_table(set_name, results, scale),
         "plot": plot.of_set(set_name, rows, axes, scale),
-        "images": [tables.image_table(set_name, results, name) for name in measures],
+        "images": [tables.image_table(set_name, results, name) for name in measures if COLUMNS[name].compute],
         "links": {image: link_to(set_name, image) for image in next(iter(rows.values())).images},
         "significance": tables.p_table(set_name, results) if compared else None,
         "figure": address(set_name, "figure.png"),

@@ -92,19 +92,21 @@ class Row:
         return finite(content | {"images": self.images})
 
 
-def summarise(scores, doubts, notes=None):
+def summarise(scores, doubts, notes=None, of_sets=None):
     """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}.
 
-    doubts: {set: clause or None}; notes: {set: {method: [sentence]}} of the methods that have some.
+    doubts: {set: clause or None}; notes: {set: {method: [sentence]}} of the methods that have some; of_sets: {set:
+    {method: {measure: value}}} of the measures that single images have none of.
     """
-    noted = notes or {}
-    return {
-        set_name: {
-            method: make_row(method, methods, doubts[set_name], noted.get(set_name, {}).get(method, []))
-            for method in methods
-        }
-        for set_name, methods in scores.items()
-    }
+    notes, of_sets = notes or {}, of_sets or {}
+    results = {}
+    for set_name, methods in scores.items():
+        noted = notes.get(set_name, {})
+        rows = {name: make_row(name, methods, doubts[set_name], noted.get(name, ())) for name in methods}
+        for name, row in rows.items():
+            row.means |= of_sets.get(set_name, {}).get(name, {})
+        results[set_name] = rows
+    return results
 
 
 def make_row(method, methods, doubt, notes=()):
@@ -198,7 +200,9 @@ def write_csv(path, results):
             for set_name, rows in results.items():
                 for method, row in rows.items():
                     for image, values in [*row.images.items(), ("mean", row.means)]:
-                        writer.writerow([set_name, method, image, *(values[name] for name in names), row.doubt or ""])
+                        writer.writerow(
+                            [set_name, method, image, *(values.get(name, "") for name in names), row.doubt or ""]
+                        )
 
     utils.write_atomically(path, write)
 
@@ -284,7 +288,10 @@ def image_table(set_name, results, name):
     """One measure of each image of a set: a line for each image, a column for each method."""
     rows, column = results[set_name], metrics.COLUMNS[name]
     images = next(iter(rows.values())).images
-    lines = [Line(image, make_cells([row.images[image][name] for row in rows.values()], column)) for image in images]
+    lines = [
+        Line(image, make_cells([row.images[image].get(name, math.nan) for row in rows.values()], column))
+        for image in images
+    ]
     return Table(f"{column.title} of each image", dict.fromkeys(rows, column.about), lines)
 
 

@@ -29,6 +29,7 @@ HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvic
 OPTIONAL = {
     "benchmark.py": {"torch"},
     "inference/formats.py": {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"},
+    "scoring/perceptual.py": {"torch", "pyiqa", "lpips"},
     "web/study/server.py": {"starlette"},
     "web/serving.py": {"starlette", "uvicorn", "fastapi", "gradio"},
 }

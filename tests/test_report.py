@@ -36,7 +36,7 @@ def upscale(image, method):
     return sr
 
 
-def write_report(folder, sets, methods=METHODS, names=tuple(metrics.COLUMNS)):
+def write_report(folder, sets, methods=METHODS, names=metrics.USUAL):
     """What evaluate.py does, without a network: the results, and the report below `folder`."""
     with ThreadPoolExecutor(2) as pool:
         focus = figures.write_originals(folder, sets, 4, pool)
