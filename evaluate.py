@@ -434,7 +434,7 @@ def check_arguments(args):
     if args.niqe_model:
         metrics.use_niqe_model(args.niqe_model)
     for name in args.sets or ():
-        own = Path(name).name == name and (data.data_root(args.data) / name).is_dir()
+        own = Path(name).name == name != ".." and (data.data_root(args.data) / name).is_dir()
         known = (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)
         if name not in known and not own:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(known)}")
