@@ -5,26 +5,23 @@ Before anything is scored, bicubic must reach its known figures (scoring/testset
 """
 
 import argparse
-import itertools
 import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 import data
 import utils
 from cli import terminal
-from images import hashes, pictures
+from images import hashes
 from inference import compiled
 from networks.registry import NETWORKS
 from runs import places, store
-from scoring import explain, figures, foreign, kept, metrics, perceptual, plot, report, tables, testsets
+from scoring import explain, figures, foreign, kept, metrics, perceptual, plot, report, tables, testsets, work
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -32,8 +29,6 @@ exposure = LazyModule("skimage.exposure")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
-REPEATS = 8  # a model is compiled for a shape that has at least this many batches: some seconds, then a sixth faster
-BATCH = 4  # images at most, all of one size: padding them to one size would change what the network sees at the border
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,121 +169,7 @@ def choose_models(weights, methods, scale):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Scoring
-
-
-class Task(NamedTuple):
-    """A batch of images to be scored by one method; repeats: whether many batches of the same shape are to come."""
-
-    set_name: str
-    images: list  # testsets.Image, LR of one size
-    method: object  # see above
-    there: dict  # {image: the hash of its picture's pixels} of those whose pictures lie in the report already
-    repeats: bool
-
-    @property
-    def new(self):
-        """The images whose pictures are to be made."""
-        return [image for image in self.images if image.name not in self.there]
-
-
-def make_tasks(methods, sets, out, known, pool):
-    """[Task] for every method on every image; arguments as in evaluate."""
-    batches = [(name, images) for name, members in sets.items() for images in batches_of(members.images)]
-
-    def task_of(part):
-        (name, images), method = part
-        there = {}
-        for image in images:
-            files = figures.files_of(out / name, image.name, method.name)
-            if note := known.files(method.made_of(name, image), *files):
-                there[image.name] = note["pixels"]
-        return Task(name, images, method, there, False)
-
-    tasks = list(pool.map(task_of, itertools.product(batches, methods)))
-    counts = Counter((task.method.name, len(task.new), task.images[0].lr_size) for task in tasks)
-    return [
-        task._replace(repeats=counts[task.method.name, len(task.new), task.images[0].lr_size] >= REPEATS)
-        for task in tasks
-    ]
-
-
-def batches_of(images):
-    """[testsets.Image] as lists of at most BATCH images whose LR is of one size; sizes as they first come."""
-    sizes = {}
-    for image in images:
-        sizes.setdefault(image.lr_size, []).append(image)
-    return [same[i : i + BATCH] for same in sizes.values() for i in range(0, len(same), BATCH)]
-
-
-def ready(tasks, optional):
-    """Load the methods that have pictures to make: the tasks of those that can be. Others raise a UserError or, if
-    `optional`, are left out and named.
-    """
-    methods = {task.method.name: task.method for task in tasks if task.new}
-    for name, method in methods.items():
-        try:
-            method.ready()
-        except UserError as error:
-            if not optional:
-                raise
-            print(f"left out: {error}")
-            tasks = [task for task in tasks if task.method.name != name]
-    return tasks
-
-
-def score(task, names, scale, folder, known):
-    """[{measure: value}] of a task's images; writes new pictures below the set's folder. Arguments: see evaluate."""
-    scores, new = [], task.new
-    made = {
-        image.name: sr for image, sr in zip(new, task.method.pictures(new, task.repeats) if new else (), strict=True)
-    }
-    for image in task.images:
-        files = figures.files_of(folder, image.name, task.method.name)
-        if image.name in made:
-            figures.write_method(folder, image, task.method.name, made[image.name])
-            pixels = hashes.pixel_hash(made[image.name])
-            known.add_files(task.method.made_of(task.set_name, image), {"pixels": pixels}, *files)
-        else:
-            pixels = task.there[image.name]
-
-        def read(name=image.name, path=files[0]):
-            return made[name] if name in made else pictures.read_image(path)
-
-        scores.append(known.measure(names, image, scale, pixels, read))
-    return scores
-
-
-def evaluate(tasks, sets, names, scale, out, known, pool):
-    """Do the tasks and write the pictures: {set: {method: {image: {measure: value}}}}.
-
-    sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS; out: folder, gets the pictures
-    (figures.py); known: kept.Kept; pool: Executor, its threads do the work.
-    """
-    methods = list(dict.fromkeys(task.method.name for task in tasks))
-    results = {
-        name: {method: {image.name: None for image in members.images} for method in methods}
-        for name, members in sets.items()
-    }
-    answers = pool.map(lambda task: score(task, names, scale, out / task.set_name, known), tasks)
-    with tqdm(total=sum(len(task.images) for task in tasks), unit="image", desc="scoring", disable=None) as progress:
-        for task, scores in zip(tasks, answers, strict=True):
-            for image, values in zip(task.images, scores, strict=True):
-                results[task.set_name][task.method.name][image.name] = values
-            progress.update(len(task.images))
-    return results
-
-
-def of_sets(scores, out):
-    """{set: {method: {"fid": value}}} of the pictures below `out`; scores: from evaluate."""
-    rows = [(set_name, method) for set_name, methods in scores.items() for method in methods]
-    found = {set_name: {} for set_name in scores}
-    for set_name, method in tqdm(rows, unit="row", desc="FID", disable=None):
-        images = scores[set_name][method]
-        srs = [out / set_name / figures.path_of(image, method) for image in images]
-        hrs = [out / set_name / figures.path_of(image, folder="original") for image in images]
-        found[set_name][method] = {"fid": perceptual.distance(srs, hrs)}
-    return found
+# What is recorded beside weights
 
 
 def record(models, results, scale):
@@ -313,8 +194,10 @@ def record(models, results, scale):
 
 
 def add_means(recorded, row, method, set_name):
-    """Add the means of a tables.Row to {measure: mean}; print where another mean is recorded already."""
+    """Add the usual means of a tables.Row to {measure: mean}; print where another mean is recorded already."""
     for name, value in row.finite_means().items():
+        if name not in metrics.USUAL:  # of a model that somebody named, or of a library of another version
+            continue
         column = metrics.COLUMNS[name]
         before = recorded.setdefault(name, value)
         if abs(before - value) > 10**-column.digits:
@@ -499,40 +382,6 @@ def choose_methods(args, models, folders):
     return methods
 
 
-def look_for(folders, sets, wanted):
-    """The sets of which every folder of foreign pictures has the pictures; others are named or, if `wanted`, refused.
-
-    folders: [foreign.Folder]; sets: {set: testsets.ImageSet}. Raises UserError.
-    """
-    lacking = {}
-    for folder in folders:
-        for name, members in sets.items():
-            if not folder.look_for(name, members):
-                lacking.setdefault(name, f"{folder.name} ({folder.place})")
-    if lacking and (wanted or len(lacking) == len(sets)):
-        name, theirs = next(iter(lacking.items()))
-        raise UserError(
-            f"{theirs} has no picture that is one of {name} by its name or its pixels: --match says which file is which"
-        )
-    for name, theirs in lacking.items():
-        print(f"left out: {name}, of which {theirs} has no pictures")
-    return {name: members for name, members in sets.items() if name not in lacking}
-
-
-def take_in(folders, sets, out, known, pool):
-    """Put foreign pictures into the report: {set: {method: [sentence]}}, what is to be said of them; it is printed.
-
-    Arguments as in look_for and evaluate.
-    """
-    notes = {name: {} for name in sets}
-    for name, members in sets.items():
-        for folder in folders:
-            notes[name][folder.name] = folder.take_all(name, members, out / name, known, pool)
-            for sentence in notes[name][folder.name]:
-                print(f"{folder.name} on {name}: {sentence}")
-    return notes
-
-
 def write_results(args, results, sets, focus):
     """Print the tables and write all files but the pictures.
 
@@ -567,19 +416,20 @@ def main():
     names = [name for name in metrics.COLUMNS if name in wanted]
     known = kept.Kept(args.out)
     with ThreadPoolExecutor(THREADS) as pool:
-        sets = look_for(folders, testsets.read_sets(sets, args.scale, pool), args.sets or args.pairs)
+        sets = foreign.look_for(folders, testsets.read_sets(sets, args.scale, pool), args.sets or args.pairs)
         for members in sets.values():
             figures.check_names([image.name for image in members.images], [method.name for method in methods])
         testsets.prove(sets, args.scale, pool, args.force, known)
-        notes = take_in(folders, sets, args.out, known, pool)
-        tasks = make_tasks(methods, sets, args.out, known, pool)
+        notes = foreign.take_in(folders, sets, args.out, known, pool)
+        tasks = work.make_tasks(methods, sets, args.out, known, pool)
         if any(isinstance(task.method, Trained) and task.new for task in tasks):
             tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
-        tasks = ready(tasks, optional=not (args.weights or args.methods))
+        tasks = work.ready(tasks, optional=not (args.weights or args.methods))
         focus = figures.write_originals(args.out, sets, args.scale, pool, known)
-        scores = evaluate(tasks, sets, [name for name in names if name != "fid"], args.scale, args.out, known, pool)
+        of_images = [name for name in names if name != "fid"]
+        scores = work.evaluate(tasks, sets, of_images, args.scale, args.out, known, pool)
     doubts = {name: members.doubt for name, members in sets.items()}
-    results = tables.summarise(scores, doubts, notes, of_sets(scores, args.out) if "fid" in names else {})
+    results = tables.summarise(scores, doubts, notes, work.of_sets(scores, args.out) if "fid" in names else {})
     write_results(args, results, sets, focus)
     rows = {task.method.name: task.method for task in tasks}
     record([method for method in rows.values() if method.weights], results, args.scale)

@@ -201,8 +201,8 @@ def place(sr, image, scale, extra):
     whole[tuple(its for _, its in cuts)] = sr[tuple(mine for mine, _ in cuts)]
     top, left = (max(start, 0) for start in starts)
     return whole, (
-        f"smaller than HR: {top} rows lack above, {after[0]} below, {left} columns left, {after[1]} right; bicubic's "
-        "stand there, in the border that is not scored"
+        f"smaller than HR by {top} rows above and {after[0]} below, {left} columns left and {after[1]} right; there "
+        "bicubic's stand, in the border that is not scored"
     )
 
 
@@ -435,3 +435,37 @@ def parse(arguments, scale, pattern=None):
             raise UserError(f"--pictures {name}={place}: the folder holds no pictures")
         folders.append(Folder(name, place, scale, pattern))
     return folders
+
+
+def look_for(folders, sets, wanted):
+    """The sets of which every folder of foreign pictures has the pictures; others are named or, if `wanted`, refused.
+
+    folders: [Folder]; sets: {set: testsets.ImageSet}. Raises UserError.
+    """
+    lacking = {}
+    for folder in folders:
+        for name, members in sets.items():
+            if not folder.look_for(name, members):
+                lacking.setdefault(name, f"{folder.name} ({folder.place})")
+    if lacking and (wanted or len(lacking) == len(sets)):
+        name, theirs = next(iter(lacking.items()))
+        raise UserError(
+            f"{theirs} has no picture that is one of {name} by its name or its pixels: --match says which file is which"
+        )
+    for name, theirs in lacking.items():
+        print(f"left out: {name}, of which {theirs} has no pictures")
+    return {name: members for name, members in sets.items() if name not in lacking}
+
+
+def take_in(folders, sets, out, known, pool):
+    """Put foreign pictures into the report: {set: {method: [sentence]}}, what is to be said of them; it is printed.
+
+    Arguments as in look_for and work.evaluate.
+    """
+    notes = {name: {} for name in sets}
+    for name, members in sets.items():
+        for folder in folders:
+            notes[name][folder.name] = folder.take_all(name, members, out / name, known, pool)
+            for sentence in notes[name][folder.name]:
+                print(f"{folder.name} on {name}: {sentence}")
+    return notes

@@ -18,7 +18,14 @@ from utils import PROJECT
 FILE = ".kept.jsonl"
 # What pictures and scores depend on, beside weights and images.
 CODE = ("utils.py", "model.py", "evaluate.py", "layers/*", "networks/*", "inference/compiled.py", "images/pictures.py")
-CODE += ("scoring/metrics.py", "scoring/niqe*", "scoring/figures.py", "scoring/perceptual.py", "scoring/foreign.py")
+CODE += (
+    "scoring/metrics.py",
+    "scoring/niqe*",
+    "scoring/figures.py",
+    "scoring/perceptual.py",
+    "scoring/foreign.py",
+    "scoring/work.py",
+)
 LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "pillow", "torch", "lpips", "pyiqa")
 
 

@@ -10,7 +10,7 @@ import data
 import evaluate
 import utils
 from images import pictures
-from scoring import metrics, tables, testsets
+from scoring import metrics, tables, testsets, work
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
 
     sizes = [(5, 7), (6, 7), (5, 7), (5, 7), (5, 7), (5, 7), (6, 7)]
     images = [testsets.Image(str(i), None, photo(rng, *size)) for i, size in enumerate(sizes)]
-    together = [[image.name for image in batch] for batch in evaluate.batches_of(images)]
+    together = [[image.name for image in batch] for batch in work.batches_of(images)]
     assert together == [["0", "2", "3", "4"], ["5"], ["1", "6"]]
 
     generator, about = store.load_generator(clone / "checkpoint" / "tiny")
