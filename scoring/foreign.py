@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import data
 import utils
 from images import hashes, pictures
 from scoring import figures, kept, metrics
@@ -48,10 +49,13 @@ def check_pattern(pattern):
 
 
 def files_of(place, set_name):
-    """The pictures of a set in the folder `place`: those in folders of the set's name, else those in no other set's."""
-    paths = [path for path in utils.list_images(place) if not ORIGINAL.search(path.stem)]
-    own = [path for path in paths if set_name.lower() in [part.lower() for part in path.relative_to(place).parts[:-1]]]
-    return own or paths
+    """The pictures of a set in the folder `place`: those in folders of its name, else those in no other set's folder."""
+    paths = utils.list_images(place)
+    paths = [path for path in paths if not ORIGINAL.search(path.stem)] or paths
+    folders = {path: {part.lower() for part in path.relative_to(place).parts[:-1]} for path in paths}
+    others = {name.lower() for name in (*data.TEST_SETS, *data.FURTHER_SETS)}
+    own = [path for path in paths if set_name.lower() in folders[path]]
+    return own or [path for path in paths if not folders[path] & others]
 
 
 def named_after(stem, image):
@@ -321,11 +325,9 @@ def findings(found):
     kernels = {name: np.mean([one["kernels"][name] for one in coloured]) for name in KERNELS}
     best = max(kernels, key=kernels.get)
     if lr < bicubic - BELOW_BICUBIC or kernels[best] > lr + CLEARER:
-        sentence = (
-            f"shrunk again, it meets LR with {lr:.1f} dB only (bicubic: {bicubic:.1f}), so it was made of another LR"
-        )
+        sentence = f"shrunk again, it meets LR with {lr:.1f} dB only (bicubic: {bicubic:.1f}), so it was made of another LR or does not keep to it"
         if kernels[best] > lr + CLEARER:
-            sentence += f", whose kernel is more like this: {best} ({kernels[best]:.1f} dB)"
+            sentence += f"; the kernel of its LR is more like this: {best} ({kernels[best]:.1f} dB)"
         sentences.append(sentence)
     biases = np.array([one["bias"] for one in coloured if one["bias"]])
     if len(biases) and TRUNCATED[0] < biases.mean() < TRUNCATED[1] and np.abs(biases - biases.mean()).mean() < 0.12:

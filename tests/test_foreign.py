@@ -107,6 +107,7 @@ def test_folders_of_the_sets_name_come_first(tmp_path, images):
         write(tmp_path / "results" / name, images, lambda i, name: f"{name}.png")
     found = foreign.find(tmp_path, "set5", images, 4)
     assert {path.parent.name for path in found.values()} == {"Set5"}
+    assert foreign.find(tmp_path, "BSD100", images, 4) == {}  # of which there is none
 
 
 # ---------------------------------------------------------------------------------------------------------------------
