@@ -49,7 +49,7 @@ def check_pattern(pattern):
 
 
 def files_of(place, set_name):
-    """The pictures of a set in the folder `place`: those in folders of its name, else those in no other set's folder."""
+    """The pictures of a set in the folder `place`: in folders of its name, else all that are in no other set's."""
     paths = utils.list_images(place)
     paths = [path for path in paths if not ORIGINAL.search(path.stem)] or paths
     folders = {path: {part.lower() for part in path.relative_to(place).parts[:-1]} for path in paths}
@@ -325,7 +325,8 @@ def findings(found):
     kernels = {name: np.mean([one["kernels"][name] for one in coloured]) for name in KERNELS}
     best = max(kernels, key=kernels.get)
     if lr < bicubic - BELOW_BICUBIC or kernels[best] > lr + CLEARER:
-        sentence = f"shrunk again, it meets LR with {lr:.1f} dB only (bicubic: {bicubic:.1f}), so it was made of another LR or does not keep to it"
+        sentence = f"shrunk again, it meets LR with {lr:.1f} dB only (bicubic: {bicubic:.1f}): "
+        sentence += "it was made of another LR, or does not keep to it"
         if kernels[best] > lr + CLEARER:
             sentence += f"; the kernel of its LR is more like this: {best} ({kernels[best]:.1f} dB)"
         sentences.append(sentence)
