@@ -27,21 +27,22 @@ matplotlib = LazyModule("matplotlib")
 ticker = LazyModule("matplotlib.ticker")
 
 WIDTH, HEIGHT = 460, 330  # SVG units, of which Matplotlib has 72 in an inch
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 46  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 60, 16, 14, 46  # margins around the axes
 LINE = 13  # from one label's baseline to the next
 LETTER = 7  # width of a letter, about
 LONGEST_NAME = 24  # letters
 SVG = "http://www.w3.org/2000/svg"
 POINTS = ("point", "paper")  # ours, and the paper's
-CLASSES = ("line", "name", "better", "curve", *POINTS)
+CLASSES = ("line", "name", "better", "curve", "lead", "theirs", *POINTS)
 COLUMNS = metrics.COLUMNS | {"mos": tables.OPINION}
 AXES = (
     ("psnr_y", "niqe_own"),
     ("psnr_y", "consistency"),
 )  # what is drawn where nothing is said: the first that is there
 STYLE = """text { font: 12px system-ui, sans-serif; fill: #62656b; } .name text { fill: #1c1d1f; }
-.better { font-style: italic; } .line { stroke: #dcdcd6; } .point { fill: #0a5c8c; }
-.paper { fill: #fff; stroke: #62656b; stroke-width: 1.5; } .curve { fill: none; stroke: #0a5c8c; stroke-width: 1.5; }"""
+.better, .theirs text { font-style: italic; } .line { stroke: #dcdcd6; } .point { fill: #0a5c8c; }
+.paper { fill: #fff; stroke: #62656b; stroke-width: 1.5; } .curve { fill: none; stroke: #0a5c8c; stroke-width: 1.5; }
+.lead { fill: none; stroke: #62656b; stroke-width: 0.5; }"""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,15 +77,16 @@ def curves_of(points):
 
 
 def of_set(set_name, rows, axes=None, scale=4):
-    """The plot of a set's methods: {svg, x and y: the columns}, or None where there is nothing to plot.
+    """The plot of a set's methods, None where there is nothing to plot: {svg, x, y, papers}.
 
+    x, y: the columns; papers: whether there are points of the paper.
     rows: {method: tables.Row}; axes: two keys of COLUMNS, None for the first of AXES that there is.
     """
     for names in [axes] if axes else AXES:
         points, papers = points_of(set_name, rows, names, scale)
         if points:
             x, y = (COLUMNS[name] for name in names)
-            return {"svg": draw(points, x, y, papers), "x": x, "y": y}
+            return {"svg": draw(points, x, y, papers), "x": x, "y": y, "papers": bool(papers)}
     return None
 
 
@@ -116,8 +118,8 @@ def draw(points, x_column, y_column, papers=()):
 def draw_axes(axes, points, x_column, y_column):
     """Ticks with lines across, titles, and the arrow."""
     ticks = []
-    for values in zip(*points.values(), strict=True):
-        room = max(0.12 * (max(values) - min(values)), 0.1)
+    for values, column in zip(zip(*points.values(), strict=True), (x_column, y_column), strict=True):
+        room = max(0.12 * (max(values) - min(values)), 10 * 10**-column.digits)
         ticks.append(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(min(values) - room, max(values) + room))
     x_ticks, y_ticks = ticks
     axes.set(xlim=x_ticks[[0, -1]], ylim=y_ticks[[0, -1]])
@@ -146,18 +148,23 @@ def draw_axes(axes, points, x_column, y_column):
 
 def draw_points(axes, points, papers, x_column, y_column):
     """The points with their names beside them; [what the mouse is told of each, in the order of the drawing]."""
-    tips, labels = [], []
+    tips, labels, kinds = [], [], []
     for name, (x, y) in sorted((points | papers).items(), key=lambda point: -point[1][1]):
         axes.plot([x], [y], "ko", markersize=10, gid="paper" if name in papers else "point", clip_on=False)
         figures = f"{x_column.title} {x:.{x_column.digits}f}, {y_column.title} {y:.{y_column.digits}f}"
+        kinds.append("theirs" if name in papers else "name")
         tips.append(printable(f"{name}: {figures}"))
-        name = printable(name)
+        name = printable(name.removeprefix("paper: ") if name in papers else name)
         label = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
         labels.append((label, *axes.transData.transform((x, y))))
-    for label, x, baseline, side in place_labels(labels):
+    for (_, *point), (label, x, baseline, side), kind in zip(labels, place_labels(labels), kinds, strict=True):
         axes.annotate(
-            label, (x, baseline), xycoords="figure pixels", ha=side, va="baseline", gid="name", parse_math=False
+            label, (x, baseline), xycoords="figure pixels", ha=side, va="baseline", gid=kind, parse_math=False
         )
+        if abs(baseline + 4 - point[1]) > LINE:  # a line leads to a name that stands elsewhere
+            straight = {"arrowstyle": "-", "shrinkA": 1, "shrinkB": 6}
+            lead = axes.annotate("", point, (x, baseline + 4), "figure pixels", "figure pixels", arrowprops=straight)
+            lead.arrow_patch.set_gid("lead")
     return tips
 
 
@@ -167,7 +174,7 @@ def place_labels(labels):
     side: "left" if the label starts at x, "right" if it ends there.
     labels: [(text, x, y of its point)], in SVG units from the lower left corner of the picture.
     """
-    taken, placed = [], []
+    taken, placed = [(x - 4, y - 4, 8) for _, x, y in labels], []  # the points, and then the labels
     for text, x, y in labels:
         width = LETTER * len(text)
         fits_behind = x + 14 + width <= WIDTH - RIGHT
