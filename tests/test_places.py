@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import assert_refused, make_run, photo
+from conftest import TINY, assert_refused, make_run, photo
 
 import data
 import utils
@@ -75,3 +75,13 @@ def test_it_is_not_shipped():
 
     lines = (PROJECT / ".gitignore").read_text().splitlines()
     assert "/checkpoint/*" in lines and not any(line.startswith("!/checkpoint/.") for line in lines)
+
+
+@pytest.mark.slow
+def test_a_training_remembers_its_photographs(pictures, call, clone, monkeypatch):
+    import train
+
+    monkeypatch.setattr(train, "train", lambda *arguments: None)
+    assert call("train.py", "--data", pictures, "--name=remembered", "--steps=2", *TINY).returncode == 0
+    content = json.loads((clone / "checkpoint" / places.FILE).read_text())
+    assert content == {"remembered": str(pictures)}
