@@ -4,10 +4,11 @@ A kernel, a rounding, a border or a colour conversion that is slightly wrong cos
 bad model. MATLAB's bicubic has known figures on the three sets; an evaluation that does not reach them is refused.
 """
 
-import functools
 import math
 import os
-from collections.abc import Callable, Iterable
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,34 +106,7 @@ class Image(NamedTuple):
         return hashes.pixel_hash(self.hr)
 
 
-DECODED = 16  # images of a set whose pixels are kept: all rows of an image are scored one after the other
-
-
-@dataclass
-class ImageFile:
-    """An Image whose pixels are read again when they are needed, so that a set takes no memory.
-
-    decode: from its path to its Decoded pixels; channels: how many of theirs are its own; hr_size, lr_size: (height,
-    width); uncut: HR's before it was cut to multiples of the scale; digest: the hash of HR's pixels, and of LR's where
-    that is not MATLAB's bicubic.
-    """
-
-    name: str
-    path: Path
-    decode: Callable
-    channels: int
-    hr_size: tuple
-    lr_size: tuple
-    uncut: tuple
-    digest: str
-
-    @property
-    def hr(self):
-        return self.decode(self.path).hr[..., : self.channels]
-
-    @property
-    def lr(self):
-        return self.decode(self.path).lr[..., : self.channels]
+KEPT = 2**27  # bytes of decoded images: the three sets whole; all rows of an image are scored one after the other
 
 
 class Decoded(NamedTuple):
@@ -146,14 +120,36 @@ class Decoded(NamedTuple):
     lr: np.ndarray
     apart: float
 
+    @property
+    def bytes(self):
+        return self.image.nbytes + self.lr.nbytes
 
-def decoder(scale):
-    """A function from a path to its Decoded pixels, of which it keeps the last; UserError: the image cannot be used."""
-    smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
 
-    @functools.lru_cache(DECODED)
-    def decode(path):
+class Decoder:
+    """From a path to its Decoded pixels at a scale; of those used last, KEPT bytes are kept. Threads may share it."""
+
+    def __init__(self, scale):
+        self.scale, self.kept, self.bytes, self.lock = scale, OrderedDict(), 0, threading.Lock()
+
+    def __call__(self, path):
+        """The Decoded pixels of a file. Raises UserError if it cannot be used."""
+        with self.lock:
+            if path in self.kept:
+                self.kept.move_to_end(path)
+                return self.kept[path]
+        decoded = self.decode(path)
+        with self.lock:
+            if path not in self.kept:
+                self.kept[path] = decoded
+                self.bytes += decoded.bytes
+            while self.bytes > KEPT:
+                self.bytes -= self.kept.popitem(last=False)[1].bytes
+        return decoded
+
+    def decode(self, path):
+        scale = self.scale
         image = pictures.read_image(path)
+        smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
         if min(image.shape[:2]) < smallest:
             raise UserError(f"{path} is smaller than {smallest}×{smallest}")
         hr = utils.mod_crop(image, scale)
@@ -166,7 +162,32 @@ def decoder(scale):
             raise UserError(f"{theirs} is {sizes} pixels, as LR of {path.name} at ×{scale} is")
         return Decoded(image, hr, own, metrics.psnr(own, lr))
 
-    return decode
+
+@dataclass
+class ImageFile:
+    """An Image whose pixels are read again when they are needed, so that a set takes no memory.
+
+    decode: a Decoder; channels: how many of theirs are its own; hr_size, lr_size: (height,
+    width); uncut: HR's before it was cut to multiples of the scale; digest: the hash of HR's pixels, and of LR's where
+    that is not MATLAB's bicubic.
+    """
+
+    name: str
+    path: Path
+    decode: Decoder
+    channels: int
+    hr_size: tuple
+    lr_size: tuple
+    uncut: tuple
+    digest: str
+
+    @property
+    def hr(self):
+        return self.decode(self.path).hr[..., : self.channels]
+
+    @property
+    def lr(self):
+        return self.decode(self.path).lr[..., : self.channels]
 
 
 def lr_file(path, scale):
@@ -196,7 +217,8 @@ def read_sets(sets, scale, pool):
     A set of testsets.json that is not complete, or has other pixels, gets a doubt. pool: Executor for the reading.
     Raises UserError if a set has no image that can be used.
     """
-    return {name: read_set(name, paths, scale, pool) for name, paths in sets.items()}
+    decode = Decoder(scale)
+    return {name: read_set(name, paths, scale, pool, decode) for name, paths in sets.items()}
 
 
 class Recognised(NamedTuple):
@@ -224,7 +246,7 @@ def recognise(image, set_name, scale, manifest=None):
 def read_and_recognise(path, set_name, scale, decode, entries):
     """The Recognised image of a file. Raises UserError if it cannot be used.
 
-    decode: from decoder(); entries: {name: entry of a manifest} of the set, {} if nothing is known of it.
+    decode: a Decoder; entries: {name: entry of a manifest} of the set, {} if nothing is known of it.
     """
     image, hr, lr, apart = decode(path)
     known_as, swapped = recognise(image, set_name, scale, hashes.pixels_of({set_name: entries}))
@@ -236,9 +258,9 @@ def read_and_recognise(path, set_name, scale, decode, entries):
     return Recognised(ImageFile("", path, decode, channels, *sizes, digest), known_as, swapped, apart)
 
 
-def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> ImageSet:
+def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor, decode: Decoder | None = None) -> ImageSet:
     """One set of read_sets."""
-    decode, entries = decoder(scale), hashes.read_manifest().get(set_name, {})
+    decode, entries = decode or Decoder(scale), hashes.read_manifest().get(set_name, {})
     manifest = None if entries else manifests.find(paths)
     entries = manifest["images"] if manifest else entries
 

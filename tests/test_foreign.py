@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import assert_refused, photo
-from PIL import Image
 
 import data
 import utils
@@ -368,13 +367,15 @@ def test_other_code_keeps_nothing_and_a_cut_line_costs_one(tmp_path, rng, monkey
         kept.Kept(folder).measure(names, image, 4, "a", None)
 
 
-def test_a_set_takes_no_memory(tmp_path, rng):
-    """Of forty images no more than DECODED are kept decoded."""
+def test_a_set_takes_no_memory(tmp_path, rng, monkeypatch):
+    """Of forty images no more are kept decoded than KEPT bytes have room for, and those used last."""
+    each = 24 * 24 * 3 + 6 * 6 * 3
+    monkeypatch.setattr(testsets, "KEPT", 5 * each + 10)
     for i in range(40):
         utils.write_image(tmp_path / f"{i}.png", photo(rng, 24, 24))
     with ThreadPoolExecutor(2) as pool:
         members = testsets.read_set("mine", utils.list_images(tmp_path), 4, pool)
     for image in members.images:
         assert image.hr.shape == (24, 24, 3) and image.lr.shape == (6, 6, 3)
-    assert members.images[0].decode.cache_info().currsize == testsets.DECODED
-    Image.open(members.images[0].path).close()
+    decode = members.images[0].decode
+    assert list(decode.kept) == [image.path for image in members.images[-5:]] and decode.bytes == 5 * each
