@@ -34,17 +34,8 @@ def ssim(a, b):
 
     Gaussian window 11×11 with σ = 1.5, K1 = 0.01, K2 = 0.03, population covariance, mean over the windows that fit in.
     """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-
-    def mean(plane):
-        return cv2.GaussianBlur(plane, (11, 11), 1.5)[5:-5, 5:-5]
-
-    mean_a, mean_b, mean_aa, mean_bb, mean_ab = map(mean, (a, b, a * a, b * b, a * b))
-    product, squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    luminance = (2 * product + c1) / (squares + c1)
-    structure = (2 * (mean_ab - product) + c2) / (mean_aa + mean_bb - squares + c2)
-    return float(np.mean(luminance * structure))
+    wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(similarity.structural_similarity(a, b, data_range=255, **wang))
 
 
 def daala_taps(height):
