@@ -14,7 +14,7 @@ import data
 from cli import terminal
 from config import VGG_LOSSES
 from networks import features, losses
-from runs import devices, logs, store
+from runs import devices, logs, places, store
 from training import doctor, other_runtimes
 from training.plan import parse_arguments, read_plan
 from training.state import TrainState, load_checkpoint, newest_step, save_checkpoint
@@ -308,7 +308,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
         log.progress.close()
         if not finished:
             step = state.step.numpy()
-            print(f"stopped at step {step}, all is saved; continue with the same --data and --resume {run.name}")
+            print(f"stopped at step {step}, all is saved; continue with --resume {run.name}")
             return None
         print(f"done: {run.directory / store.WEIGHTS}; samples are in {run.samples}")
     return run.directory / store.WEIGHTS
@@ -444,6 +444,8 @@ def main():
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():
         store.write_json(asked.directory / "config.json", plan.about)
+    for run in plan.jobs:
+        places.remember(run.name, args.data)
     devices.estimate(plan.jobs, newest_step(asked.directory) if plan.resumed else 0)
     init = plan.init
     for run in plan.jobs:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import data
 from config import CHOICES, MODES, PRESETS, VGG_LOSSES, check_config, make_config, make_init_config, set_value
 from networks import features
-from runs import devices, store
+from runs import devices, places, store
 from training.state import newest_step
 from utils import UserError
 
@@ -192,6 +192,7 @@ def read_resumed(args):
     for setting in settings_of(args, HOW):
         set_value(run.config, *setting.split("=", 1))
     check_config(run.config)
+    args.data = places.data_of(run.name, args.data)
     photographs, data_facts = data.read_training(args.data, run.config)
     check_same_photographs(run, about.get("data", {}), data_facts)
     vgg_path = find_vgg(run.config)
