@@ -193,7 +193,7 @@ def test_nonsense_is_refused_and_nothing_stored(lasting):
     ):
         assert requests.post(f"{link}/0", data=body, timeout=20).status_code == 400
     assert "too long" in requests.post(f"{link}/0", data=b" " * 1001, timeout=20).json()["error"]
-    assert requests.post(f"{link}/0", data=iter([b"x"]), timeout=20).status_code == 400  # of no told length
+    assert requests.post(f"{link}/0", data=iter([b"x"]), timeout=20).status_code == 411  # of no told length
     for position in (1, 999, 2**63, 10**40):
         assert rate(link, position, 1).status_code == 400
     assert rate(link + "x", 0, worth[0]).status_code == 404
