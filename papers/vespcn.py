@@ -138,7 +138,7 @@ def train(name, scale, steps, seed, paths, films=FILMS, crop=CROP, batch=BATCH):
     folder.mkdir(parents=True, exist_ok=True)
     network.save_weights(folder / WEIGHTS)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    utils.write_atomically(folder / "metrics.jsonl", lambda path: path.write_text(text))
+    utils.write_atomically(folder / "metrics.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
     return folder
 
 
