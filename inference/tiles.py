@@ -23,7 +23,7 @@ from utils import UserError
 TILE, EXACT_TILE = 512, 256  # the largest cores that are chosen automatically, in LR pixels
 LEAST_TILE = 24
 HALO = 16  # LR pixels around a core, if the network sees further and it need not be exact
-STRIP = 2**15  # LR pixels of a tile that go through the second part of a network at a time
+STRIP = 2**14  # LR pixels of a tile that go through the second part of a network at a time
 GRID = 24  # an exact window's sides are multiples of this: see `windows`
 # Memory for each LR pixel of a window and feature map of the network: in one part (measured: 270), and in two.
 BYTES_WHOLE, BYTES_SPLIT = 256, 32
