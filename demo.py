@@ -12,7 +12,7 @@ from utils import UserError
 from web import serving, upscaling, watching
 from web.study import opinions, plans, server, stimuli
 
-EVALUATION = store.PROJECT / "samples" / "evaluate"  # where evaluate.py writes if it is not told
+EVALUATION = store.PROJECT / "samples" / "evaluate"  # where evaluate.py writes by default
 MEGAPIXELS = 2.0  # of uploads
 
 
@@ -27,18 +27,21 @@ def raters_of(text):
 # The command line: three pages, each with its own flags. A table holds what argparse's add_argument takes.
 
 SERVING = {
-    "--host": {"default": "127.0.0.1", "help": "where to listen (default: only this machine; 0.0.0.0: its network)"},
+    "--host": {
+        "default": "127.0.0.1",
+        "help": "address to listen on (default: this machine only; 0.0.0.0: the network)",
+    },
     "--password": {
         "metavar": "WORD",
-        "help": "ask for it, with the user name `srgan` (not for --mos: its links are secret)",
+        "help": "password that the page asks for, with the user name `srgan` (not for --mos: its links are secret)",
     },
-    "--port": {"type": int, "default": 7860, "help": "default: %(default)s; 0: any that is free"},
+    "--port": {"type": int, "default": 7860, "help": "port to listen on (default: %(default)s; 0: any free one)"},
 }
 UPSCALING = {
     "--weights": {
         "metavar": "A,B",
         "type": terminal.names,
-        "help": "what to offer (default: upscale.py's own, and all runs)",
+        "help": "runs, directories or weights files to offer (default: srgan_x4, srresnet_x4 and all runs)",
     },
     "--max-megapixels": {
         "metavar": "N",
@@ -53,27 +56,31 @@ RATING = {
         "metavar": "STUDY",
         "type": Path,
         "required": True,
-        "help": "a folder: a new study is made there, or the one there goes on",
+        "help": "the folder of the study, which is made or continued",
     },
     "--report": {"action": "store_true", "help": "write STUDY/report/ and print it, instead of asking people"},
     "--without": {"metavar": "N,N", "type": raters_of, "help": "raters to leave out of the report (default: none)"},
-    "--raters": {"metavar": "N", "type": int, "help": "how many raters, a link each (default: 1, or those there are)"},
+    "--raters": {
+        "metavar": "N",
+        "type": int,
+        "help": "number of raters, each with a link (default: 1, or as many as there are)",
+    },
 }
 NEW_STUDY = {
     "--pictures": {"metavar": "DIR", "type": Path, "help": "what evaluate.py wrote (default: samples/evaluate)"},
-    "--sets": {"metavar": "A,B", "type": terminal.names, "help": "default: all"},
+    "--sets": {"metavar": "A,B", "type": terminal.names, "help": "sets of the evaluation (default: all)"},
     "--methods": {
         "metavar": "A,B",
         "type": terminal.names,
         "help": "rows of the evaluation, and `original` (default: all)",
     },
-    "--images": {"metavar": "N", "type": int, "help": "how many of each set, drawn by the seed (default: all)"},
+    "--images": {"metavar": "N", "type": int, "help": "number of images of each set, drawn at random (default: all)"},
     "--repeats": {
         "metavar": "N",
         "type": int,
-        "help": f"how many pictures a rater is shown twice (default: {stimuli.REPEATS})",
+        "help": f"number of pictures that a rater sees twice (default: {stimuli.REPEATS})",
     },
-    "--seed": {"metavar": "N", "type": int, "help": "of all that is drawn at random (default: 0)"},
+    "--seed": {"metavar": "N", "type": int, "help": "seed of all random choices (default: 0)"},
 }
 LEAST = {"raters": 1, "images": 1, "repeats": 0, "seed": 0}
 
@@ -121,25 +128,25 @@ def parse_arguments():
         sys.exit()
     parser = PAGES[page].parser()
     if "--mos" in given and "--run" in given:
-        parser.error("--mos and --run are pages of their own: start them one by one, with a --port each")
+        parser.error("--mos and --run are two pages: start two commands, each with another --port")
     for other in PAGES:
         if other != page and (wrong := [flag for flag in given if PAGES[other].takes(flag)]):
-            needs = f"goes with {other}" if other else f"is of the page that upscales, not of {page}"
+            needs = f"goes with {other}" if other else f"is for the page that upscales, not for {page}"
             parser.error(f"{wrong[0]} {needs}")
     args = parser.parse_args()
     for name, least in LEAST.items():
         if (value := getattr(args, name, None)) is not None and value < least:
-            parser.error(f"--{name} is at least {least}")
+            parser.error(f"--{name} must be at least {least}")
     if not args.host:
-        parser.error("--host is a name or an address, as 127.0.0.1")
+        parser.error("--host takes a name or an address, for example 127.0.0.1")
     if not 0 <= args.port < 2**16:
-        parser.error("--port is between 0 and 65535")
+        parser.error("--port takes a number from 0 to 65535")
     if args.password == "":
-        parser.error("--password is a word")
+        parser.error("--password takes a word")
     if page == "--mos" and args.password:
         parser.error("--password is not for --mos: each rater has a link that nobody else can guess")
     if page == "--mos" and args.without and not args.report:
-        parser.error("--without is of --report")
+        parser.error("--without goes with --report")
     return page, args
 
 

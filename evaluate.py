@@ -5,22 +5,23 @@ Before anything is scored, bicubic must reach its known figures (scoring/testset
 """
 
 import argparse
+import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 import data
 import utils
 from cli import terminal
+from images import hashes
 from inference import compiled
 from networks.registry import NETWORKS
-from runs import store
-from scoring import explain, figures, metrics, report, tables, testsets
+from runs import places, store
+from scoring import explain, figures, foreign, kept, metrics, perceptual, plot, report, tables, testsets, work
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -28,33 +29,63 @@ exposure = LazyModule("skimage.exposure")
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 THREADS = min(os.cpu_count() or 1, 4)  # batches worked on at a time
-REPEATS = 8  # a model is compiled for a shape that has at least this many batches: some seconds, then a sixth faster
-BATCH = 4  # images at most, all of one size: padding them to one size would change what the network sees at the border
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Methods, the rows of the tables. Each has a name, the file of its weights or None, made_of(set, image): what its
+# picture of an image depends on, in short, and pictures(images, repeats): SR, once it is ready(). Pictures that other
+# programs made are a method as well (foreign.Folder); they are taken in before, so they are never made here.
 
 
 class Interpolation:
     """A method without weights: MATLAB's imresize by `scale`; name: a key of utils.KERNELS."""
 
-    matched = False  # see networks.registry.Network
+    weights = None
 
     def __init__(self, name, scale):
         self.name = name
         self.scale = scale
 
-    def upscale(self, lrs, repeats=False):
-        """A list of uint8 [h, w, c] to one of uint8 [scale·h, scale·w, c]."""
-        return [utils.imresize(lr_u8, self.scale, self.name) for lr_u8 in lrs]
+    def made_of(self, set_name, image):
+        return kept.digest_of(self.name, image.digest, self.scale)
+
+    def ready(self):
+        pass
+
+    def pictures(self, images, repeats=False):
+        """[testsets.Image] to a list of uint8 [scale·h, scale·w, c]."""
+        return [utils.imresize(image.lr, self.scale, self.name) for image in images]
+
+
+class Trained:
+    """A method with weights, which are loaded when it has something to do.
+
+    load(): its Model; parts: what that depends on, texts and numbers; weights: the file, None for mixed ones.
+    """
+
+    def __init__(self, name, load, parts, weights=None):
+        self.name, self.load, self.parts, self.weights = name, load, parts, weights
+        self.model = None
+
+    def made_of(self, set_name, image):
+        return kept.digest_of(*self.parts, image.digest)
+
+    def ready(self):
+        """Load the weights. Raises UserError."""
+        self.model = self.model or self.load()
+
+    def pictures(self, images, repeats=False):
+        """[testsets.Image] whose LR is of one size to a list of uint8 [scale·h, scale·w, 3]; repeats: see Model."""
+        lrs = [image.lr for image in images]
+        srs = self.model.upscale(lrs, repeats)
+        return list(map(match_colours, srs, lrs)) if self.model.matched else srs
 
 
 class Model:
-    """A generator as a method; its name becomes the name of its row.
+    """A generator at work. name: its run's; config: the MODEL section it was built from."""
 
-    config: the MODEL section it was built from; weights: the file its weights come from, None if there is none.
-    """
-
-    def __init__(self, name, generator, config, weights=None):
+    def __init__(self, name, generator, config):
         self.name = name
-        self.weights = weights
         self.plain, self.compiled = (compiled.inference(generator, config, xla) for xla in (False, True))
         self.matched = NETWORKS[config.network].matched
 
@@ -74,31 +105,39 @@ def match_colours(sr_u8, lr_u8):
     return utils.round_u8(exposure.match_histograms(sr_u8.astype(np.float64), lr, channel_axis=-1))
 
 
-def load_models(models, optional):
-    """[Model] of {row name: path}. One that cannot be loaded is left out and named if `optional`, else a UserError."""
-    loaded = []
-    for name, path in models.items():
-        try:
-            generator, about = store.load_generator(path)
-            loaded.append(Model(name, generator, about["config"].MODEL, path))
-        except UserError as error:
-            if not optional:
-                raise
-            print(f"left out: {error}")
-    return loaded
+def load_model(name, path):
+    """The Model of a run. Raises UserError."""
+    generator, about = store.load_generator(path)
+    return Model(name, generator, about["config"].MODEL)
+
+
+def trained(models):
+    """[Trained] of {row name: path}."""
+    return [Trained(name, partial(load_model, name, path), parts_of(path), path) for name, path in models.items()]
+
+
+def parts_of(path):
+    """What a run's pictures depend on: its weights' digest and its network."""
+    weights, about = store.describe_weights(path)
+    return hashes.file_digest(weights, "sha256"), json.dumps(about["config"].MODEL, sort_keys=True)
 
 
 def check_blend(first, second, scale):
     """Raise UserError unless two runs have the same network, of this scale: only then can their weights be mixed."""
     file, about = store.check_blend(first, second)
-    if (theirs := about["config"].MODEL.scale) != scale:
-        raise UserError(f"{file} is a ×{theirs} model: blend it with --scale {theirs}")
+    if (own_scale := about["config"].MODEL.scale) != scale:
+        raise UserError(f"{file} is a ×{own_scale} model: blend it with --scale {own_scale}")
 
 
 def blend(first, second, shares):
-    """[Model] with the weights (1 - t)·first + t·second for each t of `shares`, as ESRGAN (Wang et al., 2018) does."""
-    blends = zip(shares, store.blends(first, second, shares), strict=True)
-    return [Model(f"blend_{t:g}", generator, about["config"].MODEL) for t, (generator, about) in blends]
+    """[Trained] with the weights (1 - t)·first + t·second for each t of `shares`, as of ESRGAN (Wang et al., 2018)."""
+
+    def load(t):
+        ((generator, about),) = store.blends(first, second, [t])
+        return Model(f"blend_{t:g}", generator, about["config"].MODEL)
+
+    parts = (*parts_of(first), *parts_of(second))
+    return [Trained(f"blend_{t:g}", partial(load, t), (*parts, t)) for t in shares]
 
 
 def choose_models(weights, methods, scale):
@@ -110,11 +149,11 @@ def choose_models(weights, methods, scale):
     given = [store.describe_weights(path) for path in weights or ()]
     for file, about in given or store.find_runs().values():
         name = file.parent.name if file.name == store.WEIGHTS else file.name.removesuffix(".weights.h5")
-        theirs = about["config"].MODEL.scale
-        if theirs != scale:
+        own_scale = about["config"].MODEL.scale
+        if own_scale != scale:
             if weights:
-                raise UserError(f"{file} is a ×{theirs} model: evaluate it with --scale {theirs}")
-            print(f"left out: {name}, a ×{theirs} model (--scale {theirs} takes it)")
+                raise UserError(f"{file} is a ×{own_scale} model: evaluate it with --scale {own_scale}")
+            print(f"left out: {name}, a ×{own_scale} model (--scale {own_scale} takes it)")
         elif given or not methods or name in methods:
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
@@ -129,73 +168,16 @@ def choose_models(weights, methods, scale):
     return chosen
 
 
-class Task(NamedTuple):
-    """A batch of images to be scored by one method; repeats: whether many batches of the same shape are to come."""
-
-    set_name: str
-    images: list  # testsets.Image, LR of one size
-    method: object  # Interpolation or Model
-    repeats: bool
-
-
-def make_tasks(methods, sets):
-    """[Task] for every method on every image; arguments as in evaluate."""
-    batches = [(name, images) for name, members in sets.items() for images in batches_of(members.images)]
-    counts = Counter((len(images), images[0].lr.shape) for _, images in batches)
-    repeats = [counts[len(images), images[0].lr.shape] >= REPEATS for _, images in batches]
-    return [
-        Task(name, images, method, often)
-        for (name, images), often in zip(batches, repeats, strict=True)
-        for method in methods
-    ]
-
-
-def batches_of(images):
-    """[testsets.Image] as lists of at most BATCH images whose LR is of one size; sizes as they first come."""
-    sizes = {}
-    for image in images:
-        sizes.setdefault(image.lr.shape, []).append(image)
-    return [same[i : i + BATCH] for same in sizes.values() for i in range(0, len(same), BATCH)]
-
-
-def score(task, names, scale, folder):
-    """[{measure: value}] of a task's images; writes the pictures below the set's folder. names: as in evaluate."""
-    scores = []
-    lrs = [image.lr for image in task.images]
-    for image, sr in zip(task.images, task.method.upscale(lrs, task.repeats), strict=True):
-        if task.method.matched:
-            sr = match_colours(sr, image.lr)
-        figures.write_method(folder, image, task.method.name, sr)
-        scores.append(metrics.measure(names, sr, image.hr, image.lr, scale))
-    return scores
-
-
-def evaluate(methods, sets, names, scale, out, pool):
-    """Score every method on every image and write the pictures: {set: {method: {image: {measure: value}}}}.
-
-    methods: list of Interpolation or Model; sets: {set: testsets.ImageSet}; names: measures, keys of metrics.COLUMNS;
-    out: folder, gets the pictures (figures.py); pool: Executor, its threads do the work.
-    """
-    results = {}
-    for name, members in sets.items():
-        figures.check_names([image.name for image in members.images], [method.name for method in methods])
-        results[name] = {method.name: {image.name: None for image in members.images} for method in methods}
-    tasks = make_tasks(methods, sets)
-    answers = pool.map(lambda task: score(task, names, scale, out / task.set_name), tasks)
-    with tqdm(total=sum(len(task.images) for task in tasks), unit="image", desc="scoring", disable=None) as progress:
-        for task, scores in zip(tasks, answers, strict=True):
-            for image, values in zip(task.images, scores, strict=True):
-                results[task.set_name][task.method.name][image.name] = values
-            progress.update(len(task.images))
-    return results
+# ---------------------------------------------------------------------------------------------------------------------
+# What is recorded beside weights
 
 
 def record(models, results, scale):
     """Write the models' means on proven sets beside their weights, unless some are recorded there already.
 
-    models: list of Model; results: {set: {method: tables.Row}}. A mean that differs from the recorded one by more than
-    the last digit of the tables is named: something between these weights and the figure has changed. Less is the
-    rounding of another machine.
+    models: methods with weights; results: {set: {method: tables.Row}}. A mean that differs from the recorded one by
+    more than the last digit of the tables is named, since something that makes the scores has changed. Smaller
+    differences are another machine's rounding.
     """
     for entry in models:
         try:
@@ -212,13 +194,17 @@ def record(models, results, scale):
 
 
 def add_means(recorded, row, method, set_name):
-    """Add the means of a tables.Row to {measure: mean}; print where another mean is recorded already."""
+    """Add the usual means of a tables.Row to {measure: mean}; print where another mean is recorded already."""
     for name, value in row.finite_means().items():
+        if name not in metrics.USUAL:  # of a model that somebody named, or of a library of another version
+            continue
         column = metrics.COLUMNS[name]
         before = recorded.setdefault(name, value)
         if abs(before - value) > 10**-column.digits:
-            words = f"{column.title} {value:.{column.digits}f} and not {before:.{column.digits}f}"
-            print(f"{method} reads {words} on {set_name}, as {store.SCORES} beside its weights has it")
+            now, then = (f"{mean:.{column.digits}f}" for mean in (value, before))
+            print(
+                f"{method} has {column.title} {now} on {set_name}, but {then} in the {store.SCORES} beside its weights"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,15 +222,16 @@ def shares_of(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Score interpolations and trained models on Set5, Set14 and BSD100, and write their pictures.",
-        epilog="example: python evaluate.py --sets Set5 --weights checkpoint/my_run",
+        epilog="examples: python evaluate.py --sets Set5 --weights checkpoint/my_run; with another program's pictures "
+        "beside ours: python evaluate.py --pictures ESRGAN=~/results/ESRGAN",
     )
     add = parser.add_argument
-    add("--data", metavar="DIR", help="holds Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
+    add("--data", metavar="DIR", help="the folder of Set5/, Set14/ and BSD100/ (default: $SRGAN_DATA, else data/)")
     add(
         "--sets",
         type=terminal.names,
         metavar="A,B",
-        help="Set5, Set14, BSD100, samples, other folders in DIR (default: the three)",
+        help="Set5, Set14, BSD100, Urban100, Manga109, samples, other folders in DIR (default: the first three)",
     )
     add(
         "--methods",
@@ -256,20 +243,43 @@ def parse_arguments():
         "--metrics",
         type=terminal.names,
         metavar="A,B",
-        help=f"which columns: {', '.join(metrics.COLUMNS)} (default: all)",
+        help=f"which columns: {', '.join(metrics.COLUMNS)} (default: {','.join(metrics.USUAL)})",
     )
-    add("--weights", nargs="+", metavar="FILE", help="models to score: weights files, run directories or run names")
+    add(
+        "--pictures",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=DIR",
+        help="rows of SR that other programs made, as SRCNN=~/SRCNN: files are known by their names or pixels",
+    )
+    add("--match", metavar="PATTERN", help="which file is which image, as '{set}/{image}_x{scale}_*.png'")
+    add(
+        "--pairs",
+        nargs=2,
+        type=Path,
+        metavar=("SR_DIR", "HR_DIR"),
+        help="score the pictures of one folder against those of another, without any set; beside bicubic",
+    )
+    add("--niqe-model", type=Path, metavar="FILE", help="add NIQE with the original's model, modelparameters.mat")
+    add("--weights", nargs="+", metavar="FILE", help="weights files, run directories or run names (default: all runs)")
     add(
         "--blend-sweep",
         nargs=3,
         metavar=("A", "B", "0:1:0.25"),
         help="rows of mixed weights (1-t)·A + t·B of two runs of one network, t from start to stop by step",
     )
+    add(
+        "--axes",
+        type=terminal.names,
+        metavar="X,Y",
+        help="two measures for the page's plot (default: psnr_y,niqe_own); python -m scoring.plot draws others later",
+    )
     add("--significance", action="store_true", help="print p-values between the methods, as in the paper's section 3.1")
     add(
         "--explain",
         metavar="WHAT",
-        help="only show how the protocol's choices change the scores of an image or set",
+        help="only show how each choice of the protocol changes the scores of an image or set",
     )
     add("--force", action="store_true", help="also score sets that are not the published ones or fail the self-test")
     add("--scale", type=int, choices=(2, 3, 4, 8), default=4, help="upscaling factor (default: %(default)s)")
@@ -280,12 +290,21 @@ def parse_arguments():
         default=store.PROJECT / "samples" / "evaluate",
         help="where index.html, its pictures, table.md, results.json and results.csv go (default: samples/evaluate)",
     )
+    add("--latex", metavar="FILE", type=Path, help="write the tables as LaTeX, for the package booktabs")
     add("--json", metavar="FILE", type=Path, help="write results.json there as well (docs/metrics.md describes it)")
     args = parser.parse_args()
     if str(args.out) == "." or args.out.is_file():
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
+    if args.pairs:
+        if args.sets:
+            parser.error("--pairs needs no --sets: HR_DIR is the set")
+        sr, hr = args.pairs
+        args.pictures.append(f"{sr.resolve().name if sr.resolve().name != hr.resolve().name else 'SR'}={sr}")
+        args.methods = args.methods or ("bicubic",)
+    if args.match and not args.pictures:
+        parser.error("--match goes with --pictures or --pairs")
     if args.sets:  # upper and lower case are the same
-        spelling = {name.lower(): name for name in (*data.TEST_SETS, data.SAMPLES)}
+        spelling = {name.lower(): name for name in (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)}
         args.sets = tuple(spelling.get(name.lower(), name) for name in args.sets)
     if args.blend_sweep:
         try:
@@ -297,29 +316,69 @@ def parse_arguments():
 
 def check_arguments(args):
     """Raise UserError for names that do not exist and for options that do not go together."""
+    if args.niqe_model:
+        metrics.use_niqe_model(args.niqe_model)
     for name in args.sets or ():
-        own = Path(name).name == name and (data.data_root(args.data) / name).is_dir()
-        if name not in (*data.TEST_SETS, data.SAMPLES) and not own:
-            raise UserError(f"there is no set called '{name}'; there are {', '.join((*data.TEST_SETS, data.SAMPLES))}")
+        own = Path(name).name == name != ".." and (data.data_root(args.data) / name).is_dir()
+        known = (*data.TEST_SETS, *data.FURTHER_SETS, data.SAMPLES)
+        if name not in known and not own:
+            raise UserError(f"there is no set called '{name}'; there are {', '.join(known)}")
     for name in args.metrics or ():
+        if name == "niqe" and not args.niqe_model:
+            raise UserError("niqe is the measure of --niqe-model FILE.mat; niqe_own has a model of our own")
         if name not in metrics.COLUMNS:
             raise UserError(f"there is no measure called '{name}'; there are {', '.join(metrics.COLUMNS)}")
-    if args.significance and "psnr_y" not in (args.metrics or metrics.COLUMNS):
+        if name in perceptual.LIBRARIES:
+            perceptual.check(name)
+    if args.significance and "psnr_y" not in (args.metrics or metrics.USUAL):
         raise UserError("--significance needs psnr_y among the --metrics")
-    if args.json and args.json.is_dir():
-        raise UserError(f"--json takes a file, and {args.json} is a folder")
+    for flag, path in (("--json", args.json), ("--latex", args.latex)):
+        if path and path.is_dir():
+            raise UserError(f"{flag} takes a file, and {path} is a folder")
+    if args.axes:
+        plot.check_axes(args.axes)
     if args.blend_sweep:
         check_blend(*args.blend_sweep[:2], args.scale)
 
 
-def load_methods(args, models):
-    """[Interpolation or Model] in the order of the rows; models: {row name: path}. Raises UserError."""
+def last_data(args):
+    """The value of --data; not given, and without a data/, that of the last evaluation, if it has the sets."""
+    if args.pairs or (store.PROJECT / "data").is_dir() or data.SAMPLES in (args.sets or ()):
+        return args.data
+    try:
+        folder = places.data_of("evaluate.py", args.data)
+        if folder is not args.data:
+            data.find_test_sets(folder, args.sets)
+        return folder
+    except UserError as error:
+        print(error)
+        return args.data
+
+
+def choose_sets(args):
+    """{set: paths} of what is to be scored. Raises UserError."""
+    if not args.pairs:
+        sets = data.find_test_sets(args.data, args.sets)
+        if data.SAMPLES not in sets:
+            places.remember("evaluate.py", args.data)
+        return sets
+    hr = args.pairs[1]
+    if not (paths := utils.list_images(hr) if hr.is_dir() else []):
+        raise UserError(f"--pairs: {hr} is not a folder of pictures")
+    return {hr.resolve().name: paths}
+
+
+def choose_methods(args, models, folders):
+    """The methods in the order of the rows; models: {row name: path}; folders: [foreign.Folder]. Raises UserError."""
     methods = [Interpolation(name, args.scale) for name in INTERPOLATIONS if not args.methods or name in args.methods]
-    methods += load_models(models, optional=not (args.weights or args.methods))
+    methods += trained(models)
     order = {name: i for i, name in enumerate(args.methods or ())}
     methods.sort(key=lambda method: order.get(method.name, len(order)))
     if args.blend_sweep:
         methods += blend(*args.blend_sweep)
+    methods += folders
+    if twice := [name for name, times in Counter(method.name for method in methods).items() if times > 1]:
+        raise UserError(f"two rows would be called {twice[0]}: give --pictures another NAME")
     if args.significance and len(methods) < 2:
         raise UserError("--significance compares methods, and there is only one")
     return methods
@@ -335,32 +394,47 @@ def write_results(args, results, sets, focus):
     for path in filter(None, (args.out / "results.json", args.json)):
         tables.write_json(path, results)
     tables.write_markdown(args.out / "table.md", results, args.scale, args.significance)
-    report.write(args.out, results, sets, focus, args.scale)
+    if args.latex:
+        tables.write_latex(args.latex, results, args.scale, args.significance)
+    report.write(args.out, results, sets, focus, args.scale, args.axes)
 
 
 def main():
     args = parse_arguments()
+    args.data = last_data(args)
     if args.explain:
         return explain.explain(args.explain, args.data, args.scale)
     check_arguments(args)
-    sets = data.find_test_sets(args.data, args.sets)
+    sets = choose_sets(args)
+    folders = foreign.parse(args.pictures, args.scale, args.match)
     models = choose_models(args.weights, args.methods, args.scale)
-    for folder in (args.out, args.json.parent) if args.json else (args.out,):
+    methods = choose_methods(args, models, folders)
+    for folder in (args.out, *(path.parent for path in (args.json, args.latex) if path)):
         folder.mkdir(parents=True, exist_ok=True)
     if data.SAMPLES in sets and not args.sets:
         print("no test set was found, so the sample photographs are scored; `python data.py` says how to get the sets")
 
-    names = [name for name in metrics.COLUMNS if name in (args.metrics or metrics.COLUMNS)]
+    wanted = {*(args.metrics or metrics.USUAL), *(["niqe"] if args.niqe_model else [])}
+    names = [name for name in metrics.COLUMNS if name in wanted]
+    known = kept.Kept(args.out)
     with ThreadPoolExecutor(THREADS) as pool:
-        sets = testsets.read_sets(sets, args.scale, pool)
-        testsets.prove(sets, args.scale, pool, args.force)
-        methods = load_methods(args, models)
-        tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
-        focus = figures.write_originals(args.out, sets, args.scale, pool)
-        scores = evaluate(methods, sets, names, args.scale, args.out, pool)
-    results = tables.summarise(scores, {name: members.doubt for name, members in sets.items()})
+        sets = foreign.look_for(folders, testsets.read_sets(sets, args.scale, pool), args.sets or args.pairs)
+        for members in sets.values():
+            figures.check_names([image.name for image in members.images], [method.name for method in methods])
+        testsets.prove(sets, args.scale, pool, args.force, known)
+        notes = foreign.take_in(folders, sets, args.out, known, pool)
+        tasks = work.make_tasks(methods, sets, args.out, known, pool)
+        if any(isinstance(task.method, Trained) and task.new for task in tasks):
+            tf.get_logger().setLevel("ERROR")  # else it warns of retracing at each model's first image
+        tasks = work.ready(tasks, optional=not (args.weights or args.methods))
+        focus = figures.write_originals(args.out, sets, args.scale, pool, known)
+        of_images = [name for name in names if name != "fid"]
+        scores = work.evaluate(tasks, sets, of_images, args.scale, args.out, known, pool)
+    doubts = {name: members.doubt for name, members in sets.items()}
+    results = tables.summarise(scores, doubts, notes, work.of_sets(scores, args.out) if "fid" in names else {})
     write_results(args, results, sets, focus)
-    record([method for method in methods if isinstance(method, Model) and method.weights], results, args.scale)
+    rows = {task.method.name: task.method for task in tasks}
+    record([method for method in rows.values() if method.weights], results, args.scale)
     print(f"\nthe report: {args.out / 'index.html'}; pictures, table.md, results.json and results.csv are beside it")
 
 

@@ -1,6 +1,7 @@
 """Export a trained generator as SavedModel, ONNX and TFLite; each file is checked on photographs before it is kept.
 
-inference/formats.py writes and reads the files; here they are compared with the source, timed and listed in a table.
+inference/formats.py writes and reads the files. This file compares them with the source, times them and lists them in a
+table.
 """
 
 import argparse
@@ -125,7 +126,7 @@ def export(name, source, path, judge):
 
     if name == "savedmodel":
         if path.exists() and not (path / "saved_model.pb").is_file():
-            raise UserError(f"{path} is there and no SavedModel; it stays")
+            raise UserError(f"{path} exists and is not a SavedModel; it is left as it is")
         utils.write_folder_atomically(path, write)
     else:
         utils.write_atomically(path, write)
@@ -183,7 +184,7 @@ def parse_arguments():
         "run",
         nargs="?",
         metavar="RUN",
-        help="a run's name, its directory or weights file (default: the shipped weights)",
+        help="a run's name, its directory or weights file (default: srgan_x4)",
     )
     add(
         "--to",
@@ -198,19 +199,21 @@ def parse_arguments():
         help="from 0, the smooth SRResNet, to 1, the SRGAN RUN: their weights are mixed",
     )
     add("--out", metavar="DIR", type=Path, help="where the files go (default: exports/RUN)")
-    add("--data", metavar="DIR", help="photographs to calibrate int8 on, as of train.py; holds the --sets, too")
+    add(
+        "--data", metavar="DIR", help="photographs to calibrate int8 on, as for train.py; also the folder of the --sets"
+    )
     add("--calibration", type=count, default=32, metavar="N", help="LR crops to calibrate on (default: %(default)s)")
     add(
         "--sets",
         type=terminal.names,
         metavar="A,B",
         default=data.SAMPLES,
-        help="to compare on, as of evaluate.py (default: %(default)s)",
+        help="sets to compare on, as for evaluate.py (default: %(default)s)",
     )
     add(
         "--size", type=count, default=128, metavar="N", help="side of the LR image that is timed (default: %(default)s)"
     )
-    add("--rounds", type=count, default=5, metavar="N", help="turns of the timing; the median counts (default: 5)")
+    add("--rounds", type=count, default=5, metavar="N", help="rounds of the timing; the median counts (default: 5)")
     args = parser.parse_args()
     if args.out and (str(args.out) == "." or args.out.is_file()):
         parser.error(f"--out takes a folder of its own, not '{args.out}'")
@@ -265,13 +268,15 @@ def main():
 
     lines = [
         f"{run} ×{config.scale} on {len(images)} photographs ({', '.join(sets)}); ms: an LR image of "
-        f"{args.size}×{args.size} on {os.cpu_count()} cores; speed: against the source, which is the plain graph of "
-        "evaluate.py, in turns.",
+        f"{args.size}×{args.size} on {os.cpu_count()} cores; speed: relative to the source, which is "
+        "the plain graph of evaluate.py; all took turns.",
         "",
         *table(results),
     ]
     print("", *lines, sep="\n")
-    utils.write_atomically(out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n"))
+    utils.write_atomically(
+        out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    )
     facts = {"about": source.about, "machine": store.machine(*MACHINE), "photographs": [image.name for image in images]}
     facts |= {"calibration_crops": len(crops), "timed_lr": args.size, "formats": tables.finite(results)}
     store.write_json(out / "export.json", facts)

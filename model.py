@@ -3,9 +3,9 @@
 Read it beside Figure 4 of Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
 Network", CVPR 2017. "k9n64s1" is the paper's short form: a 9×9 kernel, 64 feature maps, stride 1.
 
-generator and discriminator add their layers to a Keras graph, which networks/registry.py makes a keras.Model. config is
-the MODEL section of config.py; where it departs from the paper, docs/departures.md says so. The layer that returns the
-result has the dtype floatx, so that it is float32 also under mixed precision. `python model.py` lists all networks.
+generator and discriminator add their layers to a Keras graph, from which networks/registry.py makes a keras.Model.
+config is the MODEL section of config.py; docs/departures.md lists what differs from the paper. The last layer has the
+dtype floatx, so that the result is float32 also under mixed precision. `python model.py` lists all networks.
 """
 
 import math
@@ -43,7 +43,7 @@ def generator(lr_01, config, folded=False):
         x = UPSAMPLERS[config.upsampler](x, config.width, f"upsample{i}_conv", config.upsampler_init)
         x = prelu(x, f"upsample{i}_prelu")
 
-    add_to_bicubic = config.skip == "bicubic"  # ours; the paper has "none"
+    add_to_bicubic = config.skip == "bicubic"  # our addition; the paper has "none"
     settings = {
         "activation": None if config.output == "linear" else config.output,
         "kernel_initializer": "zeros" if add_to_bicubic else "glorot_uniform",
@@ -89,12 +89,12 @@ def discriminator(image, config):
 # VGG: section 2.2.1; Simonyan and Zisserman, 2015
 
 
-def vgg(network, layer, resize=0, factor=1.0, weights=None):
+def vgg(network, layer, resize=0, factor=1.0, weights=None, before_relu=False):
     """VGG up to one layer: a fixed model from images [batch, h, w, 3] in [-1, 1] to features [batch, h', w', c].
 
     network: "VGG19", the paper's, or "VGG16"; layer: "convI_J" after its ReLU, which is the paper's φ I,J, or "poolI";
     resize: side in pixels that images are resized to first, or 0; factor: the features are multiplied by it; weights: a
-    file for Keras's load_weights, or None for random ones.
+    file for Keras's load_weights, or None for random ones; before_relu: the convolution's output before its ReLU.
     """
     floats = {"dtype": keras.config.floatx()}
     image = keras.Input((None, None, 3), name="image")
@@ -102,7 +102,10 @@ def vgg(network, layer, resize=0, factor=1.0, weights=None):
     x = keras.applications.vgg19.preprocess_input((x + 1) * 127.5)  # to BGR less ImageNet's means, as for VGG16
     application = getattr(keras.applications, network)
     whole = application(weights=weights, include_top=False, input_tensor=x)
-    features = keras.ops.cast(whole.get_layer(vgg_layer(layer)).output, keras.config.floatx()) * factor
+    last = whole.get_layer(vgg_layer(layer))
+    if before_relu:
+        last.activation = keras.activations.linear
+    features = keras.ops.cast(last.output, keras.config.floatx()) * factor
     return keras.Model(image, features, name="vgg", trainable=False)
 
 

@@ -77,7 +77,7 @@ def score(names, data_directory, sets):
     if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
         raise UserError("the rows could not be scored, see above")
     scores = {}
-    for set_name, methods in json.loads(path.read_text()).items():
+    for set_name, methods in json.loads(path.read_text(encoding="utf-8")).items():
         for method, values in methods.items():
             means = {name: values[name] for name in ("psnr_y", "ssim_y", "ssim_paper")}
             scores.setdefault(method.removeprefix("row-"), {})[set_name] = means
@@ -93,7 +93,7 @@ def score_new(rows, facts, before, data_directory, sets, keep):
     wanted = tuple(data.find_test_sets(data_directory, sets))
     known = before.get("rows", {})
     same = {"bicubic", *(name for name in known if facts[name]["sha256"] == known[name]["sha256"])}
-    # A set of one's own may have other images by now: it is scored again, except for rows whose runs are gone.
+    # The user's own sets may have changed: they are scored again, except for rows whose runs were deleted.
     again = {"bicubic", *(row.name for row in rows)}
     scores = {
         name: {one: means for one, means in sets_of_row.items() if one in data.TEST_SETS or name not in again}
@@ -120,12 +120,17 @@ def parse_arguments():
     )
     add = parser.add_argument
     minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
-    add("--minutes", type=minutes, default=20.0, help="for each row, on two quiet cores (default: %(default)s)")
+    add(
+        "--minutes",
+        type=minutes,
+        default=20.0,
+        help="of training for each row, as estimated for two idle cores (default: %(default)s)",
+    )
     add(
         "--rows",
         type=terminal.names,
         metavar="A,B",
-        help=f"which: {', '.join(row.name for row in ROWS)} (default: all)",
+        help=f"rows to train: {', '.join(row.name for row in ROWS)} (default: all)",
     )
     add("--data", metavar="DIR", help="a data root with train/ and the test sets in it")
     add("--sets", type=terminal.names, metavar="A,B", help="the sets to score on, as for evaluate.py")
@@ -134,15 +139,15 @@ def parse_arguments():
         action="append",
         default=[],
         metavar="SECTION.key=value",
-        help="for a trial: a setting of every new row",
+        help="a setting for all new rows, for trials",
     )
-    add("--report", action="store_true", help="train nothing: score what is finished, write the page")
+    add("--report", action="store_true", help="train nothing, only score the finished rows and write the page")
     add(
         "--out",
         type=Path,
         default=PICTURES / "page",
         metavar="DIR",
-        help="where results.json and results.md are kept (default: samples/reproduce/page; docs has ours)",
+        help="where results.json and results.md go (default: samples/reproduce/page; ours are in docs/)",
     )
     args = parser.parse_args()
     names = [row.name for row in ROWS]
@@ -161,7 +166,7 @@ def main():
         needed = {row.after for row in wanted} - {None}
         rows = [row for row in ROWS if row.name in needed or row in wanted]
         total = sum(steps_of(row, args.minutes) * row.seconds for row in rows if not is_finished(row)) / 3600
-        print(f"{len(rows)} rows, about {total:.1f} hours on two quiet cores; Ctrl-C saves, the same command goes on")
+        print(f"{len(rows)} rows, about {total:.1f} hours on two idle cores; Ctrl-C saves, the same command continues")
         for row in rows:
             train_row(row, args.minutes, args.data, args.set)
     path, page = args.out / "results.json", args.out / "results.md"
@@ -169,13 +174,13 @@ def main():
     finished = [row for row in ROWS if is_finished(row)]
     if not finished and not before["rows"]:
         raise UserError("no row is finished, there is nothing to report")
-    facts = before["rows"] | {row.name: facts_of(row) for row in finished}  # the runs of earlier rows may be gone
+    facts = before["rows"] | {row.name: facts_of(row) for row in finished}  # runs of earlier rows may have been deleted
     args.out.mkdir(parents=True, exist_ok=True)
 
     def keep(scores):
         results = {"rows": facts, "scores": scores}
         store.write_json(path, results)
-        utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results)))
+        utils.write_atomically(page, lambda temporary: temporary.write_text(page_of(results), encoding="utf-8"))
 
     if finished:
         score_new(finished, facts, before, args.data, args.sets, keep)

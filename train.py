@@ -14,7 +14,7 @@ import data
 from cli import terminal
 from config import VGG_LOSSES
 from networks import features, losses
-from runs import devices, logs, store
+from runs import devices, logs, places, store
 from training import doctor, other_runtimes
 from training.plan import parse_arguments, read_plan
 from training.state import TrainState, load_checkpoint, newest_step, save_checkpoint
@@ -59,11 +59,11 @@ def discriminator_losses(logits_real, logits_fake):
     return d_loss1, d_loss2
 
 
-def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0):
+def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstructions=None, share=0.0, logits_real=None):
     """{name: term} that the generator minimises: TRAIN.loss, what is added to it, and for a GAN the adversarial loss.
 
     config: all sections; logits_fake: None without a discriminator; vgg: the feature network, if the loss needs it;
-    reconstructions, share: see losses.luma_losses.
+    reconstructions, share: see losses.luma_losses; logits_real: for TRAIN.relativistic.
     """
     train = config.TRAIN
     if train.loss == "mse":
@@ -78,7 +78,9 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
         terms |= losses.total_variation_losses(train.total_variation, fake)
     if train.grid:
         terms |= losses.grid_losses(train.grid, fake, real, config.MODEL.scale)
-    if logits_fake is not None:
+    if train.relativistic and logits_fake is not None:
+        terms |= losses.relativistic_losses(logits_real, logits_fake)
+    elif logits_fake is not None:
         terms |= adversarial_losses(logits_fake)
     return terms
 
@@ -93,7 +95,7 @@ class Values(NamedTuple):
 
     losses: dict  # {name: scalar}: loss terms and their sums, the discriminator's mean opinions, norms of gradients
     squares: dict  # {term: square of the L2 norm of its gradient at SR}; unlike norms, squares add up over shares
-    picture: dict  # doctor.measure
+    picture: dict  # from doctor.measure
 
     def by_name(self):
         """{name: scalar tensor} for metrics.jsonl; `<term>_grad` is the gradient norm of a term."""
@@ -105,7 +107,7 @@ def update(config, state, crops, turns):
     """One update of one replica from its crops and turns (see data.Batches). Returns Values."""
     # 1. LR [batch, n/scale, n/scale, 3] in [0, 1] and HR [batch, n, n, 3] in [-1, 1] (section 3.2).
     lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
-    # 2. SR = G(LR), the first of the outputs; DRCN has more that are compared with HR.
+    # 2. SR = G(LR) is the first output; DRCN has further ones that are compared with HR.
     with tf.GradientTape() as g_tape:
         outputs = tf.nest.flatten(state.supervised(lr_01, training=config.TRAIN.batch_norm == "batch"))
     fake = outputs[0]
@@ -124,7 +126,8 @@ def discriminator_update(config, state, fake, real):
     with tf.GradientTape() as tape:
         logits_real = discriminator(real, training=True)
         logits_fake = discriminator(fake, training=True)
-        d_loss1, d_loss2 = discriminator_losses(logits_real, logits_fake)
+        judged = (logits_real, logits_fake)
+        d_loss1, d_loss2 = discriminator_losses(*losses.relativistic(*judged) if config.TRAIN.relativistic else judged)
         d_loss = d_loss1 + d_loss2
         scaled = optimizer.scale_loss(d_loss)  # float16 needs larger gradients; else this is d_loss
     # 2. One step of the optimizer.
@@ -147,9 +150,13 @@ def generator_update(config, state, outputs, g_tape, real):
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(outputs)
         fake, real = shifted(config, state, outputs[0]), shifted(config, state, real)
-        logits_fake = state.discriminator(fake, training=True) if state.discriminator else None
+        judge = state.discriminator
+        logits_fake = judge(fake, training=True) if judge else None
+        logits_real = judge(real, training=True) if judge and train.relativistic else None
         share = 1 - tf.cast(state.step, fake.dtype) / train.steps  # of DRCN's reconstructions
-        terms = generator_losses(config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share)
+        terms = generator_losses(
+            config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share, logits_real=logits_real
+        )
         scale = tf.cast(optimizer.scale_loss(1.0), fake.dtype)  # 1 except for float16
         scaled = {name: scale * loss for name, loss in terms.items()}
     # 2. The gradient of each term at SR; zero for a term that does not depend on it.
@@ -189,7 +196,7 @@ def apply_gradients(config, optimizer, gradients, variables):
 
 def make_update(config, state, strategy=None):
     """The update of all replicas, not yet compiled: a function (crops, turns) → {name: scalar tensor}."""
-    _ = tl.cost  # imports TensorLayer, which makes variables and must not do so while the update is traced
+    _ = tl.cost  # imports TensorLayer now: it makes variables, which must not happen while the update is traced
     strategy = strategy or tf.distribute.get_strategy()
 
     def whole_update(crops, turns):
@@ -279,7 +286,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
 
     indices, held_out = photographs.split(config.DATA.validation)
     if not held_out:
-        print("no photographs are held out: validation uses one that is trained on")
+        print("no photographs are kept for validation: it uses one that is trained on")
     validation = Validation(state.result, config, [photographs[i] for i in held_out or indices[:1]], xla)
     batches = batches_of(photographs, indices, config)
     if resume:
@@ -301,7 +308,7 @@ def train(run, photographs, data_facts, init=None, vgg_path=None, strategy=None,
         log.progress.close()
         if not finished:
             step = state.step.numpy()
-            print(f"stopped at step {step}, all is saved; continue with the same --data and --resume {run.name}")
+            print(f"stopped at step {step}, all is saved; continue with --resume {run.name}")
             return None
         print(f"done: {run.directory / store.WEIGHTS}; samples are in {run.samples}")
     return run.directory / store.WEIGHTS
@@ -374,7 +381,7 @@ def validate(run, state, validation, step, log):
     psnr, bicubic, grid = validation()
     log.picture(step, grid)
     log.progress.write(f"step {step}: validation {psnr:.2f} dB (bicubic {bicubic:.2f} dB)")
-    # PSNR falls while a GAN or a loss of features learns: there it chooses nothing.
+    # PSNR falls while a GAN or a loss of features learns, so it does not choose weights there.
     by_psnr = not state.discriminator and run.config.TRAIN.loss not in VGG_LOSSES
     if by_psnr and psnr > float(state.best.numpy()):
         state.best.assign(psnr)
@@ -437,13 +444,15 @@ def main():
     devices.check_shares(asked.config.TRAIN, strategy)
     if plan.about and devices.is_chief():
         store.write_json(asked.directory / "config.json", plan.about)
+    for run in plan.jobs:
+        places.remember(run.name, args.data)
     devices.estimate(plan.jobs, newest_step(asked.directory) if plan.resumed else 0)
     init = plan.init
     for run in plan.jobs:
         init = train(run, plan.photographs, plan.data_facts, init, plan.vgg_path, strategy, plan.resumed)
         if not init:
             if run is not asked:
-                print(f"then --mode=srgan --init {run.name} trains the GAN")
+                print(f"when it is finished, --mode=srgan --init {run.name} trains the GAN")
             return
 
 

@@ -1,4 +1,4 @@
-"""Upscale your own pictures, animations and videos: files, folders and globs.
+"""Upscale your own pictures, animations and films: files, folders and globs.
 
 `python upscale.py photo.jpg` writes photo_x4.jpg. A picture is upscaled in tiles, so that memory is bounded, by the
 engine that is fastest on this machine; with --exact the result equals that of the whole picture to the last bit. In
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import utils
 from cli import terminal
-from images import pictures, unfinished, video
+from images import animations, film_sequences, films, pictures, unfinished
 from images.hashes import file_digest
 from images.made import is_made, remember
 from inference.engines import ENGINES
@@ -34,7 +34,7 @@ from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engin
 from runs import store
 from utils import UserError
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}{postfix}"
 LARGEST_FACTOR = 16
 FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
 
@@ -43,6 +43,7 @@ class Job(NamedTuple):
     """One file to make: its source and target, and the number and size of the source's frames in LR pixels.
 
     size: (height, width) of the result; None for the Upscaler's factor. options: how it is written, see `options_of`.
+    film: the films.Plan of a film, as measure() makes it of the films.Options.
     """
 
     source: Path
@@ -52,6 +53,7 @@ class Job(NamedTuple):
     width: int = 0
     size: tuple | None = None
     options: dict = {}
+    film: object = films.Options()
 
     @property
     def pixels(self):
@@ -68,12 +70,17 @@ class Job(NamedTuple):
         """The number of pixels that an Upscaler of this factor enlarges."""
         return self.frames * sum(height * width for height, width in self.passes(scale))
 
+    @property
+    def notes(self):
+        """Sentences on what the result will lack, to be read before the work."""
+        return self.film.notes if isinstance(self.film, films.Plan) else ()
+
 
 class Failures:
     """Counts the files that could not be done, and prints one sentence for each at once; record: called with facts."""
 
-    def __init__(self, record=lambda **facts: None):
-        self.count, self.record = 0, record
+    def __init__(self, record=None):
+        self.count, self.record = 0, record or unrecorded
 
     def add(self, path, error):
         self.count += 1
@@ -104,6 +111,8 @@ def find_inputs(names, out, failures):
                     (found if not is_made(file) else again).setdefault(file, file.relative_to(path))
         elif path.exists():
             (found if not is_made(path) else again).setdefault(path, Path(path.name))
+        elif film_sequences.is_pattern(path) and film_sequences.find(path):
+            found.setdefault(path, Path(path.name))
         elif matches := sorted(glob.glob(name, recursive=True)):
             for match in matches:
                 for file in files_of(Path(match), failures):
@@ -119,9 +128,9 @@ def find_inputs(names, out, failures):
 
 
 def is_known(path):
-    """Whether a file's ending is that of a picture, an animation or a video."""
+    """Whether a file's ending is that of a picture, an animation or a film."""
     suffix = Path(path).suffix.lower()
-    return suffix in pictures.SUFFIXES or suffix == ".gif" or suffix in video.SUFFIXES
+    return suffix in pictures.SUFFIXES or suffix == ".gif" or suffix in films.SUFFIXES
 
 
 def is_foreign(path):
@@ -170,10 +179,10 @@ def target_of(source, place, args, scale):
     if is_file_name(args.out):
         return args.out
     folder = args.out / place.parent if args.out else source.parent
-    is_video = source.suffix.lower() in video.SUFFIXES
     name = args.format or pictures.READ_ONLY.get(source.suffix.lower())
-    ending = pictures.FORMATS[name][0][0] if name and not is_video else source.suffix
-    return folder / f"{source.stem}{suffix_of(args, scale)}{ending}"
+    ending = pictures.FORMATS[name][0][0] if name and not films.is_film(source) else source.suffix
+    part = args.film.suffix if films.is_film(source) else ""
+    return folder / f"{source.stem}{suffix_of(args, scale)}{part}{ending}"
 
 
 def plan(args, found, scale, failures):
@@ -182,10 +191,10 @@ def plan(args, found, scale, failures):
     Raises UserError before anything is written if two inputs would become one file.
     """
     targets = {source: target_of(source, place, args, scale) for source, place in found.items()}
-    inputs = {identity(source): source for source in found}
+    inputs = {identity(source) or place_of(source): source for source in found}
     jobs, owners, finished = [], {}, 0
     for source, target in targets.items():
-        if (other := inputs.get(identity(target))) is not None:
+        if (other := inputs.get(identity(target) or place_of(target))) is not None:
             which = "itself" if other == source else f"the input {other}"
             failures.add(source, f"its output would be {which}: give another -o, or a --suffix")
         elif (other := owners.setdefault(place_of(target), source)) != source:
@@ -194,7 +203,7 @@ def plan(args, found, scale, failures):
             finished += 1
             failures.record(status="finished before", source=str(source), target=str(target))
         else:
-            jobs.append(Job(source, target))
+            jobs.append(Job(source, target, film=args.film))
     if finished:
         print(f"skipped: {finished} finished before (--overwrite does them again)")
     return jobs
@@ -230,16 +239,17 @@ def measure(job, max_megapixels, size_of=lambda height, width: None):
 
     size_of: from LR's (height, width) to that of the result, or to None.
     """
-    suffix = job.target.suffix.lower()
-    if job.source.suffix.lower() in video.SUFFIXES:
-        if suffix not in video.SUFFIXES:
-            raise UserError(f"is a video and cannot become {job.target.name}")
-        frames, (height, width) = video.describe(job.source, max_megapixels)
+    if films.is_film(job.source):
+        if not films.is_film(job.target):
+            raise UserError(f"is a film and cannot become {job.target.name}")
+        plan = films.plan(job.source, job.target, job.film, max_megapixels)
+        width, height = plan.film.size
         if size_of(height, width):
-            raise UserError("is a video: it takes the factors that there are weights for, or smaller whole ones")
-        return job._replace(frames=frames, height=height, width=width)
+            raise UserError("is a film: it takes the factors that there are weights for, or smaller whole ones")
+        return job._replace(frames=len(plan.times), height=height, width=width, film=plan)
+    suffix = job.target.suffix.lower()
     with pictures.opened(job.source, max_megapixels, page=0) as image:
-        frames = video.frames_of(image, job.target)
+        frames = animations.frames_of(image, job.target)
         pages = len(pictures.pages_of(image))
         if pages > 1 and pictures.format_of(job.target) != "tiff":
             raise UserError(f"holds {pages} pages, which {job.target.name} cannot: take .tif")
@@ -286,20 +296,20 @@ def work_off(job, upscaler, max_megapixels, progress, keep=False):
     """
     job.target.parent.mkdir(parents=True, exist_ok=True)
     remark = make(job, upscaler, max_megapixels, progress, keep)
-    remember(job.target)
+    if not film_sequences.is_pattern(job.target):  # whose pictures bear the mark
+        remember(job.target)
     return remark
 
 
 def make(job, upscaler, max_megapixels, progress, keep):
     """What work_off does, in a folder that is there."""
-    if job.source.suffix.lower() in video.SUFFIXES:
-        video.upscale_video(job.source, job.target, upscaler, progress)
-        return ""
+    if films.is_film(job.source):
+        return films.upscale_film(job.film, upscaler, progress)
     with pictures.opened(job.source, max_megapixels, page=0) as image:
         pages = len(pictures.pages_of(image))
-        is_animation = job.target.suffix.lower() == ".gif" or video.frames_of(image, job.target) > 1
+        is_animation = job.target.suffix.lower() == ".gif" or animations.frames_of(image, job.target) > 1
     if is_animation:
-        video.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
+        animations.upscale_animation(job.source, job.target, upscaler, max_megapixels, progress)
         return ""
     if pages == 1:
         return make_page(job, upscaler, max_megapixels, progress, keep, 0, pictures.write)
@@ -347,8 +357,8 @@ def enlarge(source, page, picture, upscaler, progress, keep, stack):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Upscale pictures (PNG, JPEG, WebP, TIFF, BMP, AVIF, HEIC, JPEG 2000, TGA), animations (GIF, "
-        "WebP, PNG) and videos (MP4, MOV, MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata and "
-        "sound are kept.",
+        "WebP, PNG) and films (MP4, MOV, MKV, AVI, WebM). Gray, alpha, CMYK, 16 bits, colour profile, metadata, "
+        "sound, subtitles and HDR are kept.",
         epilog="examples: python upscale.py photo.jpg; python upscale.py ~/photos -o ~/large --fit 3840x2160; find . "
         "-name '*.jpg' | python upscale.py - -o ~/large; exit status: 0 all done, 1 some files could not be upscaled "
         "(each is named), 2 nothing was done (wrong arguments, no weights, no input). Finished files are skipped when "
@@ -410,7 +420,7 @@ def parse_arguments():
         action="store_true",
         help="compute in 16 bits: several times as fast on a GPU, or a CPU with AMX, for small differences",
     )
-    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); videos keep theirs")
+    add("--format", choices=pictures.FORMATS, help="format of pictures (default: the input's); films keep theirs")
     percent = terminal.number(int, 1, 100, "a whole number from 1 to 100")
     add("--quality", metavar="Q", type=percent, help="of JPEG and WebP (default: 95) and AVIF (90), 1 to 100")
     add(
@@ -431,7 +441,9 @@ def parse_arguments():
         default=200,
         help="refuse inputs with more pixels (default: %(default)s), a guard against files made to fill the memory",
     )
+    add_film_flags(parser.add_argument_group("films").add_argument)
     args = parser.parse_args()
+    args.film = film_options(args, parser)
     if args.suffix is not None and set(args.suffix) & FORBIDDEN:
         parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
     check_out(args.out, args.format, parser)
@@ -447,30 +459,81 @@ def box(text):
     return int(width), int(height)
 
 
+def add_film_flags(add):
+    """The flags of films; add: add_argument of a parser."""
+    add("--codec", choices=films.CODECS, help="how pictures are encoded (default: h264; hevc for 10 bits; vp9 in WebM)")
+    add(
+        "--crf",
+        metavar="N",
+        type=terminal.number(int, 0, 63, "a whole number from 0 to 63"),
+        help="quality: less is better and larger (default: a loss that is hardly visible)",
+    )
+    add(
+        "--from",
+        metavar="TIME",
+        dest="start",
+        type=terminal.seconds,
+        help="where to begin, such as 90, 2.5s or 1:02:03",
+    )
+    add("--to", metavar="TIME", dest="end", type=terminal.seconds, help="where to end")
+    add("--preview", metavar="TIME", type=terminal.seconds, help="only so much, such as 3s, to see how it will be")
+    add("--deinterlace", action="store_true", help="make whole frames of an interlaced film")
+    add(
+        "--fps",
+        metavar="N",
+        type=terminal.number(float, 0.001, 1000, "frames a second, from 0.001 to 1000"),
+        default=25,
+        help="frames a second of numbered pictures, such as 'frames/%%05d.png' (default: %(default)s)",
+    )
+
+
+def film_options(args, parser):
+    """The films.Options of the arguments."""
+    start, end = args.start, args.end
+    if args.preview is not None:
+        if end is not None:
+            parser.error("--preview and --to both say where to end: leave out one of them")
+        end = (start or 0) + args.preview
+    if end is not None and end <= (start or 0):
+        parser.error("there is nothing between --from and --to")
+    return films.Options(
+        codec=args.codec,
+        crf=args.crf,
+        start=start,
+        end=end,
+        preview=args.preview is not None,
+        deinterlace=args.deinterlace,
+        fps=films.frame_rate(args.fps),
+        overwrite=args.overwrite,
+    )
+
+
 def check_out(out, format_name, parser):
     """End with a sentence if -o names a file of a kind that is not written, or another than --format does."""
     if out is None or out.is_dir():
         return
     suffix = out.suffix.lower()
-    is_film = (mimetypes.guess_type(out.name)[0] or "").startswith("video/") and not is_known(out)
-    if is_foreign(out) or is_film or suffix in pictures.READ_ONLY:
+    unknown = (mimetypes.guess_type(out.name)[0] or "").startswith("video/") and not is_known(out)
+    if is_foreign(out) or unknown or suffix in pictures.READ_ONLY:
         written = [ending for ending in pictures.SUFFIXES if ending not in pictures.READ_ONLY]
-        kinds = ", ".join((*written, ".gif", *video.SUFFIXES))
+        kinds = ", ".join((*written, ".gif", *films.SUFFIXES))
         parser.error(f"-o {out} is of a kind that is not written; there are {kinds}")
-    if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *video.SUFFIXES):
+    if format_name and is_known(out) and suffix not in (*pictures.FORMATS[format_name][0], *films.SUFFIXES):
         parser.error(f"-o {out} is no {format_name}, as --format has it: leave out one of them")
 
 
 def main():
     args = parse_arguments()
     with contextlib.ExitStack() as stack:
-        record = lambda **facts: None  # noqa: E731
-        if args.json:
-            record = functools.partial(print_json, sys.stdout)
+        record = functools.partial(print_json, sys.stdout) if args.json else unrecorded
         if args.json or args.quiet:  # what is said is for people; errors go elsewhere
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         args.inputs = list(read_standard_input(args, stack))
         return upscale_inputs(args, record)
+
+
+def unrecorded(**facts):
+    """What is called with facts about a file where nobody wants them."""
 
 
 def print_json(stream, **facts):
@@ -507,7 +570,7 @@ def upscale_inputs(args, record):
     scale = args.scale or config.scale
     found = find_inputs(args.inputs, args.out, failures)
     if not found:
-        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a video")
+        raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a film")
     if args.out and len(found) > 1 and (args.out.is_file() or is_file_name(args.out)):
         raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
     jobs = []
@@ -560,9 +623,18 @@ def upscale_all(jobs, upscaler, args, failures):
             bar.set_description(job.source.name)
             work = each * job.work(upscaler.scale)
             end += work
+            bar.set_postfix_str("", refresh=False)
+            for note in job.notes:
+                tqdm.write(f"{job.source}: {note}")
             start = time.perf_counter()
+
+            def advance(pixels, job=job):
+                bar.update(each * pixels)
+                if job.frames > 1 and (rate := bar.format_dict["rate"]):
+                    bar.set_postfix_str(f"{rate / each / job.height / job.width:.3g} frames/s", refresh=False)
+
             try:
-                remark = work_off(job, upscaler, args.max_megapixels, lambda count: bar.update(each * count), keep=True)
+                remark = work_off(job, upscaler, args.max_megapixels, advance, keep=True)
             except (UserError, OSError, MemoryError) as error:
                 failures.add(job.source, error)
             else:

@@ -38,7 +38,7 @@ class LazyModule:
         return getattr(importlib.import_module(self.name), attribute)
 
 
-# Parts of lines that TensorFlow and LiteRT write whatever the log level is: that there is no GPU, and what is used.
+# Parts of lines that TensorFlow and LiteRT write at any log level: no GPU is there; how oneDNN rounds; what is used.
 NOISE = (b"absl::InitializeLog()", b"cudart_stub.cc", b"oneDNN custom operations are on", b"XNNPACK delegate for CPU")
 IMPORTING = threading.Lock()  # all threads share standard error
 
@@ -106,8 +106,8 @@ def write_atomically(path, write):
         raise UserError(f"{path} cannot be written: it is not a file")
     try:
         with beside(path) as folder:
-            write(temporary := folder / path.name)  # the same ending, from which writers take the format
-            with open(temporary, "r+b") as file:  # Windows brings to the disk only what is open for writing
+            write(temporary := folder / path.name)  # the same ending: writers take the format from it
+            with open(temporary, "r+b") as file:  # Windows flushes only files that are open for writing
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # HDF5's is a RuntimeError
@@ -117,7 +117,7 @@ def write_atomically(path, write):
 
 @contextlib.contextmanager
 def beside(path):
-    """Gives a hidden folder beside `path`, no other process's, that is removed with what is left in it."""
+    """A context manager: a hidden folder beside `path` for this process alone, which is removed with its content."""
     with tempfile.TemporaryDirectory(prefix=".tmp.", dir=path.parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -125,7 +125,7 @@ def beside(path):
 def write_folder_atomically(path, write):
     """Call write(temporary path of the same name), which makes a folder there, then rename that folder to `path`.
 
-    Raises UserError as write_atomically does; what was there before then stays.
+    Raises UserError as write_atomically does, and then leaves what was there before.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} cannot be written: it is not a folder")
@@ -223,7 +223,7 @@ def triangle(x):
 
 
 def lanczos3(x):
-    """The sinc function in the window of a wider one, support [-3, 3]."""
+    """The sinc function times a wider one as its window, support [-3, 3]."""
     return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
 
 
@@ -249,7 +249,7 @@ def resize_taps(length, new_length, scale, method="bicubic"):
 
 
 def resize_matrix(length, new_length, scale, method="bicubic"):
-    """resize_taps as a dense matrix [new_length, length], for small sizes; its product with an axis is resized."""
+    """resize_taps as a dense matrix [new_length, length], for small sizes; multiplying an axis by it resizes."""
     index, weight = resize_taps(length, new_length, scale, method)
     matrix = np.zeros((new_length, length))
     np.add.at(matrix, (np.arange(new_length)[:, None], index), weight)

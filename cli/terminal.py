@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from utils import UserError
@@ -21,6 +22,18 @@ def number(kind, least, most, words):
         return value
 
     return convert
+
+
+def seconds(text):
+    """A `type` for argparse: "90", "2.5s", "1:30" or "1:02:03.5" as a Fraction of seconds."""
+    try:
+        parts = [Fraction(part) for part in text.removesuffix("s").split(":")]
+        value = sum(part * 60**i for i, part in enumerate(reversed(parts)))
+        if len(parts) > 3 or min(parts) < 0 or "/" in text:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a time, such as 90, 2.5s or 1:02:03, not '{text}'") from None
+    return value
 
 
 def names(text):

@@ -4,6 +4,7 @@ Test images are recognised by their decoded pixels, see hashes.py.
 """
 
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 import utils
 from images import pictures
-from images.hashes import file_digest, load_manifest, pixel_hash, read_manifest
+from images.hashes import COUNTS, file_digest, load_manifest, pixel_hash, read_manifest
 from utils import PROJECT, UserError
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,12 +50,12 @@ def download(url, path, digest=None, timeout=20):
     connection is cut again and again without progress, or if the digest is wrong (the file is deleted then).
     """
     lock = Path(tempfile.gettempdir(), f"srgan-{zlib.crc32(os.fsencode(path.resolve()))}.lock")
-    with FileLock(lock):  # of two workers on a machine the second waits, and finds what the first has fetched
-        return download_alone(url, path, digest, timeout)
+    with FileLock(lock):  # if two workers of a machine fetch a file, the second waits and finds it
+        return download_locked(url, path, digest, timeout)
 
 
-def download_alone(url, path, digest, timeout):
-    """download, where nobody else writes to `path`."""
+def download_locked(url, path, digest, timeout):
+    """download, while this process holds the lock of `path`."""
     if digest and path.exists() and file_digest(path, digest.partition(":")[0]) == digest.partition(":")[2]:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def download_alone(url, path, digest, timeout):
             after = part.stat().st_size if part.exists() else 0
             failures = 0 if after > before else failures + 1
             if failures == ATTEMPTS or (after == 0 and isinstance(error, requests.ConnectionError)):
-                kept = f"; the {after:,} bytes so far are kept, run it again to go on" if after else ""
+                kept = f"; the {after:,} bytes so far are kept: run the command again to continue" if after else ""
                 raise UserError(f"{url} cannot be downloaded ({type(error).__name__}){kept}") from None
     if digest:
         algorithm, _, expected = digest.partition(":")
@@ -135,7 +136,12 @@ MIRRORS = {  # archives that had the originals when this was written; --from nam
         f"{BERKELEY}/bsds/BSDS300-images.tgz",
         "https://huggingface.co/datasets/eugenesiow/BSD100/resolve/main/data/BSD100_HR.tar.gz",
     ),
+    "Urban100": ("https://huggingface.co/datasets/eugenesiow/Urban100/resolve/main/data/Urban100_HR.tar.gz",),
+    "Manga109": (),  # manga109.org gives it away on request only
 }
+
+
+HR_ENDING = re.compile(r"(_SRF_\d)?_HR$")  # img_001_SRF_4_HR, as SelfExSR's archives have it
 
 
 def known_images(name, folder):
@@ -186,6 +192,49 @@ def fetch_test_set(name, root, source=None):
             f"{'; '.join(reasons)}; any copy will do: python data.py {name.lower()} --from FOLDER_OR_ADDRESS"
         )
     return target
+
+
+def fetch_counted(name, root, source=None):
+    """Fill root/<name> with the originals of a set of hashes.COUNTS, from its mirrors or from `source`; as above.
+
+    Its pixels are not known here: of what is found, that folder is taken which has as many images, or as many HR among
+    LR and SR of many methods. Raises UserError.
+    """
+    target, count, reasons = root / name, COUNTS[name], []
+    if len(utils.list_images(target)) == count:
+        print(f"{name} is there already, nothing is fetched")
+        return target
+    for place in [source] if source else MIRRORS[name]:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+            try:
+                paths = originals_of(unpack(place, Path(folder), root / ".downloads"), count)
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            if paths:
+                copy = Path(folder) / name
+                copy.mkdir()
+                for path in paths:
+                    shutil.copy(path, copy / (HR_ENDING.sub("", path.stem) + path.suffix.lower()))
+                utils.write_folder_atomically(target, copy.rename)
+                return target
+            reasons.append(f"{place} has no folder of {count} images, and none with {count} called _HR")
+    reasons = "; ".join(reasons) or "manga109.org gives it for research to those who ask"
+    raise UserError(f"{name} is not there: {reasons}; any copy will do: python data.py {name.lower()} --from FOLDER")
+
+
+def originals_of(folder, count):
+    """The `count` HR images of one folder below `folder`, [] if there is none; the largest, if there are several."""
+    choices = []
+    for place in sorted({path.parent for path in utils.list_images(folder)}):
+        paths = [path for path in utils.list_images(place) if path.parent == place]
+        marked = [path for path in paths if HR_ENDING.search(path.stem)]
+        for found in (marked, paths):
+            if len(found) == count:
+                choices.append((sum(map(os.path.getsize, found)), found))
+                break
+    return max(choices)[1] if choices else []
 
 
 def unpack(place, folder, downloads):

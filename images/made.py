@@ -1,6 +1,6 @@
-"""What upscale.py has made is known again: by a mark in the file, or a list in its folder where a format has no place.
+"""Recognises files that upscale.py has made: by a mark in their EXIF, or by a list in the folder if a format has none.
 
-The mark is EXIF's tag for the software that has worked on a picture, so that it goes where the file goes.
+The mark is in EXIF's tag for the processing software, so it stays with a file that is moved.
 """
 
 import json
@@ -15,10 +15,10 @@ LIST = ".srgan-made.jsonl"  # a line for each file: [name, bytes]
 
 
 def remember(path):
-    """Note that a file was made here, if it does not tell it itself. Raises OSError."""
+    """Add a file that was made here to the list of its folder, unless it bears the mark. Raises OSError."""
     path = Path(path)
     if not is_marked(path) and [path.name, path.stat().st_size] not in listed(path.parent):
-        with open(path.with_name(LIST), "a") as file:
+        with open(path.with_name(LIST), "a", encoding="utf-8") as file:
             file.write(json.dumps([path.name, path.stat().st_size]) + "\n")
 
 
@@ -44,7 +44,7 @@ def is_marked(path):
 def listed(folder):
     """[[name, bytes]] of the files of a folder that its list names; a damaged line names none."""
     try:
-        lines = (folder / LIST).read_text().splitlines()
+        lines = (folder / LIST).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
     found = []

@@ -211,7 +211,7 @@ class Pack:
         """[decode(path)] for all paths, with images mapped read-only; None if there is no complete pack."""
         pixels_file = self.directory / "pixels.bin"
         try:
-            index = json.loads((self.directory / "index.json").read_text())
+            index = json.loads((self.directory / "index.json").read_text(encoding="utf-8"))
             if pixels_file.stat().st_size != index["bytes"]:
                 return None
             # A plain array: slicing a np.memmap is slower. An empty file cannot be mapped.
@@ -249,7 +249,7 @@ class Pack:
                     pixels.write(np.ascontiguousarray(image))
                 size = pixels.tell()
                 flush(pixels)
-            with open(temporary / "index.json", "w") as index:
+            with open(temporary / "index.json", "w", encoding="utf-8") as index:
                 json.dump({"bytes": size, "files": files}, index)
                 flush(index)
             os.replace(temporary, self.directory)

@@ -50,7 +50,7 @@ SUFFIXES = (*(suffix for suffixes, *_ in FORMATS.values() for suffix in suffixes
 FOREIGN = tuple(".jxl .exr .hdr .psd .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .ppm .pgm .pfm".split())
 BARE = ("jp2", "tga")  # formats that are written without metadata, in sRGB
 AVIF = {"quality": 90, "subsampling": "4:4:4"}  # colours in full resolution
-SAME_SPACE = 3  # levels that a profile may differ from sRGB by and still be sRGB
+SAME_SPACE = 3  # a profile whose colours differ from sRGB by at most so many levels is taken for sRGB
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 # Chunks of a PNG that do not depend on its size, depth or palette, and so are right for the output too.
 PNG_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME", b"tEXt", b"zTXt", b"iTXt")
@@ -166,7 +166,7 @@ def opened(path, max_megapixels, page=None):
 
 
 def identified(file, name):
-    """Image.open without Pillow's own bound on the size, which stays as it is for everybody else."""
+    """Image.open without Pillow's limit on the size, which stays as it is for other code."""
     Image.init()
     start = file.read(16)
     if not start:
@@ -306,9 +306,9 @@ def decode(path, image, page=None):
     kind = KINDS.get(image.mode, "L")
     if image.has_transparency_data:
         kind = {"L": "LA", "RGB": "RGBA"}.get(kind, kind)
-    # Of these Pillow reads eight of the sixteen bits.
+    # Pillow reads only eight of the sixteen bits of these.
     deep = image.format in ("PNG", "TIFF") and ";16" in str(image.tile) and not image.mode.startswith("I")
-    image.load()  # here, since Pillow does it while looking for a PNG's EXIF, and damage is overlooked there
+    image.load()  # now: later Pillow would load while it looks for a PNG's EXIF, and overlook damage
     orientation = orientation_of(image)
     kept = facts_of(path, image)
     if further := further_pictures(image):
@@ -321,7 +321,7 @@ def decode(path, image, page=None):
         if image.mode == "F":
             upright, kept["more"] = from_floats(np.asarray(upright)), "floating-point numbers become 16 bits"
         if image.mode.startswith("I") and "transparency" in image.info:
-            kind = "L"  # a single gray of 65,536 is transparent, which upscaling cannot keep
+            kind = "L"  # one of 65,536 grays is transparent, which upscaling cannot keep
         if image.mode.startswith("I") and image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero is white
             upright = Image.fromarray(65535 - np.asarray(upright).astype(np.uint16))
         return Picture(upright, kind, kept)
@@ -475,12 +475,14 @@ def metadata_for(name, kept, size):
     """(metadata for a file of the format `name`, [what is left out]): with the new (width, height) and the MARK."""
     kept, left_out = dict(kept), []
     try:
-        exif = new_exif(kept, size)
-        if name == "tiff":
-            kept["tags"] = described(exif)
-        else:
-            kept["exif"] = exif.tobytes()
-    except Exception:  # Pillow's many kinds for damaged EXIF
+        with warnings.catch_warnings():  # of EXIF that is damaged in part
+            warnings.simplefilter("ignore")
+            exif = new_exif(kept, size)
+            if name == "tiff":
+                kept["tags"] = described(exif)
+            else:
+                kept["exif"] = exif.tobytes()
+    except Exception:  # Pillow raises many kinds for damaged EXIF
         exif = new_exif({}, size)
         kept |= {"exif": exif.tobytes(), "tags": dict(exif)}
     if name == "jpg":
@@ -519,7 +521,7 @@ def to_eight_bits(picture):
 def to_srgb(picture):
     """The eight-bit Picture in sRGB: CMYK becomes RGB, and RGB(A) changes if its profile says it is in another space.
 
-    Profiles that cannot be read, or are sRGB's but for rounding, change no RGB; gray pictures stay as they are.
+    RGB stays as it is if the profile cannot be read or is nearly sRGB (SAME_SPACE); so do gray pictures.
     """
     if picture.kind in ("L", "LA"):
         return picture

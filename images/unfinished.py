@@ -34,7 +34,9 @@ class Canvas:
         self.file = open(path, "r+b" if path.exists() else "w+b", buffering=0)
         size = math.prod(shape) * self.dtype.itemsize
         try:
-            self.start = int(self.rows.read_text()) if os.fstat(self.file.fileno()).st_size == size else 0
+            self.start = (
+                int(self.rows.read_text(encoding="utf-8")) if os.fstat(self.file.fileno()).st_size == size else 0
+            )
         except (OSError, ValueError):
             self.start = 0
         self.file.truncate(size)
@@ -49,7 +51,7 @@ class Canvas:
     def reached(self, row):
         """Note that all rows above `row` are written."""
         os.fsync(self.file.fileno())
-        self.rows.write_text(str(row))
+        self.rows.write_text(str(row), encoding="utf-8")
 
     def bands(self):
         """Yield (slice of rows, array [rows, width, channels]) from the top down."""

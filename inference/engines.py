@@ -218,7 +218,7 @@ def read_radii(stem):
     path = folder() / f"{stem}.json"
     try:
         path.touch(exist_ok=path.is_file())  # those used last stay
-        return json.loads(path.read_text())["radii"]
+        return json.loads(path.read_text(encoding="utf-8"))["radii"]
     except (OSError, ValueError, KeyError):
         return None
 
@@ -268,14 +268,16 @@ def fastest(source, pixels):
     facts = [names, os.cpu_count(), cpu_name(), [version(library) for library in libraries], source.config]
     key, path = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24], folder() / "speeds"
     try:
-        speeds = {name: (start, speed) for name, (start, speed) in json.loads(path.read_text())[key].items()}
+        speeds = {
+            name: (start, speed) for name, (start, speed) in json.loads(path.read_text(encoding="utf-8"))[key].items()
+        }
         speeds["tensorflow"]  # which is always there
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none yet, or damaged
         print("first use of this kind of network here: the engines are timed", flush=True)
         speeds = time_engines(names, source)
         with contextlib.suppress(OSError, ValueError, TypeError, UserError):  # then they are timed again the next time
             folder().mkdir(parents=True, exist_ok=True)
-            known = json.loads(path.read_text()) if path.exists() else {}
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             store.write_json(path, known | {key: speeds})
     return min(speeds, key=lambda name: speeds[name][0] + pixels / speeds[name][1])
 
@@ -283,7 +285,7 @@ def fastest(source, pixels):
 def cpu_name():
     """The processor's name, as far as the system tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()

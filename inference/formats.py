@@ -109,7 +109,7 @@ def write_savedmodel(source, path):
     module = module_with(in_grey_levels(source.network))
     tf.saved_model.save(module, path, signatures=module.upscale)
     (path / "assets.extra").mkdir()  # TensorFlow's place for what users add
-    (path / "assets.extra" / ABOUT).write_text(json.dumps(source.about, indent=2) + "\n")
+    (path / "assets.extra" / ABOUT).write_text(json.dumps(source.about, indent=2) + "\n", encoding="utf-8")
 
 
 def to_onnx(upscale):

@@ -348,16 +348,18 @@ def free_memory(root="/"):
     """
     root = Path(root)
     try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return 4 * 2**30  # not Linux: an amount that almost every machine has
     for folder, limit, used, unused in CGROUPS:
         try:
             folder = root / folder
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            busy = int((folder / used).read_text()) - int(statistics[unused])
-            free = min(free, int((folder / limit).read_text()) - busy)
+            statistics = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+            )
+            busy = int((folder / used).read_text(encoding="utf-8")) - int(statistics[unused])
+            free = min(free, int((folder / limit).read_text(encoding="utf-8")) - busy)
         except (OSError, ValueError, KeyError):  # no container, one of the other version, or one without limit
             pass
     return max(free, 0)

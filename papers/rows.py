@@ -1,9 +1,9 @@
-"""The rows of the paper's Tables 1 and 2: what each is, and the command of train.py that trains it."""
+"""The rows of the paper's Tables 1 and 2, and the command of train.py that trains each."""
 
 from typing import NamedTuple
 
-# Every row that starts from random weights is trained by this rule: the papers' rules need more than minutes, and one
-# rule for all compares the networks. Rows that start from another row's weights keep their paper's rule.
+# Every row that starts from random weights is trained by this rule. The papers' rules need more than minutes, and with
+# one rule for all the networks can be compared. Rows that start from another row's weights keep their paper's rule.
 SAME_RULE = {
     "TRAIN.optimizer": "adam",
     "TRAIN.learning_rate": 1e-3,
@@ -14,7 +14,8 @@ SAME_RULE = {
     "TRAIN.weight_decay": 0,
     "TRAIN.ema": 0.999,
 }
-# Every row has its paper's network. In so little time, many updates on small crops bring more than few on crops of 96.
+# For all rows: the paper's network without our additions. In a short time, many updates on small crops give a higher
+# PSNR than few updates on crops of 96.
 ALL = {"DATA.crop": 64, "MODEL.skip": "none", "TRAIN.shift": False}
 
 
@@ -27,9 +28,9 @@ class Row(NamedTuple):
     title: str
     paper: str | None = None  # the name in tables.PAPER
     after: str | None = None  # the row whose weights it starts from
-    sets: tuple | None = None  # the sets to score it on, None for all (which would take hours)
+    sets: tuple | None = None  # the sets to score it on; None: all (for DRCN that would take hours)
     settings: dict = {}  # that differ from ALL and SAME_RULE
-    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} from its paper
+    own: dict = {}  # {set: (PSNR-Y, Wang's SSIM)} from the network's own paper
 
 
 def after_mse(preset, seconds, title, paper):
@@ -42,7 +43,7 @@ VDSR = {"Set5": (31.35, 0.8838), "Set14": (28.01, 0.7674), "BSD100": (27.29, 0.7
 JOHNSON = {"Set5": (27.09, 0.7680)}
 JOHNSON_PIXEL = {"Set5": (28.40, 0.8205)}
 DRCN = {"Set5": (31.53, 0.8854), "Set14": (28.02, 0.7670), "BSD100": (27.23, 0.7233)}
-HEAVY = {"TRAIN.batch": 2, "DATA.validation": 1}  # 140 times SRResNet's work per pixel
+HEAVY = {"TRAIN.batch": 2, "DATA.validation": 1}  # DRCN does 140 times SRResNet's work per pixel
 ROWS = (
     Row("srcnn", ("--model", "srcnn"), 0.40, "SRCNN 9-5-5", "SRCNN", own=SRCNN),
     Row("espcn", ("--model", "espcn"), 0.019, "ESPCN", "ESPCN"),
@@ -64,7 +65,7 @@ ROWS = (
         "Johnson et al., feature loss",
         own=JOHNSON,
         after="johnson-pixel",
-        settings={"TRAIN.schedule": "cosine"},  # with its constant 1e-3 the loss did not fall in 400 updates
+        settings={"TRAIN.schedule": "cosine"},  # with the constant rate of 1e-3 the loss did not fall in 400 updates
     ),
     Row("srresnet-mse", ("--preset", "srresnet-mse"), 0.73, "SRResNet-MSE", "SRResNet"),
     after_mse("srresnet-vgg22", 1.25, "SRResNet-VGG22", "SRResNet-VGG22"),

@@ -1,4 +1,4 @@
-"""Training a row: train.py, in another process, starts or resumes its run."""
+"""Training a row: train.py starts or resumes its run in another process."""
 
 import contextlib
 import signal
@@ -26,7 +26,7 @@ def train_row(row, minutes, data_directory, overrides):
         done = store.read_about(store.root() / name / "config.json")["config"].TRAIN.steps
         wanted = steps_of(row, minutes)
         other = f" (not {wanted:,}: remove {store.root() / name} to train it again)" if done != wanted else ""
-        print(f"{name}: done before, {done:,} updates{other}")
+        print(f"{name}: finished before, {done:,} updates{other}")
         return
     command = command_of(row, minutes, data_directory, overrides)
     if (store.root() / name / "config.json").is_file():

@@ -1,9 +1,9 @@
-"""Compare four upsamplers of the generator, at the start and trained equally long, with several seeds each.
+"""Compare four upsamplers of the generator, at the start and after equal training, with several seeds each.
 
 Writes subpixel.md (ours is docs/subpixel.md). If it is stopped, the same command continues.
 
-It examines two notes: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009), and
-Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
+The claims are those of two notes: Shi et al., "Is the deconvolution layer the same as a convolutional layer?"
+(1609.07009), and Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
 """
 
 import argparse
@@ -32,7 +32,7 @@ pyplot = LazyModule("matplotlib.pyplot")
 SMALL = ("MODEL.blocks=4", "MODEL.width=32", "MODEL.skip=none")
 SMALL += ("TRAIN.log_every=5", "TRAIN.validate_every=100", "TRAIN.ema=0")
 SECONDS = 0.35  # an update of these small generators on two cores, estimated
-ARMS = (
+ARMS = (  # the upsamplers that are compared
     Row("small-icnr", ("--upsampler-init", "icnr"), SECONDS, "sub-pixel convolution by ICNR"),
     Row("small-random", ("--upsampler-init", "random"), SECONDS, "sub-pixel convolution, random kernels"),
     Row("small-resize", ("--upsampler", "resize"), SECONDS, "nearest resizing and convolution"),
@@ -114,29 +114,32 @@ def draw_curves(path, study):
     pyplot.close(figure)
 
 
-TEXT = """# Sub-pixel convolution: the same as a transposed one, and its checkerboard
+TEXT = """# Sub-pixel convolution: its checkerboard, and why it is a transposed convolution
 
 Written by `python -m papers.subpixel` from [subpixel.json](subpixel.json).
 
-**The same.** A convolution to r²·C maps followed by a pixel shuffle is a transposed convolution of stride r, and the
-reverse. For the kernels K [k, k, C_in, r²·C] of the first and W [r·k, r·k, C, C_in] of the second
+This page examines two notes: Shi et al., "Is the deconvolution layer the same as a convolutional layer?" (1609.07009),
+and Aitken et al., "Checkerboard artifact free sub-pixel convolution" (1707.02937).
+
+**The same as a transposed convolution.** A convolution to r²·C maps followed by a pixel shuffle equals a transposed
+convolution of stride r, if the kernels K [k, k, C_in, r²·C] of the first and W [r·k, r·k, C, C_in] of the second have
 
     W[y, x, c, i] = K[k-1 - y//r, k-1 - x//r, i, ((y mod r)·r + x mod r)·C + c]
 
-which is `layers/upsampling.transposed_kernel`. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
+`layers/upsampling.transposed_kernel` computes this. A test compares the two for r = 2, 3, 4 and k = 1, 3, 5, to 1e-12.
 
-**The checkerboard.** Random kernels make the r² sub-kernels independent of each other, which shows as a grid. ICNR
-gives all of them the same kernel: the layer starts as nearest-neighbour resizing. Four generators' output for the same
-LR image before any training, all stretched to the same contrast:
+**The checkerboard.** With random initial weights the r² sub-kernels differ from each other, which shows as a grid. ICNR
+makes all of them equal, so that the layer starts as nearest-neighbour resizing. The pictures are the output of four
+generators for the same LR image before any training, stretched to the same contrast:
 
 ![{titles}](subpixel_start.png)
 
 *From left to right: {titles}.*
 
-**Trained.** Each for {steps:,} updates on {images:,} photographs: {blocks} residual blocks of {width} maps, batch 16,
-crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; each gives all four the same batches. Lines are
-means over the seeds and nine logged updates, bands go from the lowest seed to the highest. The transposed convolution
-has a quarter of the weights and work of a sub-pixel one.
+**Training.** Each generator has {blocks} residual blocks of {width} maps and was trained for {steps:,} updates on
+{images:,} photographs: batch 16, crops of 64, Adam, cosine from 1e-3. Seeds: {seeds}; with the same seed all four have
+the same batches. Lines are means over the seeds and nine logged updates, bands go from the lowest seed to the highest.
+The transposed convolution has a quarter of the weights and work of a sub-pixel one.
 
 ![curves of pixel loss and checkerboard](subpixel_curves.png)
 
@@ -144,15 +147,18 @@ has a quarter of the weights and work of a sub-pixel one.
 |---|---|---|---|---|---|---|---|
 {table}
 
-Means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the pattern that repeats
-in every 4×4 cell of SR - HR. On the validation photographs bicubic has {bicubic:.2f} dB{moved}. Chance differences do
-not average out entirely over the cells of one batch: at the first update ICNR and resizing have no grid, and their
-values are this floor.
+The table has means over the seeds ± their standard deviation. The grid is the RMS, in grey levels of 255, of the
+pattern that repeats in every 4×4 cell of SR - HR. On the validation photographs bicubic has
+{bicubic:.2f} dB{moved}. At the first update ICNR and resizing have no
+grid: their values there are what chance leaves in the mean over one batch's cells.
 
-**Claimed and found.** The note claims that ICNR starts without the checkerboard: its grid at the first update is below
-half of the random kernels' with {start} seeds. It claims that ICNR trains faster than random kernels and than resizing:
-its loss over the first fifth is lower than theirs with {faster}. And it claims that ICNR ends with the lowest loss:
-over the last tenth it is lower with {end}.
+**Claims and findings.** Aitken et al. make three claims for ICNR.
+
+- It starts without the checkerboard. Found: its grid at the first update is below half of the
+  random kernels' with {start} seeds.
+- It trains faster than random kernels and than resizing. Found: its loss over the first fifth is lower than theirs
+  with {faster}.
+- It ends with the lowest loss. Found: its loss over the last tenth is lower with {end}.
 
 Trained at {commits}.
 """
@@ -170,7 +176,7 @@ def moved(study):
         return ""
     validation = [np.array(study["arms"][row.name]["validation"]) for row in ARMS]
     variances = [np.var(one - other, ddof=1) for one, other in itertools.combinations(validation, 2)]
-    return f"; the difference of two arms varies by {np.mean(variances) ** 0.5:.2f} dB with the seed"
+    return f"; the difference between two of the four varies by {np.mean(variances) ** 0.5:.2f} dB with the seed"
 
 
 def lower(ours, theirs):
@@ -220,7 +226,7 @@ def write_page(study, out):
     utils.write_image(out / "subpixel_start.png", utils.picture_grid([start]))
     draw_curves(out / "subpixel_curves.png", study)
     for name, text in (("subpixel.json", json.dumps(study) + "\n"), ("subpixel.md", page_of(study))):
-        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text))
+        utils.write_atomically(out / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
 
 
 def parse_arguments():
@@ -228,17 +234,22 @@ def parse_arguments():
         description=__doc__.split("\n")[0], epilog="example: python -m papers.subpixel --minutes 5 --data ~/photos"
     )
     minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
-    parser.add_argument("--minutes", type=minutes, default=5.0, help="for each run, on two quiet cores (default: 5)")
+    parser.add_argument(
+        "--minutes",
+        type=minutes,
+        default=5.0,
+        help="minutes of training for each run, as estimated for two idle cores (default: 5)",
+    )
     count = terminal.number(int, 1, 100, "a whole number from 1 to 100")
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each arm (default: 3)")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each upsampler (default: 3)")
     parser.add_argument("--data", metavar="DIR", help="photographs, as for train.py")
-    parser.add_argument("--report", action="store_true", help="train nothing, write the page of finished runs")
+    parser.add_argument("--report", action="store_true", help="train nothing, only write the page of the finished runs")
     parser.add_argument(
         "--out",
         type=Path,
         default=store.PROJECT / "samples" / "subpixel",
         metavar="DIR",
-        help="where the page and its pictures go (default: samples/subpixel; docs has ours)",
+        help="where the page and its pictures go (default: samples/subpixel; our page is docs/subpixel.md)",
     )
     return parser.parse_args()
 

@@ -50,7 +50,7 @@ def choose_strategy(replicas):
     replicas = replicas or max(len(gpus), 1)
     if gpus and replicas > len(gpus):
         raise UserError(f"TRAIN.replicas is {replicas}, but there are {len(gpus)} GPUs")
-    if gpus:  # TensorFlow takes the memory of all that it sees
+    if gpus:  # TensorFlow takes the memory of all GPUs that it sees
         tf.config.set_visible_devices(gpus[:replicas], "GPU")
     if workers()[1] > 1:
         if not gpus and replicas > 1:
@@ -101,7 +101,7 @@ def check_agreement(strategy, facts):
     ours = [zlib.crc32(json.dumps(value, sort_keys=True).encode()) for value in facts.values()]
     theirs = strategy.gather(strategy.run(lambda: tf.constant([ours], tf.int64)), axis=0).numpy()
     if different := [name for name, values in zip(facts, theirs.T, strict=True) if len(set(values)) > 1]:
-        raise UserError(f"the workers differ in {' and '.join(different)}: start all of them with the same")
+        raise UserError(f"the workers differ in {' and '.join(different)}: start all of them alike")
 
 
 def distribute(strategy, *arrays):
@@ -144,7 +144,7 @@ def describe(strategy, precision, xla):
 
 
 def explained(error, run):
-    """A UserError if the error, one of TensorFlow's, is one that the user can remedy; else the error itself."""
+    """An error of TensorFlow as a UserError if the user can remedy it; else the error itself."""
     if "No space left" in str(error):
         return UserError(f"the disk is full ({utils.short(error)}); make room, then continue with --resume {run.name}")
     if isinstance(error, tf.errors.ResourceExhaustedError):
@@ -167,7 +167,7 @@ CORE_SECONDS = {"srresnet": 3.2, "srgan": 14.0}
 def estimate(jobs, done=0):
     """Without a GPU, print how long the jobs, [store.Run], will take if that is more than a few hours.
 
-    done: steps that the last of them has behind it.
+    done: steps that the last of them has done.
     """
     if tf.config.list_physical_devices("GPU"):
         return

@@ -23,7 +23,7 @@ def read_metrics(directory):
 
 
 class Metrics:
-    """The metrics.jsonl of a run directory, to be read again and again: each time only the new lines are read."""
+    """The metrics.jsonl of a run directory, which may grow: each call reads only the new lines."""
 
     def __init__(self, directory):
         self.path, self.file, self.end, self.known = directory / "metrics.jsonl", None, 0, []
@@ -40,7 +40,7 @@ class Metrics:
             *whole, rest = file.read().split(b"\n")
         self.end += sum(len(line) + 1 for line in whole)
         self.known += [value for line in whole if (value := value_of(line))]
-        last = value_of(rest)  # its line break may not be written yet
+        last = value_of(rest)  # the last line's break may not be written yet
         return [*self.known, last] if last else list(self.known)
 
 
@@ -66,7 +66,7 @@ class Progress:
     def show(self, step, values):
         """Show the losses among {name: float}; return the seconds per step since the last call, or since `restart`.
 
-        They are of reading crops and of updates alone: validating, logging and saving come before `restart`.
+        Only reading crops and updates count: validation, logging and saving come before `restart`.
         """
         now = time.perf_counter()
         seconds = (now - self.time) / max(step - self.step, 1)
@@ -94,7 +94,7 @@ class Progress:
         self.bar.write(text)
 
     def restart(self):
-        """What has been done since `show` is over and does not count as the steps' time."""
+        """Measure the next steps from now on: what was done since `show` does not count."""
         self.time = time.perf_counter()
 
 
@@ -134,7 +134,9 @@ class Log:
         if self.asked_to_stop:
             raise KeyboardInterrupt
         self.asked_to_stop = True
-        os.write(2, b"\nstopping after this update (again: at once, without saving)\n")  # print may be busy
+        os.write(
+            2, b"\nstopping after this update (a second time stops at once, without saving)\n"
+        )  # print may be busy
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
@@ -142,7 +144,8 @@ class Log:
             self.stack.callback(signal.signal, number, signal.signal(number, self.ask_to_stop))
         self.stack.callback(self.progress.close)
         if self.writes:
-            self.file = self.stack.enter_context(open(self.run.directory / "log.txt", "a"))
+            path = self.run.directory / "log.txt"
+            self.file = self.stack.enter_context(open(path, "a", encoding="utf-8", errors="backslashreplace"))
             self.stack.enter_context(contextlib.redirect_stdout(Tee(sys.stdout, self.file)))
             self.events = tf.summary.create_file_writer(str(self.run.directory / "tensorboard"))
             self.stack.callback(self.close_events)
@@ -164,7 +167,7 @@ class Log:
         line = {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
         # JSON has no infinity, to which gradients overflow in float16: null stands for it.
         finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
-        with open(self.run.directory / "metrics.jsonl", "a") as file:
+        with open(self.run.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         with self.events.as_default():
             for name, value in line.items():

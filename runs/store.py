@@ -23,8 +23,8 @@ from runs import devices
 from runs.logs import read_metrics
 from utils import PROJECT, UserError
 
-WEIGHTS = "generator.weights.h5"  # the newest
-BEST = "best.weights.h5"  # those with the best validation
+WEIGHTS = "generator.weights.h5"  # the newest weights
+BEST = "best.weights.h5"  # the weights with the best validation
 SCORES = "scores.json"  # what evaluate.py measured with these weights
 ALWAYS = ("scale", "blocks", "width", "output", "bn_momentum", "bn_epsilon")  # keys of MODEL in every config.json
 RESERVED = ("evaluate", "readme", "reproduce", "subpixel")  # folders of samples/ with another use
@@ -75,12 +75,14 @@ def check_name(name):
 
 
 def write_json(path, value):
-    utils.write_atomically(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n"))
+    utils.write_atomically(
+        path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 def read_json(path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({utils.short(error)})") from error
 
@@ -183,18 +185,18 @@ def read_about(about):
     """The content of a run's config.json, its configuration as a checked EasyDict. Raises UserError."""
     content = read_json(about)
     try:
-        theirs, config = content["config"], copy.deepcopy(DEFAULTS)
+        written, config = content["config"], copy.deepcopy(DEFAULTS)
         for section in DEFAULTS:
-            # The network must be described in full; other settings may be newer than the run and have their defaults.
-            for key in {*theirs.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:
+            # The network must be described in full. Other settings may be newer than the run: they have their defaults.
+            for key in {*written.get(section, {}), *(ALWAYS if section == "MODEL" else ())}:
                 if f"{section}.{key}" not in DROPPED:
-                    set_value(config, f"{section}.{key}", theirs[section][key])
+                    set_value(config, f"{section}.{key}", written[section][key])
         content["config"] = config
         check_config(config)
         MODES.index(content["mode"])
-        for key, theirs in content.get("network", {}).items():
-            if theirs != NETWORK.get(key):
-                raise UserError(f"the network's {key} is '{theirs}', which is not supported")
+        for key, text in content.get("network", {}).items():
+            if text != NETWORK.get(key):
+                raise UserError(f"the network's {key} is '{text}', which is not supported")
     except (KeyError, AttributeError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{about} does not describe a run of train.py ({utils.short(error)})") from None
     return content
@@ -239,7 +241,7 @@ def write_scores(weights, scores):
 
 
 def default_weights(scales=(4,)):
-    """The directory of the run to use if none is named: for the first of the scales that has one, the SRGAN's first.
+    """The directory of the run to use if none is named: of the first scale that has one, the SRGAN, else the SRResNet.
 
     Raises UserError if there is none.
     """
@@ -248,7 +250,9 @@ def default_weights(scales=(4,)):
         for place in (PROJECT / "checkpoint", root()):
             if (place / name / WEIGHTS).is_file():
                 return place / name
-    raise UserError(f"there are no weights ({' or '.join(names)}): name others, or train one with such a --name")
+    raise UserError(
+        f"there are no weights ({' or '.join(names)}): name others, or train a network with one of these --names"
+    )
 
 
 def check_blend(first, second):
@@ -294,14 +298,14 @@ def find_init(model_config, fingerprint, least_steps):
     """
     candidates = []
     for name, (weights, about) in find_runs().items():
-        theirs = about["config"]
-        if about["mode"] != "srresnet" or theirs.TRAIN.loss != "mse" or differences(theirs.MODEL, model_config):
+        config = about["config"]
+        if about["mode"] != "srresnet" or config.TRAIN.loss != "mse" or differences(config.MODEL, model_config):
             continue
         if name == f"srresnet_x{model_config.scale}":
             return weights, "the weights that come with the project"
         lines = read_metrics(weights.parent)
         scores = [line["val_psnr_y"] for line in lines if "val_psnr_y" in line]
-        finished = lines and lines[-1]["step"] >= about["config"].TRAIN.steps >= least_steps
+        finished = lines and lines[-1]["step"] >= config.TRAIN.steps >= least_steps
         if scores and finished:
             same = about.get("data", {}).get("fingerprint") == fingerprint
             candidates.append((same, scores[-1], weights))

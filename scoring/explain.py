@@ -177,7 +177,7 @@ def explain(what, root=None, scale=4, csv_file=None, json_file=None):
 
 
 def write_csv(path, rows):
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

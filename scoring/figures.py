@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import utils
 from images import pictures
-from scoring import metrics, tables
+from scoring import kept, metrics, tables
 from utils import LazyModule, UserError
 
 matplotlib = LazyModule("matplotlib")
@@ -36,6 +36,11 @@ def path_of(image, method=None, folder=""):
     return Path(folder) / (f"{image}_{method}.png" if method else f"{image}.png")
 
 
+def files_of(folder, image, method):
+    """The files that write_method writes: of SR, and of its departure from LR."""
+    return folder / path_of(image, method), folder / path_of(image, method, "departure")
+
+
 def check_names(images, methods):
     """Raise UserError if two pictures would have one name, for example image a by b_c and image a_b by c."""
     taken = {}
@@ -50,21 +55,29 @@ def write_method(folder, image, method, sr):
 
     folder: the set's; image: testsets.Image; method: its name; sr: uint8 [h, w, 1 or 3].
     """
-    utils.write_image(folder / path_of(image.name, method), sr)
-    utils.write_image(folder / path_of(image.name, method, "departure"), colour_departure(sr, image.lr))
+    path, departure = files_of(folder, image.name, method)
+    utils.write_image(path, sr)
+    utils.write_image(departure, colour_departure(sr, image.lr))
 
 
-def write_originals(out, sets, scale, pool):
+def write_originals(out, sets, scale, pool, known=None):
     """Write HR and LR of every image, in the threads of `pool`: {set: {image: its focus, see find_focus}}.
 
-    out: holds the folders of the sets; sets: {set: testsets.ImageSet}.
+    out: holds the folders of the sets; sets: {set: testsets.ImageSet}; known: kept.Kept, if what is there may stay.
     """
 
     def write(task):
         set_name, image = task
-        utils.write_image(out / set_name / path_of(image.name, folder="original"), image.hr)
-        utils.write_image(out / set_name / path_of(image.name, folder="lr"), image.lr)
-        return find_focus(image, scale)
+        files = [out / set_name / path_of(image.name, folder=folder) for folder in ("original", "lr")]
+        made_of = kept.digest_of("original", image.digest, scale)
+        if focus := known and known.files(made_of, *files):
+            return focus
+        for path, pixels in zip(files, (image.hr, image.lr), strict=True):
+            utils.write_image(path, pixels)
+        focus = find_focus(image, scale)
+        if known:
+            known.add_files(made_of, focus, *files)
+        return focus
 
     tasks = [(name, image) for name, members in sets.items() for image in members.images]
     found = {name: {} for name in sets}
@@ -110,9 +123,9 @@ def crop_at(image, focus):
 
 
 def caption(values, names):
-    """The first two of the measures `names` as text: "28.42 dB / 0.8101"."""
+    """The first two of the measures `names` that `values` has, as text: "28.42 dB / 0.8101"."""
     parts = []
-    for name in names[:2]:
+    for name in [name for name in names if name in values][:2]:
         column = metrics.COLUMNS[name]
         unit = " dB" if column.about.startswith("dB") else ""
         parts += [cell.text + unit for cell in tables.make_cells([values[name]], column)]

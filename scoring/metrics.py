@@ -11,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 import utils
-from scoring.niqe import niqe
+from images import hashes
+from scoring import niqe, perceptual
 from utils import LazyModule
 
+cv2 = LazyModule("cv2")
 ndimage = LazyModule("scipy.ndimage")
 similarity = LazyModule("skimage.metrics")
+tf = LazyModule("tensorflow")
 
 PROTOCOL = "LR by MATLAB's bicubic imresize; Y of BT.601 (16-235) rounded to 8 bits; {border} pixels off each border"
 
@@ -54,9 +57,7 @@ def ssim_daala(a, b):
     taps = daala_taps(a.shape[0])
 
     def weighted(plane):
-        for axis in (0, 1):
-            plane = ndimage.correlate1d(plane, taps, axis, mode="constant")
-        return plane
+        return cv2.sepFilter2D(plane, cv2.CV_64F, taps, taps, borderType=cv2.BORDER_CONSTANT)  # zeros beyond the border
 
     rows, columns = (ndimage.correlate1d(np.ones(n), taps, mode="constant") for n in a.shape)
     w = np.outer(rows, columns)
@@ -107,6 +108,33 @@ def psnr_rgb(sr, hr, border):
     return psnr(utils.to_rgb(sr)[inside, inside], utils.to_rgb(hr)[inside, inside])
 
 
+SHIFT = 4  # pixels, at most, that psnr_shift moves
+
+
+def psnr_shift(sr, hr, border):
+    """psnr_y of the best of all shifts of HR by up to SHIFT whole pixels, and no more than the border has."""
+    most = min(SHIFT, border)
+    whole = [plane.astype(np.int32) for plane in scored(sr, hr, 0)]
+    height, width = (length - 2 * border for length in whole[0].shape)
+    ours = whole[0][border : border + height, border : border + width]
+    moves = range(border - most, border + most + 1)
+    errors = [
+        np.square(ours - whole[1][top : top + height, left : left + width]).mean() for top in moves for left in moves
+    ]
+    return float(10 * np.log10(255**2 / min(errors))) if min(errors) else float("inf")
+
+
+def ms_ssim(sr, hr, border):
+    """Multi-scale SSIM (Wang et al., 2003) on Y without the border, by TensorFlow; arguments as in psnr_y.
+
+    NaN for less than 176 pixels: the window of 11 must fit in at the fifth scale too.
+    """
+    planes = scored(sr, hr, border)
+    if min(planes[0].shape) < 11 * 2**4:
+        return float("nan")
+    return float(tf.image.ssim_multiscale(*(tf.constant(plane[None, ..., None]) for plane in planes), 255)[0])
+
+
 def shrunk(sr, lr):
     """SR shrunk to LR's size by MATLAB's bicubic imresize, as LR was made: uint8 [h, w, 3].
 
@@ -132,7 +160,8 @@ def departure(sr, lr):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The measures by name. To add one, write its entry, at the end: the report shows the first two below its pictures.
+# The measures by name. To add one, write its entry, at the end: the report shows the first two below its pictures. Only
+# those in USUAL are computed if nothing is said.
 
 
 class Column(NamedTuple):
@@ -141,8 +170,11 @@ class Column(NamedTuple):
     title: str
     digits: int
     about: str  # in a few words
-    compute: Callable | None = None  # (sr, hr, lr, border) of one image, as for `measure` → number
+    compute: Callable | None = (
+        None  # (sr, hr, lr, border) of one image, as for `measure` → number; None: not of an image
+    )
     better: int = 1  # -1 if lower is better
+    model: str = ""  # the digest of a file that the figures depend on
 
 
 COLUMNS = {
@@ -165,10 +197,53 @@ COLUMNS = {
         "NIQE-own",
         2,
         "with a model of our own, whole Y plane; lower is better",
-        lambda sr, hr, lr, border: niqe(sr),
+        lambda sr, hr, lr, border: niqe.niqe(sr),
         better=-1,
     ),
+    "psnr_shift": Column(
+        "PSNR-shift",
+        2,
+        f"dB, PSNR-Y at the best of all shifts by up to {SHIFT} pixels",
+        lambda sr, hr, lr, border: psnr_shift(sr, hr, border),
+    ),
+    "ms_ssim": Column(
+        "MS-SSIM", 4, "at five scales, Wang et al. 2003", lambda sr, hr, lr, border: ms_ssim(sr, hr, border)
+    ),
+    "lpips": Column(
+        "LPIPS",
+        4,
+        "Zhang et al. 2018, AlexNet, RGB, no border off; lower is better",
+        lambda sr, hr, lr, border: perceptual.compare("lpips", sr, hr),
+        better=-1,
+    ),
+    "dists": Column(
+        "DISTS",
+        4,
+        "Ding et al. 2020, RGB, no border off; lower is better",
+        lambda sr, hr, lr, border: perceptual.compare("dists", sr, hr),
+        better=-1,
+    ),
+    "niqe": Column("NIQE", 2, "Mittal et al. 2013, with the model of --niqe-model; lower is better", better=-1),
+    "fid": Column("FID", 2, "Heusel et al. 2017, of the set; lower is better", better=-1),
 }
+USUAL = (
+    "psnr_y",
+    "ssim_y",
+    "ssim_paper",
+    "psnr_rgb",
+    "consistency",
+    "niqe_own",
+)  # the others, where they are asked for
+
+
+def use_niqe_model(path):
+    """Give the measure `niqe` the model in a .mat file of the original's. Raises UserError."""
+    model = niqe.load_original(path)
+    COLUMNS["niqe"] = COLUMNS["niqe"]._replace(
+        about=f"Mittal et al. 2013, with the model in {path.name}, whole picture; lower is better",
+        compute=lambda sr, hr, lr, border: niqe.original(sr, model),
+        model=hashes.file_digest(path, "sha256"),
+    )
 
 
 def measure(names, sr, hr, lr, border):

@@ -20,6 +20,7 @@ from cli import terminal
 from images import hashes, pictures
 from utils import LazyModule, UserError
 
+io = LazyModule("scipy.io")
 ndimage = LazyModule("scipy.ndimage")
 special = LazyModule("scipy.special")
 
@@ -124,7 +125,7 @@ def features(image_u8):
 def load_model(path=MODEL):
     """(mean [36], covariance [36, 36]) of the features of pristine patches. Raises UserError without such a file."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         mean, covariance = np.array(content["mean"]), np.array(content["covariance"])
         if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
             raise ValueError("wrong shapes")
@@ -142,6 +143,53 @@ def niqe(image_u8):
     ours = np.cov(rows, rowvar=False) if len(rows) > 1 else np.zeros_like(covariance)
     difference = rows.mean(axis=0) - mean
     return float(np.sqrt(difference @ np.linalg.pinv((covariance + ours) / 2) @ difference))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The original's, to be compared with others' figures
+
+
+def load_original(path):
+    """(mean [36], covariance [36, 36]) of a .mat file as the original has it. Raises UserError."""
+    try:
+        content = io.loadmat(path)
+        mean, covariance = (np.array(content[f"{name}_prisparam"], float) for name in ("mu", "cov"))
+        return mean.reshape(FEATURES), covariance.reshape(FEATURES, FEATURES)
+    except Exception as error:  # SciPy's are of many kinds for a wrong file
+        raise UserError(f"{path} is not NIQE's model, as modelparameters.mat ({utils.short(error)})") from None
+
+
+def original(image_u8, model):
+    """NIQE of uint8 [h, w, 1 or 3] as Mittal et al.'s own code computes it; model: from load_original.
+
+    It differs from `niqe` in luma (MATLAB's rgb2gray), in the shape of the coefficients, which is the asymmetric
+    Gaussian's too, and in the neighbours, which come round the borders of each patch. NaN without two patches of 96×96
+    that have texture.
+    """
+    height, width = (length // PATCH * PATCH for length in image_u8.shape[:2])
+    gray = image_u8 @ np.array([0.298936, 0.587043, 0.114021]) if image_u8.shape[-1] == 3 else image_u8[..., 0]
+    plane = utils.round_u8(gray[:height, :width]).astype(np.float64)
+    columns = []
+    with np.errstate(divide="ignore", invalid="ignore"):  # of patches without texture
+        for side in (PATCH, PATCH // 2) if plane.size else ():
+            x = cut(mscn(plane)[0], side)
+            alpha, _, left, right = fit_aggd(x.reshape(len(x), -1)).T
+            columns += [alpha[:, None], (left + right)[:, None] / 2]
+            for shift in ((0, 1), (1, 0), (1, 1), (-1, 1)):
+                columns.append(fit_aggd((x * np.roll(x, shift, axis=(1, 2))).reshape(len(x), -1)))
+            rows, others = (utils.resize_matrix(n, n // 2, 0.5) for n in plane.shape)
+            plane = rows @ plane @ others.T
+    rows = np.concatenate(columns, axis=1) if columns else np.zeros((0, FEATURES))
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    if len(rows) < 2:
+        return float("nan")
+    mean, covariance = model
+    difference = rows.mean(axis=0) - mean
+    return float(np.sqrt(difference @ np.linalg.pinv((covariance + np.cov(rows, rowvar=False)) / 2) @ difference))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fitting a model of our own
 
 
 def sharp_features(path):
@@ -216,7 +264,7 @@ def main():
     lines = [f'  "{key}": {json.dumps(value)}' for key, value in model.items() if key != "covariance"]
     rows = ",\n    ".join(json.dumps(row) for row in model["covariance"])
     text = "{\n" + ",\n".join(lines) + f',\n  "covariance": [\n    {rows}\n  ]\n}}\n'
-    utils.write_atomically(args.out, lambda temporary: temporary.write_text(text))
+    utils.write_atomically(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     print(f"{args.out}: {model['patches']} patches of {model['images']} images")
 
 

@@ -4,7 +4,6 @@ report.html is the page, a Jinja2 template; here is what it shows. It names pict
 security policy forbids the browser everything else, so that the folder can be moved, zipped or sent as it is.
 """
 
-import math
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,18 +14,19 @@ from scoring.metrics import COLUMNS
 PAGE = Path(__file__).resolve().parent / "report.html"
 
 
-def write(out, results, sets, focus, scale):
+def write(out, results, sets, focus, scale, axes=None):
     """Write index.html, and figure.png for each set; the pictures are there already (figures.py).
 
-    out: folder; results: from tables.summarise; sets: {set: testsets.ImageSet}; focus: {set: {image: (x, y)}}.
+    out: folder; results: from tables.summarise; sets: {set: testsets.ImageSet}; focus: {set: {image: (x, y)}};
+    axes: of plot.of_set.
     """
     for name, members in sets.items():
         figures.write_figure(out / name, members.images, results[name], focus[name])
-    page = fill_in(results, sets, focus, scale)
+    page = fill_in(results, sets, focus, scale, axes)
     utils.write_atomically(out / "index.html", lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
 
-def fill_in(results, sets, focus, scale):
+def fill_in(results, sets, focus, scale, axes):
     """The page as text; arguments as in write."""
     protocol, columns = tables.legend(results, scale)
     return pages.load(PAGE).render(
@@ -35,14 +35,14 @@ def fill_in(results, sets, focus, scale):
         protocol=protocol,
         has_paper=tables.OPINION.title in columns,
         legend=columns,
-        sets=[section(name, results, scale) for name in results],
+        sets=[section(name, results, scale, axes) for name in results],
         caption=" / ".join(COLUMNS[name].title for name in tables.measures_of(results)[:2]),
         colours=[f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in figures.departure_colours()],
         data=content(results, sets, focus),
     )
 
 
-def section(set_name, results, scale):
+def section(set_name, results, scale, axes):
     """What the page shows of a set: {name, scores, plot, images, links, significance, figure}; see report.html."""
     rows = results[set_name]
     measures = tables.measures_of(results)
@@ -50,27 +50,12 @@ def section(set_name, results, scale):
     return {
         "name": set_name,
         "scores": tables.score_table(set_name, results, scale),
-        "plot": perception_and_distortion(rows, measures),
-        "images": [tables.image_table(set_name, results, name) for name in measures],
+        "plot": plot.of_set(set_name, rows, axes, scale),
+        "images": [tables.image_table(set_name, results, name) for name in measures if COLUMNS[name].compute],
         "links": {image: link_to(set_name, image) for image in next(iter(rows.values())).images},
         "significance": tables.p_table(set_name, results) if compared else None,
         "figure": address(set_name, "figure.png"),
     }
-
-
-def perception_and_distortion(rows, measures):
-    """The plot of a set's methods, PSNR-Y to the right, NIQE-own or else LR-PSNR upwards: {svg, x and y: the columns}.
-
-    None where there is nothing to plot.
-    """
-    for name in ("niqe_own", "consistency"):
-        if {name, "psnr_y"} <= set(measures):
-            points = {method: (row.means["psnr_y"], row.means[name]) for method, row in rows.items()}
-            points = {method: point for method, point in points.items() if all(map(math.isfinite, point))}
-            if points:
-                x, y = COLUMNS["psnr_y"], COLUMNS[name]
-                return {"svg": plot.draw(points, x, y), "x": x, "y": y}
-    return None
 
 
 def content(results, sets, focus):
@@ -80,7 +65,7 @@ def content(results, sets, focus):
 
     def describe(set_name, image):
         values = [results[set_name][method].images[image.name] for method in methods]
-        height, width = image.hr.shape[:2]
+        height, width = image.hr_size
         files = [figures.path_of(image.name, method) for method in methods]
         files = [figures.path_of(image.name, folder="lr"), *files, figures.path_of(image.name, folder="original")]
         departures = [figures.path_of(image.name, method, "departure") for method in methods]
@@ -91,7 +76,11 @@ def content(results, sets, focus):
             "size": [width, height],
             "focus": focus[set_name][image.name],
             "files": [address(set_name, path) for path in files],
-            "captions": [size_of(image.lr), *(figures.caption(row, names) for row in values), size_of(image.hr)],
+            "captions": [
+                size_of(image.lr_size),
+                *(figures.caption(row, names) for row in values),
+                size_of(image.hr_size),
+            ],
             "departures": [address(set_name, path) for path in departures],
             "consistency": [f"{COLUMNS['consistency'].title} {text}" if text else "" for text in consistency],
         }
@@ -102,8 +91,8 @@ def content(results, sets, focus):
     }
 
 
-def size_of(image):
-    return f"{image.shape[1]} × {image.shape[0]} pixels"
+def size_of(size):
+    return f"{size[1]} × {size[0]} pixels"
 
 
 def address(set_name, path):

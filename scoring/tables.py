@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 import utils
 from runs import store
 from scoring import metrics
+from utils import UserError
 
 # The paper's figures at ×4: PSNR-Y in dB, its SSIM (metrics.ssim_paper), and the mean opinion of 26 people (1 to 5).
 # Table 2, and from Table 1 the three variants that are not in it.
@@ -66,13 +67,14 @@ class Row:
 
     means: {measure: mean over the images}; images: {image: {measure: value}}; p_psnr_y: {other method: p of the
     difference in PSNR-Y}, None if PSNR-Y was not measured; doubt: why the figures cannot be compared with published
-    ones, a clause, or None.
+    ones, a clause, or None; notes: [sentence], what is to be known of pictures from elsewhere.
     """
 
     means: dict
     images: dict
     p_psnr_y: dict | None = None
     doubt: str | None = None
+    notes: list = field(default_factory=list)
 
     def finite_means(self):
         """{measure: mean} without infinite means and NaN."""
@@ -85,22 +87,34 @@ class Row:
             content["p_psnr_y"] = self.p_psnr_y
         if self.doubt:
             content["not_comparable"] = self.doubt
+        if self.notes:
+            content["notes"] = self.notes
         return finite(content | {"images": self.images})
 
 
-def summarise(scores, doubts):
-    """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}; doubts: {set: clause or None}."""
-    return {
-        set_name: {method: make_row(method, methods, doubts[set_name]) for method in methods}
-        for set_name, methods in scores.items()
-    }
+def summarise(scores, doubts, notes=None, of_sets=None):
+    """{set: {method: Row}} from {set: {method: {image: {measure: value}}}}.
+
+    doubts: {set: clause or None}; notes: {set: {method: [sentence]}} of the methods that have some; of_sets: {set:
+    {method: {measure: value}}} of the measures that single images have none of.
+    """
+    notes, of_sets = notes or {}, of_sets or {}
+    results = {}
+    for set_name, methods in scores.items():
+        noted = notes.get(set_name, {})
+        rows = {name: make_row(name, methods, doubts[set_name], noted.get(name, ())) for name in methods}
+        for name, row in rows.items():
+            row.means |= of_sets.get(set_name, {}).get(name, {})
+        results[set_name] = rows
+    return results
 
 
-def make_row(method, methods, doubt):
-    """The Row of a method; methods: {method: {image: {measure: value}}} of its set; doubt: as in Row."""
+def make_row(method, methods, doubt, notes=()):
+    """The Row of a method; methods: {method: {image: {measure: value}}} of its set; doubt, notes: as in Row."""
     images = methods[method]
     names = next(iter(images.values()))
     row = Row({name: mean_of([image[name] for image in images.values()]) for name in names}, images, doubt=doubt)
+    row.notes = list(notes)
     if "psnr_y" in names:
         row.p_psnr_y = {other: p_value(images, theirs) for other, theirs in methods.items() if other != method}
     return row
@@ -147,6 +161,34 @@ def write_json(path, results):
     store.write_json(path, rows)
 
 
+def read_json(path):
+    """{set: {method: Row}} of a results.json. Raises UserError."""
+
+    def number(value):
+        return math.nan if value is None else float(value)
+
+    content = store.read_json(path)
+    try:
+        return {
+            set_name: {
+                method: Row(
+                    {name: number(row[name]) for name in metrics.COLUMNS if name in row},
+                    {
+                        image: {name: number(value) for name, value in values.items()}
+                        for image, values in row["images"].items()
+                    },
+                    row.get("p_psnr_y"),
+                    row.get("not_comparable"),
+                    row.get("notes", []),
+                )
+                for method, row in rows.items()
+            }
+            for set_name, rows in content.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not what evaluate.py wrote ({utils.short(error)})") from None
+
+
 def write_csv(path, results):
     """Write {set: {method: Row}} with a line for each set, method and image, and one for the method's mean."""
     names = measures_of(results)
@@ -158,7 +200,9 @@ def write_csv(path, results):
             for set_name, rows in results.items():
                 for method, row in rows.items():
                     for image, values in [*row.images.items(), ("mean", row.means)]:
-                        writer.writerow([set_name, method, image, *(values[name] for name in names), row.doubt or ""])
+                        writer.writerow(
+                            [set_name, method, image, *(values.get(name, "") for name in names), row.doubt or ""]
+                        )
 
     utils.write_atomically(path, write)
 
@@ -168,10 +212,11 @@ def write_csv(path, results):
 
 
 class Cell(NamedTuple):
-    """A figure as it is shown, and whether it is the best of those it is compared with."""
+    """A figure as it is shown, and whether it is the best or the second best of those it is compared with."""
 
     text: str
     best: bool = False
+    second: bool = False
 
 
 class Line(NamedTuple):
@@ -183,30 +228,42 @@ class Line(NamedTuple):
 
 
 class Table(NamedTuple):
-    """columns: {title: what it is, in words}; rows: [Line]; warning: why the figures are not comparable, or None."""
+    """columns: {title: what it is, in words}; rows: [Line]; warning: why the figures are not comparable, or None.
+
+    notes: [sentence] on single rows, which begin with the row's name.
+    """
 
     title: str
     columns: dict
     rows: list
     warning: str | None = None
+    notes: tuple = ()
 
 
 def make_cells(values, column):
-    """[Cell] of values of one measure. With two or more, the best are marked, compared as rounded for the table."""
+    """[Cell] of values of one measure, compared as rounded for the table.
+
+    With two or more, the best are marked; with three or more that differ, the second best as well.
+    """
     texts = ["-" if math.isnan(value) else f"{value:.{column.digits}f}" for value in values]
-    figures = [column.better * float(text) for text in texts if text != "-"]
-    best = max(figures) if len(figures) > 1 else None
-    return [Cell(text, text != "-" and column.better * float(text) == best) for text in texts]
+    figures = [None if text == "-" else column.better * float(text) for text in texts]
+    there = [figure for figure in figures if figure is not None]
+    order = sorted(set(there), reverse=True)
+    best = order[0] if len(there) > 1 else math.nan
+    second = order[1] if len(order) > 2 else math.nan
+    return [Cell(text, figure == best, figure == second) for text, figure in zip(texts, figures, strict=True)]
+
+
+def papers(set_name, scale):
+    """Yield ("paper: method", {measure: figure, "mos": opinion}) of the paper's figures of a set at a scale."""
+    for method, figures in (PAPER.get(set_name, {}) if scale == 4 else {}).items():
+        yield f"paper: {method}", dict(zip(("psnr_y", "ssim_paper", "mos"), figures, strict=True))
 
 
 def score_table(set_name, results, scale):
     """The means of a set: a line for each method, a column for each measure; then the paper's lines, if it has some."""
     ours, names = results[set_name], measures_of(results)
-    paper = PAPER.get(set_name, {}) if scale == 4 and {"psnr_y", "ssim_paper"} & set(names) else {}
-    theirs = {
-        f"paper: {method}": dict(zip(("psnr_y", "ssim_paper", "mos"), figures, strict=True))
-        for method, figures in paper.items()
-    }
+    theirs = dict(papers(set_name, scale)) if {"psnr_y", "ssim_paper"} & set(names) else {}
     columns = {name: metrics.COLUMNS[name] for name in names} | ({"mos": OPINION} if theirs else {})
 
     def cells_of(rows):
@@ -223,6 +280,7 @@ def score_table(set_name, results, scale):
         {column.title: column.about for column in columns.values()},
         lines,
         f"NOT COMPARABLE with published figures: {first.doubt}" if first.doubt else None,
+        tuple(f"{method}: {sentence}" for method, row in ours.items() for sentence in row.notes),
     )
 
 
@@ -230,7 +288,10 @@ def image_table(set_name, results, name):
     """One measure of each image of a set: a line for each image, a column for each method."""
     rows, column = results[set_name], metrics.COLUMNS[name]
     images = next(iter(rows.values())).images
-    lines = [Line(image, make_cells([row.images[image][name] for row in rows.values()], column)) for image in images]
+    lines = [
+        Line(image, make_cells([row.images[image].get(name, math.nan) for row in rows.values()], column))
+        for image in images
+    ]
     return Table(f"{column.title} of each image", dict.fromkeys(rows, column.about), lines)
 
 
@@ -285,10 +346,15 @@ def print_table(table):
     print(" " * width, *(f"{title:>{each}}" for title in table.columns))
     for row in table.rows:
         print(f"{row.name:{width}}", *(f"{cell.text:>{each}}" for cell in row.cells))
+    for note in table.notes:
+        print(f"  {note}")
 
 
 def write_markdown(path, results, scale, significance=False):
-    """Write what print_tables prints as GitHub's Markdown; the best figures are bold, the paper's in italics."""
+    """Write what print_tables prints as GitHub's Markdown.
+
+    The best figures are bold, the second best underlined, the paper's in italics.
+    """
     protocol, columns = legend(results, scale)
     lines = [protocol, "", *(f"- {title}: {about}" for title, about in columns.items())]
     for table in tables_of(results, scale, significance):
@@ -305,11 +371,57 @@ def markdown_lines(table):
     lines += [f"| | {' | '.join(map(markdown, table.columns))} |", f"|---{'|---:' * len(table.columns)}|"]
     for row in table.rows:
         mark = "*" if row.paper else ""
-        cells = (f"**{cell.text}**" if cell.best else f"{mark}{cell.text}{mark}" for cell in row.cells)
+        marks = (("**", "**") if cell.best else ("<u>", "</u>") if cell.second else (mark, mark) for cell in row.cells)
+        cells = (f"{before}{cell.text}{after}" for cell, (before, after) in zip(row.cells, marks, strict=True))
         lines.append(f"| {mark}{markdown(row.name)}{mark} | {' | '.join(cells)} |")
-    return lines
+    return lines + ([""] if table.notes else []) + [f"- {markdown(note)}" for note in table.notes]
 
 
 def markdown(text):
     """A name on one line, with the characters escaped that mean something in Markdown."""
     return re.sub(r"[\\`*\[\]<>|~&]|\b_|_\b", r"\\\g<0>", " ".join(text.split()))
+
+
+# LaTeX's own characters, and those that pdfLaTeX has no letter for.
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {char: f"\\{char}" for char in "#$%&_{}"} | {"σ": r"$\sigma$", "×": r"$\times$", "–": "--", "…": r"\dots{}"}
+
+
+def write_latex(path, results, scale, significance=False):
+    """Write what print_tables prints as tables of LaTeX, for the package booktabs; marked as in write_markdown."""
+    protocol, columns = legend(results, scale)
+    lines = [f"% {protocol}", *(f"% {title}: {about}" for title, about in columns.items()), r"% \usepackage{booktabs}"]
+    for table in tables_of(results, scale, significance):
+        lines += latex_lines(table)
+    text = "\n".join(lines) + "\n"
+    utils.write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def latex_lines(table):
+    """A Table as lines of LaTeX, after an empty one."""
+    lines = [
+        "",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex('. '.join(filter(None, [table.title, table.warning])))}}}",
+    ]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+    lines += [" & ".join(["", *map(latex, table.columns)]) + r" \\", r"\midrule"]
+    for before, row in zip([None, *table.rows], table.rows, strict=False):
+        if row.paper and before and not before.paper:
+            lines.append(r"\midrule")
+        marks = (
+            r"\textbf" if cell.best else r"\underline" if cell.second else r"\textit" * row.paper for cell in row.cells
+        )
+        cells = (
+            f"{mark}{{{latex(cell.text)}}}" if mark else latex(cell.text)
+            for cell, mark in zip(row.cells, marks, strict=True)
+        )
+        lines.append(" & ".join([latex(row.name), *cells]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {latex(note)}" for note in table.notes), r"\end{table}"]
+    return lines
+
+
+def latex(text):
+    """A text on one line, as LaTeX sets it."""
+    return "".join(LATEX.get(char, char) for char in " ".join(text.split()))

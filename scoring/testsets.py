@@ -4,18 +4,22 @@ A kernel, a rounding, a border or a colour conversion that is slightly wrong cos
 bad model. MATLAB's bicubic has known figures on the three sets; an evaluation that does not reach them is refused.
 """
 
-import hashlib
+import math
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+import data
 import utils
 from images import hashes, pictures
-from scoring import metrics
+from scoring import manifests, metrics
 from utils import UserError
 
 # What bicubic, down and up, gives over a set at a scale: PSNR-Y in dB, SSIM-Y (Wang), PSNR-RGB in dB and at ×4 the
@@ -50,7 +54,32 @@ LR_DIGESTS = {
     ("BSD100", 4): "60f6383044a8cabb",
     ("BSD100", 8): "8f7f7a131a79a88b",
 }
+# What bicubic is published to give on hashes.COUNTS, whose pixels are not known here. Others round in other places.
+PUBLISHED = {
+    ("Urban100", 4): {"psnr_y": 23.14, "ssim_y": 0.6577},
+    ("Manga109", 4): {"psnr_y": 24.89, "ssim_y": 0.7866},
+}
+LOOSE = {"psnr_y": 0.02, "ssim_y": 0.001}
 TOLERANCE = {"psnr_y": 0.005, "ssim_y": 0.0005, "psnr_rgb": 0.005, "ssim_paper": 0.0005}
+
+
+class Known(NamedTuple):
+    """What bicubic must give on a set at a scale: its scores, their tolerance, and how LR's digest begins, or None."""
+
+    scores: dict
+    tolerance: dict
+    lr: str | None = None
+
+
+def known_of(set_name, scale, manifest=None):
+    """The Known of a set, None if there is none; manifest: of a set of one's own (manifests.py), or None."""
+    if (set_name, scale) in KNOWN:
+        return Known(KNOWN[set_name, scale], TOLERANCE, LR_DIGESTS[set_name, scale])
+    if (set_name, scale) in PUBLISHED:
+        return Known(PUBLISHED[set_name, scale], LOOSE)
+    if row := manifest and manifest["bicubic"].get(str(scale)):
+        return Known({name: row[name] for name in manifests.MEASURES}, TOLERANCE, row["lr"])
+    return None
 
 
 class Image(NamedTuple):
@@ -60,13 +89,126 @@ class Image(NamedTuple):
     hr: np.ndarray
     lr: np.ndarray
 
+    @property
+    def hr_size(self):
+        return self.hr.shape[:2]
+
+    @property
+    def lr_size(self):
+        return self.lr.shape[:2]
+
+    @property
+    def uncut(self):
+        return self.hr_size
+
+    @property
+    def digest(self):
+        return hashes.pixel_hash(self.hr)
+
+
+KEPT = 2**27  # bytes of decoded images: the three sets whole; all rows of an image are scored one after the other
+
+
+class Decoded(NamedTuple):
+    """A file's pixels: the whole image, HR and LR as an Image has them, and how far a LR of its own is from ours.
+
+    apart: PSNR in dB between a LR file and MATLAB's bicubic of HR, inf if they are equal or there is no file.
+    """
+
+    image: np.ndarray
+    hr: np.ndarray
+    lr: np.ndarray
+    apart: float
+
+    @property
+    def bytes(self):
+        return self.image.nbytes + self.lr.nbytes
+
+
+class Decoder:
+    """From a path to its Decoded pixels at a scale; of those used last, KEPT bytes are kept. Threads may share it."""
+
+    def __init__(self, scale):
+        self.scale, self.kept, self.bytes, self.lock = scale, OrderedDict(), 0, threading.Lock()
+
+    def __call__(self, path):
+        """The Decoded pixels of a file. Raises UserError if it cannot be used."""
+        with self.lock:
+            if path in self.kept:
+                self.kept.move_to_end(path)
+                return self.kept[path]
+        decoded = self.decode(path)
+        with self.lock:
+            if path not in self.kept:
+                self.kept[path] = decoded
+                self.bytes += decoded.bytes
+            while self.bytes > KEPT:
+                self.bytes -= self.kept.popitem(last=False)[1].bytes
+        return decoded
+
+    def decode(self, path):
+        scale = self.scale
+        image = pictures.read_image(path)
+        smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
+        if min(image.shape[:2]) < smallest:
+            raise UserError(f"{path} is smaller than {smallest}×{smallest}")
+        hr = utils.mod_crop(image, scale)
+        lr = utils.imresize(hr, 1 / scale)
+        if not (theirs := lr_file(path, scale)):
+            return Decoded(image, hr, lr, math.inf)
+        own = utils.to_rgb(pictures.read_image(theirs))[..., : image.shape[-1]]
+        if own.shape != lr.shape:
+            sizes = " and not ".join(f"{size[1]}×{size[0]}" for size in (own.shape, lr.shape))
+            raise UserError(f"{theirs} is {sizes} pixels, as LR of {path.name} at ×{scale} is")
+        return Decoded(image, hr, own, metrics.psnr(own, lr))
+
+
+@dataclass
+class ImageFile:
+    """An Image whose pixels are read again when they are needed, so that a set takes no memory.
+
+    decode: a Decoder; channels: how many of theirs are its own; hr_size, lr_size: (height,
+    width); uncut: HR's before it was cut to multiples of the scale; digest: the hash of HR's pixels, and of LR's where
+    that is not MATLAB's bicubic.
+    """
+
+    name: str
+    path: Path
+    decode: Decoder
+    channels: int
+    hr_size: tuple
+    lr_size: tuple
+    uncut: tuple
+    digest: str
+
+    @property
+    def hr(self):
+        return self.decode(self.path).hr[..., : self.channels]
+
+    @property
+    def lr(self):
+        return self.decode(self.path).lr[..., : self.channels]
+
+
+def lr_file(path, scale):
+    """The LR that lies beside an HR file, or None: NAME_HR/0801.png has NAME_LR_bicubic/X4/0801x4.png, as in DIV2K."""
+    if not data.HR_FOLDER.search(path.parent.name):
+        return None
+    folder = path.parent.with_name(data.HR_FOLDER.sub(r"\1LR_bicubic", path.parent.name)) / f"X{scale}"
+    names = (f"{stem}{suffix}" for stem in (f"{path.stem}x{scale}", path.stem) for suffix in utils.IMAGE_SUFFIXES)
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
 
 @dataclass
 class ImageSet:
-    """The images of a set, and why their means cannot be compared with published ones: a clause, or None."""
+    """The images of a set, and why their means cannot be compared with published ones: a clause, or None.
+
+    manifest: of a set of one's own that has one, see manifests.py.
+    """
 
     images: list
     doubt: str | None = None
+    manifest: dict | None = None
 
 
 def read_sets(sets, scale, pool):
@@ -75,21 +217,25 @@ def read_sets(sets, scale, pool):
     A set of testsets.json that is not complete, or has other pixels, gets a doubt. pool: Executor for the reading.
     Raises UserError if a set has no image that can be used.
     """
-    return {name: read_set(name, paths, scale, pool) for name, paths in sets.items()}
+    decode = Decoder(scale)
+    return {name: read_set(name, paths, scale, pool, decode) for name, paths in sets.items()}
 
 
 class Recognised(NamedTuple):
-    """An image as it was read: its pixels, and which image of a known set it is."""
+    """An image as it was read: without a name yet, and which image of a known set it is."""
 
-    hr: np.ndarray
-    lr: np.ndarray
+    image: ImageFile
     known_as: str | None  # its name in the known set
     swapped: bool  # whether it is that image with red and blue swapped
+    apart: float  # see Decoded
 
 
-def recognise(image, set_name, scale):
-    """(name in the known set or None, whether red and blue are swapped) of uint8 [h, w, 1 or 3], by its pixels."""
-    manifest = hashes.load_manifest()
+def recognise(image, set_name, scale, manifest=None):
+    """(name in the known set or None, whether red and blue are swapped) of uint8 [h, w, 1 or 3], by its pixels.
+
+    manifest: {pixel hash: (set, name, crop)}, None for the sets of testsets.json.
+    """
+    manifest = hashes.load_manifest() if manifest is None else manifest
     for swapped in (False, True):
         found = manifest.get(hashes.pixel_hash(image[..., ::-1] if swapped else image))
         if found and found[0] == set_name and scale % found[2] == 0:
@@ -97,29 +243,34 @@ def recognise(image, set_name, scale):
     return None, False
 
 
-def read_and_recognise(path, set_name, scale):
-    """The Recognised image of a file. Raises UserError if it cannot be used."""
-    image = pictures.read_image(path)
-    smallest = -(-11 // scale) * scale + 2 * scale  # SSIM's window and the border, in whole multiples of the factor
-    if min(image.shape[:2]) < smallest:
-        raise UserError(f"{path} is smaller than {smallest}×{smallest}")
-    known_as, swapped = recognise(image, set_name, scale)
-    if known_as and hashes.read_manifest()[set_name][known_as]["channels"] == 1:
-        image = image[..., :1]  # a gray original that was saved as RGB
-    hr = utils.mod_crop(image, scale)
-    return Recognised(hr, utils.imresize(hr, 1 / scale), known_as, swapped)
+def read_and_recognise(path, set_name, scale, decode, entries):
+    """The Recognised image of a file. Raises UserError if it cannot be used.
+
+    decode: a Decoder; entries: {name: entry of a manifest} of the set, {} if nothing is known of it.
+    """
+    image, hr, lr, apart = decode(path)
+    known_as, swapped = recognise(image, set_name, scale, hashes.pixels_of({set_name: entries}))
+    # A gray original may have been saved as RGB.
+    gray = bool(known_as) and entries[known_as]["channels"] == 1
+    channels = 1 if gray else image.shape[-1]
+    sizes = (hr.shape[:2], lr.shape[:2], image.shape[:2])
+    digest = "".join(hashes.pixel_hash(part[..., :channels]) for part in ((hr,) if apart == math.inf else (hr, lr)))
+    return Recognised(ImageFile("", path, decode, channels, *sizes, digest), known_as, swapped, apart)
 
 
-def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> ImageSet:
+def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor, decode: Decoder | None = None) -> ImageSet:
     """One set of read_sets."""
+    decode, entries = decode or Decoder(scale), hashes.read_manifest().get(set_name, {})
+    manifest = None if entries else manifests.find(paths)
+    entries = manifest["images"] if manifest else entries
 
     def read(path):
         try:
-            return read_and_recognise(path, set_name, scale)
+            return read_and_recognise(path, set_name, scale, decode, entries)
         except UserError as error:
             return error
 
-    images, known, swapped = {}, set(), 0
+    images, known, swapped, apart = {}, set(), 0, []
     for path, answer in zip(paths, pool.map(read, paths), strict=True):
         if isinstance(answer, UserError):
             print(f"left out: {answer}")
@@ -127,14 +278,20 @@ def read_set(set_name: str, paths: Iterable, scale: int, pool: Executor) -> Imag
         name = os.fsencode(path.stem).decode(errors="replace")  # a file name may hold any bytes
         while name in images:  # in two folders, or in two formats
             name += "_"
-        images[name] = Image(name, answer.hr, answer.lr)
+        images[name] = replace(answer.image, name=name)
         swapped += answer.swapped
+        apart += [answer.apart] * (answer.apart < math.inf)
         if answer.known_as and not answer.swapped:
             known.add(answer.known_as)
     if not images:
         raise UserError(f"none of the {len(paths)} images of {set_name} can be used")
-    expected = set(hashes.read_manifest().get(set_name, {}))
-    return ImageSet(list(images.values()), doubt_of(set_name, len(images), known, expected, swapped))
+    if apart:
+        print(
+            f"{set_name}: LR of {len(apart)} of {len(images)} images is another than MATLAB's bicubic of HR (they are "
+            f"{np.mean(apart):.1f} dB apart); it is taken as it is"
+        )
+    doubt = doubt_of(set_name, len(images), known, set(entries), swapped)
+    return ImageSet(list(images.values()), doubt, manifest)
 
 
 def doubt_of(set_name, count, known, expected, swapped):
@@ -143,6 +300,8 @@ def doubt_of(set_name, count, known, expected, swapped):
     known: names of those that were recognised; expected: names in the published set; swapped: how many have red and
     blue swapped.
     """
+    if count != hashes.COUNTS.get(set_name, count):
+        return f"it has {hashes.COUNTS[set_name]} images, and these are {count}"
     if not expected or (known == expected and count == len(expected)):
         return None
     found = f"of its {len(expected)} images {len(known)} are known by their pixels"
@@ -159,31 +318,37 @@ def doubt_of(set_name, count, known, expected, swapped):
 
 def lr_digest(images):
     """SHA-256 over the LR pixels of a list of Image; independent of their order and names."""
-    digests = sorted(hashes.pixel_hash(image.lr) for image in images)
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return manifests.lr_digest(image.lr for image in images)
 
 
-def self_test(set_name, images, scale, pool):
+def self_test(set_name, images, scale, pool, scored=None, manifest=None):
     """Compare LR and bicubic's scores with the known ones: what is wrong, in words, or None.
 
-    images: list of Image; pool: Executor. None too for a set or scale without known figures.
+    images: list of Image; pool: Executor; scored: kept.Kept, what the same pixels scored before; manifest: as in
+    ImageSet. None too for a set or scale without known figures.
     """
-    known = KNOWN.get((set_name, scale))
-    if not known:
+    claim = known_of(set_name, scale, manifest)
+    if not claim:
         return None
-    if not lr_digest(images).startswith(LR_DIGESTS[set_name, scale]):
+    if claim.lr and not lr_digest(images).startswith(claim.lr):
         return (
             "LR is not MATLAB's bicubic to the last pixel: its kernel, antialiasing, border or rounding is another one"
         )
+    known = claim.scores
 
     def score(image):
-        return list(metrics.measure(known, utils.imresize(image.lr, scale), image.hr, image.lr, scale).values())
+        sr = utils.imresize(image.lr, scale)
+        if not scored:
+            return list(metrics.measure(known, sr, image.hr, image.lr, scale).values())
+        return list(scored.measure(known, image, scale, hashes.pixel_hash(sr), lambda: sr).values())
 
     means = dict(zip(known, np.mean(list(pool.map(score, images)), axis=0), strict=True))
-    wrong = [name for name in known if abs(means[name] - known[name]) > TOLERANCE[name]]
+    wrong = [name for name in known if abs(means[name] - known[name]) > claim.tolerance[name]]
     if not wrong:
         return None
-    if "psnr_rgb" in wrong:
+    if not claim.lr:
+        reason = "the images, LR, the border or the measures are others"
+    elif "psnr_rgb" in wrong:
         reason = "LR is right, so the kernel or rounding of the upscaling, or the border, is another one"
     elif "psnr_y" in wrong:
         reason = "RGB is right, so the colour conversion to Y is another one"
@@ -193,7 +358,7 @@ def self_test(set_name, images, scale, pool):
     return f"the bicubic row reads {figures}: {reason}"
 
 
-def prove(sets, scale, pool, force=False):
+def prove(sets, scale, pool, force=False, scored=None):
     """Check every set before anything is scored: is it the published one, and does it pass the self-test?
 
     sets: from read_sets; one that fails the self-test gets its doubt. force: only print what is wrong and go on.
@@ -201,13 +366,16 @@ def prove(sets, scale, pool, force=False):
     """
     for name, members in sets.items():
         if members.doubt:
-            claim = f"this is not {name} as it is published: {members.doubt}"
-            advice = f"`python data.py {name.lower()}` fetches the originals"
-        elif failure := self_test(name, members.images, scale, pool):
+            own = bool(members.manifest)
+            claim = f"this is not {name} as {'its manifest has it' if own else 'it is published'}: {members.doubt}"
+            advice = (
+                f"`python data.py {'manifest DIR` says which' if own else f'{name.lower()}` fetches the originals'}"
+            )
+        elif failure := self_test(name, members.images, scale, pool, scored, members.manifest):
             members.doubt = failure
             claim, advice = f"the evaluation fails its self-test on {name}: {members.doubt}", "nothing was scored"
         else:
-            if (name, scale) in KNOWN:
+            if known_of(name, scale, members.manifest):
                 print(f"proven: the bicubic row of {name} ×{scale} is the known one")
             continue
         if not force:

@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import os
-import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,33 +42,73 @@ def test_all_measurements_in_small(run, tmp_path):
 
 @pytest.mark.slow
 @needs_torch
-def test_against_torch(run, tmp_path):
-    arguments = ("--quick", "--steps", 1, "--rounds", 1, "--only", "inference", "--no-xla", "--tile", 16)
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_against_torch(run, tmp_path, precision):
+    """A training: eager and compiled, in both layouts of the tensors; the row is of the fastest."""
+    arguments = ("--quick", "--steps", 1, "--rounds", 1, "--only", "srresnet", "--no-xla", "--precision", precision)
     result = run("benchmark.py", *arguments, "--against", "torch", "--json", tmp_path / "speed.json")
     assert result.returncode == 0, result.stderr
-    speed = json.loads((tmp_path / "speed.json").read_text())["inference"]
-    rivals = {name: speed[f"torch_{name}_mp_per_s"] for name in benchmark.LAYOUTS}
-    assert speed["torch_layout"] == max(rivals, key=rivals.get)
-    assert speed["vs_torch"] == pytest.approx(speed["mp_per_s"] / max(rivals.values()))
-    assert f"{speed['vs_torch']:.2f}x" in result.stdout
+    key = "srresnet_train" + ("" if precision == "float32" else f"_{precision}")
+    speed = json.loads((tmp_path / "speed.json").read_text())[key]
+    rivals = {name: speed[f"torch_{name}_img_per_s"] for name in benchmark.RIVALS if "left out" not in result.stderr}
+    assert speed["torch_fastest"] == max(rivals, key=rivals.get)
+    assert speed["vs_torch"] == pytest.approx(speed["img_per_s"] / max(rivals.values()))
+    assert f"{speed['vs_torch']:.2f}x ({speed['torch_fastest']})" in result.stdout
+    assert ("SRResNet training, mixed_bfloat16 " in result.stdout) == (precision != "float32")
+
+
+@needs_torch
+@pytest.mark.parametrize("build", [benchmark.torch_training, benchmark.torch_inference])
+def test_pytorch_without_a_compiler_is_eager(monkeypatch, build):
+    import torch
+
+    def fails(network):
+        def compiled(lr):
+            raise RuntimeError("no C++ compiler\nwas found")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", fails)
+    config = make_config(overrides=(*benchmark.QUICK, "MODEL.skip=none"))
+    with pytest.raises(UserError, match=r"torch.compile does not work here \(no C\+\+ compiler\)"):
+        build(SimpleNamespace(tile=8), config, "channels_last", True)
+    step, facts = build(SimpleNamespace(tile=8), config, "channels_last", False)
+    step()
+    assert facts["device"] == ("GPU" if torch.cuda.is_available() else "CPU")
+
+
+def test_what_cannot_be_compiled_is_left_out(capsys):
+    def start(build, args, config, layout, compile_it):
+        if compile_it:
+            raise UserError("no compiler")
+        return layout
+
+    assert benchmark.start_rivals(start, None, None, None) == {name: name for name in benchmark.LAYOUTS}
+    assert capsys.readouterr().err.count("_compiled is left out: no compiler") == 2
+    with pytest.raises(UserError, match="nothing works"):
+        benchmark.start_rivals(lambda *arguments: fail("nothing works"), None, None, None)
+
+
+def fail(words):
+    raise UserError(words)
 
 
 def test_figures_of_a_measurement():
     """By hand: the medians of three turns, the faster of PyTorch's layouts, and the median of the turns' ratios."""
 
     def worker(turns, **facts):
-        return types.SimpleNamespace(turns=turns, facts={"peak_gib": 1.5, **facts})
+        return SimpleNamespace(turns=turns, facts={"peak_gib": 1.5, **facts})
 
     ours = worker([2.0, 1.0, 4.0], first_s=9.0, flops=6e9, products=[3e9, 5e9, 10e9])
-    rivals = {"contiguous_format": worker([4.0, 4.0, 4.0]), "channels_last": worker([3.0, 3.0, 20.0])}
+    rivals = {"contiguous_format": worker([4.0, 4.0, 4.0]), "channels_last_compiled": worker([3.0, 3.0, 20.0])}
     config = make_config(overrides=("TRAIN.batch=8",))
     expected = {"img_per_s": 4, "peak_gib": 1.5, "s_per_step": 2, "compile_s": 9, "gflop": 6, "flops_share": 0.6}
     expected["matrix_product_gflops"] = 5
     assert benchmark.figures_of("srresnet", 16, config, ours, {}) == pytest.approx(expected)
     found = benchmark.figures_of("srresnet", 16, config, ours, rivals)
-    assert found.pop("torch_layout") == "channels_last"
+    assert found.pop("torch_fastest") == "channels_last_compiled"
     expected |= {"vs_torch": 3, "torch_peak_gib": 1.5}
-    expected |= {"torch_contiguous_format_img_per_s": 2, "torch_channels_last_img_per_s": 8 / 3}
+    expected |= {"torch_contiguous_format_img_per_s": 2, "torch_channels_last_compiled_img_per_s": 8 / 3}
     assert found == pytest.approx(expected)
     assert benchmark.figures_of("inference", 250, config, ours, {})["mp_per_s"] == pytest.approx(0.5)
     crops = benchmark.INPUT_STEPS * 8 / 2
@@ -86,6 +125,7 @@ def test_figures_of_a_measurement():
         (("--json", "nowhere/speed.json"), ("--json", "folder")),
         (("--data", "nowhere"), ("--data", "nowhere")),
         (("--against", "jax"), ("--against", "torch")),
+        (("--precision", "float32,float64"), ("float64", "float32, mixed_float16, mixed_bfloat16")),
     ],
 )
 def test_mistakes_are_one_sentence(call, arguments, words):
@@ -101,7 +141,7 @@ def test_missing_torch_is_a_hint(monkeypatch):
 
 def test_a_failing_process_says_why(tmp_path):
     """A UserError inside a measurement comes out as it is."""
-    args = types.SimpleNamespace(data=str(tmp_path))
+    args = SimpleNamespace(data=str(tmp_path))
     with pytest.raises(benchmark.UserError, match="holds no images"):
         benchmark.Worker(benchmark.our_input, args, make_config())
 
@@ -155,18 +195,57 @@ def test_the_reference_is_the_same_network(scale, rng):
     np.testing.assert_allclose(sr, generator(lr, training=False), atol=1e-4)
 
 
-def test_the_machines_limit_is_the_faster_product(monkeypatch):
-    """TensorFlow's first, then NumPy's; after a call each that is not timed."""
-    seconds = iter([4.0, 2.0])
-    monkeypatch.setattr(benchmark, "timed", lambda way: next(seconds))
+@pytest.mark.parametrize("fastest", range(3))
+def test_the_machines_limit_is_the_fastest_product(monkeypatch, fastest):
+    """Of TensorFlow's, XLA's and NumPy's; each is called once before."""
+    seconds = [4.0, 4.0, 4.0]
+    seconds[fastest] = 2.0
+    ways = iter(seconds)
+    monkeypatch.setattr(benchmark, "timed", lambda way: next(ways))
     assert benchmark.matrix_product_flops(8) == 2 * 8**3 / 2.0
+    assert not list(ways)
 
 
-def test_a_gpu_is_not_compared_with_pytorch_on_the_cpu(monkeypatch):
-    config = SimpleNamespace(list_physical_devices=lambda kind: ["a GPU"])
-    monkeypatch.setattr(benchmark, "tf", SimpleNamespace(config=config))
-    with pytest.raises(UserError, match="compares on CPUs alone"):
-        benchmark.check_device()
+def test_both_sides_are_the_same_network_on_the_same_device():
+    def worker(device, parameters=3):
+        return SimpleNamespace(facts={"device": device, "parameters": parameters})
+
+    benchmark.check_same([worker("GPU"), worker("GPU"), worker("GPU")])
+    with pytest.raises(
+        UserError, match="TensorFlow computes on a GPU here and PyTorch on a CPU, which is no comparison"
+    ):
+        benchmark.check_same([worker("GPU"), worker("CPU"), worker("CPU")])
+    with pytest.raises(UserError, match="the number of their weights"):
+        benchmark.check_same([worker("CPU"), worker("CPU", 4)])
+
+
+def test_trainings_are_measured_in_the_precision_of_train(call, monkeypatch):
+    """On a GPU with tensor cores in float32 and mixed_float16, into which "auto" is resolved; others in float32."""
+    measured = []
+    monkeypatch.setattr(benchmark.devices, "choose_precision", lambda name: name.replace("auto", "mixed_float16"))
+    monkeypatch.setattr(benchmark, "measure", lambda *asked: measured.append((asked[0], asked[2])) or {})
+    monkeypatch.setattr(benchmark, "print_row", lambda label, result: print(label))
+    result = call("benchmark.py", "--only", "srresnet,inference")
+    assert measured == [("srresnet", "float32"), ("srresnet", "mixed_float16"), ("inference", "float32")]
+    assert result.stdout.splitlines()[-3:] == ["SRResNet training", "SRResNet training, mixed_float16", "inference"]
+
+
+def test_our_training_is_of_the_precision_that_is_asked_for():
+    """The policy is chosen before the network is built."""
+    config = make_config(overrides=(*benchmark.QUICK, "TRAIN.precision=mixed_bfloat16", "TRAIN.xla=false"))
+    args = SimpleNamespace(data=None)
+    built = []
+
+    class Seen(benchmark.TrainState):
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **settings)
+            built.append({layer.compute_dtype for layer in self.generator.layers if "conv" in layer.name})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "TrainState", Seen)
+        benchmark.our_training(args, config, "srresnet")
+    benchmark.devices.choose_precision("float32")
+    assert built == [{"bfloat16", "float32"}]  # the last convolution is float32
 
 
 def test_upscaling_in_turns(monkeypatch, tmp_path):

@@ -65,6 +65,8 @@ def test_a_network_brings_its_own_settings():
         ("srresnet", "srresnet-vgg22", "MODEL.network=vdsr", "vdsr has its own settings"),
         ("srresnet", "slides", "TRAIN.loss=slides", "TRAIN.loss=slides is for --mode=srgan"),
         ("srresnet", "default", "TRAIN.shift=true", "this run has neither"),
+        ("srresnet", "default", "TRAIN.relativistic=true", "needs a discriminator"),
+        ("srgan", "default", "VGG.before_relu=true", "needs a convolution"),
         ("srgan", "default", "TRAIN.loss=luma", "srresnet would learn no colours"),
         ("srresnet", "default", "MODEL.network=unet", "not 'unet'"),
         ("srresnet", "default", "TRAIN.last_layer_rate=0.5", "works with TRAIN.optimizer=sgd"),

@@ -50,10 +50,14 @@ def test_read_image_modes(tmp_path, rng, mode, suffix, channels):
     np.testing.assert_array_equal(utils.to_rgb(image), expected)
 
 
-def test_sixteen_bits_become_eight(tmp_path):
-    levels = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    iio.imwrite(tmp_path / "deep.png", levels)
-    np.testing.assert_array_equal(pictures.read_image(tmp_path / "deep.png")[..., 0], np.arange(256).reshape(16, 16))
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_become_eight(tmp_path, ending, channels):
+    """All levels, rounded and not cut off."""
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(channels, axis=-1)
+    iio.imwrite(tmp_path / f"deep.{ending}", levels.squeeze(), plugin="opencv")
+    expected = np.round(levels / 257).astype(np.uint8)
+    np.testing.assert_array_equal(pictures.read_image(tmp_path / f"deep.{ending}"), expected)
 
 
 def test_exif_orientation_is_applied(tmp_path, rng):

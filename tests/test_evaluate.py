@@ -10,7 +10,7 @@ import data
 import evaluate
 import utils
 from images import pictures
-from scoring import metrics, tables, testsets
+from scoring import metrics, tables, testsets, work
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def test_samples_are_scored_where_there_is_no_set(trained, call, clone):
     rows = ["nearest", "bilinear", "bicubic", "lanczos", "tiny"]
     assert {name: list(rows) for name, rows in scores.items()} == {"samples": rows}
     for row in scores["samples"].values():
-        assert set(row) == {*metrics.COLUMNS, "p_psnr_y", "images"}
+        assert set(row) == {*metrics.USUAL, "p_psnr_y", "images"}
         assert list(row["images"]) == ["chelsea", "coffee", "astronaut"]
-        for name in metrics.COLUMNS:
+        for name in metrics.USUAL:
             assert row[name] == pytest.approx(np.mean([values[name] for values in row["images"].values()]))
     assert scores["samples"]["bicubic"]["psnr_y"] > scores["samples"]["nearest"]["psnr_y"]
     folder = clone / "samples" / "evaluate"
@@ -45,7 +45,7 @@ def test_samples_are_scored_where_there_is_no_set(trained, call, clone):
         lines = list(csv.DictReader(file))
     assert len(lines) == 5 * (3 + 1)
     mean = next(line for line in lines if line["method"] == "tiny" and line["image"] == "mean")
-    assert all(float(mean[name]) == pytest.approx(scores["samples"]["tiny"][name]) for name in metrics.COLUMNS)
+    assert all(float(mean[name]) == pytest.approx(scores["samples"]["tiny"][name]) for name in metrics.USUAL)
 
 
 def test_scores_are_those_of_the_pictures(trained, call, clone, rng):
@@ -77,7 +77,9 @@ def test_scores_are_those_of_the_pictures(trained, call, clone, rng):
         (["--sets=Set5"], "python data.py set5"),
         (["--sets=.."], "there is no set called '..'"),
         (["--methods=lanczos7"], "run called 'lanczos7'"),
-        (["--metrics=lpips"], "there is no measure called 'lpips'; there are psnr_y"),
+        (["--metrics=lpipz"], "there is no measure called 'lpipz'; there are psnr_y"),
+        (["--metrics=niqe"], "--niqe-model FILE.mat"),
+        (["--niqe-model=evaluate.py"], "is not NIQE's model"),
         (["--metrics=ssim_y", "--significance"], "needs psnr_y"),
         (["--methods=nearest", "--significance"], "there is only one"),
         (["--blend-sweep", "tiny", "tiny", "0:2:1"], "within 0 and 1"),
@@ -142,7 +144,7 @@ def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):
 
     sizes = [(5, 7), (6, 7), (5, 7), (5, 7), (5, 7), (5, 7), (6, 7)]
     images = [testsets.Image(str(i), None, photo(rng, *size)) for i, size in enumerate(sizes)]
-    together = [[image.name for image in batch] for batch in evaluate.batches_of(images)]
+    together = [[image.name for image in batch] for batch in work.batches_of(images)]
     assert together == [["0", "2", "3", "4"], ["5"], ["1", "6"]]
 
     generator, about = store.load_generator(clone / "checkpoint" / "tiny")
@@ -172,7 +174,7 @@ def test_scores_are_recorded_and_compared(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     evaluate.record(rows, results(30.1, ssim_y=0.9), 4)
     assert store.read_scores(weights) == {"Set5 ×4": {"psnr_y": 30.0, "ssim_y": 0.9}}
-    assert "mine reads PSNR-Y 30.10 and not 30.00 on Set5" in capsys.readouterr().out
+    assert "mine has PSNR-Y 30.10 on Set5, but 30.00 in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def test_the_right_one_is_kept_and_a_failing_one_does_not_replace_it(generator, 
 def test_a_folder_that_is_no_export_is_not_replaced(generator, tmp_path):
     (tmp_path / "x_savedmodel").mkdir()
     (tmp_path / "x_savedmodel" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="no SavedModel"):
+    with pytest.raises(UserError, match="is not a SavedModel"):
         export.export("savedmodel", source_of(generator), tmp_path / "x_savedmodel", None)
     assert (tmp_path / "x_savedmodel" / "mine.txt").read_text() == "mine"
 

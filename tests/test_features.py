@@ -48,6 +48,16 @@ def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
     np.testing.assert_array_equal(again(2 * images - 1), vgg(2 * images - 1))
 
 
+def test_before_relu(rng):
+    """The convolution's own output, in both directions; after its ReLU it is what is compared otherwise."""
+    images = rng.uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    before, after = (model.vgg("VGG16", "conv2_2", before_relu=value) for value in (True, False))
+    before.set_weights(after.get_weights())
+    features_before = np.asarray(before(images))
+    assert features_before.min() < 0
+    np.testing.assert_allclose(np.maximum(features_before, 0), after(images), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_vgg_resize():
     images = np.zeros((1, 96, 96, 3), np.float32)

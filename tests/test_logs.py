@@ -1,9 +1,11 @@
 """What a run tells: metrics.jsonl, log.txt, TensorBoard's events, the bar."""
 
+import io
 import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +65,14 @@ def test_what_is_printed_is_logged_and_still_printed(run, capsys):
     assert [line[21:] for line in lines] == ["hello", "above the bar", "ValueError: something broke"]
 
 
+def test_a_log_takes_any_name_of_a_file(run, monkeypatch):
+    """One that is not UTF-8, and letters that an old Windows has none of."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with logs.Log(run, 0):
+        print("caf\udce9.png → 写真.png")
+    assert (run.directory / "log.txt").read_text(encoding="utf-8")[21:] == "caf\\udce9.png → 写真.png\n"
+
+
 def test_tensorboard_gets_scalars_and_pictures(run, rng):
     """Read back by TensorBoard itself."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -97,6 +107,32 @@ def test_seconds_a_step_leave_out_what_is_done_between(run, monkeypatch):
     assert progress.show(1, {}) == 2
     progress.restart()  # after 100 seconds of validating and saving
     assert progress.show(3, {}) == 2
+
+
+def test_seconds_a_step_are_of_reading_and_updating_alone(run, monkeypatch):
+    """In the loop of train.py: reading takes 1 second, an update 2, validating 100 and saving 50."""
+    import train
+
+    now, steps = [0.0], 4
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
+
+    def spend(seconds, value=None):
+        now[0] += seconds
+        return value
+
+    monkeypatch.setattr(train, "validate", lambda *arguments: spend(100, {}))
+    monkeypatch.setattr(train.doctor, "Doctor", lambda mode: SimpleNamespace(examine=lambda values: []))
+    run.config.TRAIN.update(steps=steps, log_every=1, validate_every=2, save_every=2)
+    crops = np.zeros((1, 4, 4, 3), np.uint8)
+    batches = SimpleNamespace(
+        stream=lambda first, *rest: (spend(1, (i, crops, crops)) for i in range(first, steps + 1))
+    )
+    state = SimpleNamespace(set_learning_rate=lambda *arguments: 1e-4, save=lambda run: spend(50))
+    state.step = SimpleNamespace(numpy=lambda: 0)
+    strategy = SimpleNamespace(num_replicas_in_sync=1)
+    with logs.Log(run, 0) as log:
+        assert train.loop(run, state, lambda *batch: spend(2, {"mse_loss": 1.0}), batches, None, strategy, log)
+    assert [line["seconds_per_step"] for line in logs.read_metrics(run.directory)] == [3.0] * steps
 
 
 def test_a_second_worker_writes_nothing(run, monkeypatch):

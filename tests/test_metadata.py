@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import photo
 from PIL import Image, ImageCms, PngImagePlugin
-from test_video import Nearest
+from test_animations import Nearest
 
-from images import made, pictures, sixteen_bits, video
+from images import animations, made, pictures, sixteen_bits
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d" dc:title="a title"/></x:xmpmeta>'
@@ -241,7 +241,7 @@ def test_no_file_is_open_while_it_takes_its_place(tmp_path, pixels, monkeypatch,
     monkeypatch.setattr(os, "replace", replace)
     target = tmp_path / f"out.{ending}"
     if ending == "gif":
-        video.upscale_animation(tmp_path / "in.gif", target, Nearest(), 1, lambda count: None)
+        animations.upscale_animation(tmp_path / "in.gif", target, Nearest(), 1, lambda count: None)
     else:
         upscaled(tmp_path / "in.png", target)
     assert replaced == [target]

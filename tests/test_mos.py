@@ -193,7 +193,7 @@ def test_nonsense_is_refused_and_nothing_stored(lasting):
     ):
         assert requests.post(f"{link}/0", data=body, timeout=20).status_code == 400
     assert "too long" in requests.post(f"{link}/0", data=b" " * 1001, timeout=20).json()["error"]
-    assert requests.post(f"{link}/0", data=iter([b"x"]), timeout=20).status_code == 400  # of no told length
+    assert requests.post(f"{link}/0", data=iter([b"x"]), timeout=20).status_code == 411  # of no told length
     for position in (1, 999, 2**63, 10**40):
         assert rate(link, position, 1).status_code == 400
     assert rate(link + "x", 0, worth[0]).status_code == 404
@@ -270,12 +270,12 @@ def run_demo(monkeypatch, capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--raters", 0], "--raters is at least 1"),
-        (["--images", 0], "--images is at least 1"),
-        (["--port", 70000], "--port is between"),
+        (["--raters", 0], "--raters must be at least 1"),
+        (["--images", 0], "--images must be at least 1"),
+        (["--port", 70000], "--port takes a number from"),
         (["--sets", ","], "argument --sets: names nothing"),
         (["--report", "--without", "1,x"], "--without: takes numbers of raters, not '1,x'"),
-        (["--without", "1"], "--without is of --report"),
+        (["--without", "1"], "--without goes with --report"),
         (["--report"], "there is no study in"),
         (["--pictures", "nowhere"], "holds no results.json: run `python evaluate.py` first"),
     ],

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageCms, features
-from test_video import Nearest
+from test_animations import Nearest
 
 import utils
-from images import pictures, sixteen_bits, video
+from images import animations, pictures, sixteen_bits
 
 LIMIT = 200  # megapixels
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -290,8 +290,9 @@ def seeds(folder, rng):
     Image.frombytes("CMYK", (20, 24), array.tobytes()).save(folder / "c.jpg")
     sixteen_bits.write_png(folder / "deep.png", array.astype(np.uint16) * 257, {"icc_profile": PROFILE})
     sixteen_bits.write_tiff(folder / "deep.tif", array.astype(np.uint16) * 257, {}, {})
-    for name, kind in {"f": np.float32, "i": np.int32, "b": ">u2"}.items():
-        tifffile.imwrite(folder / f"{name}.tif", array[..., 0].astype(kind), byteorder=">" if name == "b" else "<")
+    for name, kind in {"f": "<f4", "big_f": ">f4", "i": "<i4", "big": ">u2", "big_rgb": ">u2"}.items():
+        levels = array[..., :3] if name == "big_rgb" else array[..., 0]
+        tifffile.imwrite(folder / f"{name}.tif", levels.astype(kind), byteorder=kind[0])
     frames = [Image.fromarray(np.roll(array[..., :3], i, axis=0)) for i in range(3)]
     for ending, options in {"gif": {"comment": b"x"}, "webp": {"exif": exif()}, "png": {"default_image": True}}.items():
         frames[0].save(folder / f"moving.{ending}", save_all=True, append_images=frames[1:], duration=50, **options)
@@ -336,9 +337,9 @@ def fuzz(folder, count, seed):
         target = folder / "out" / f"x.{chance.choice(('png', 'jpg', 'webp', 'tif'))}"
         try:
             with pictures.opened(path, 1) as image:
-                moves = video.frames_of(image, target) > 1
+                moves = animations.frames_of(image, target) > 1
             if moves:
-                video.upscale_animation(path, target, Nearest(), 1, lambda count: None)
+                animations.upscale_animation(path, target, Nearest(), 1, lambda count: None)
             else:
                 pictures.read_image(path)
                 name = pictures.format_of(target)
@@ -359,17 +360,15 @@ def test_damaged_files_are_read_or_refused(tmp_path):
     assert good > 20 and bad > 100
 
 
-if __name__ == "__main__":  # python tests/test_pictures.py SECONDS
+if __name__ == "__main__":  # python tests/test_pictures.py FILES
     import resource
     import sys
     import tempfile
-    import time
     from pathlib import Path
 
-    end, seed, total = time.time() + float(sys.argv[1]), 1, np.zeros(2, int)
-    while time.time() < end:
+    total = np.zeros(2, int)
+    for seed in range(1, int(sys.argv[1]) // 500 + 1):
         with tempfile.TemporaryDirectory() as folder:
             total += fuzz(Path(folder), 500, seed)
-        seed += 1
     print(f"{total.sum()} damaged files: {total[0]} read, {total[1]} refused in a sentence, no other exception")
     print(f"at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB of memory")

@@ -36,7 +36,7 @@ def upscale(image, method):
     return sr
 
 
-def write_report(folder, sets, methods=METHODS, names=tuple(metrics.COLUMNS)):
+def write_report(folder, sets, methods=METHODS, names=metrics.USUAL):
     """What evaluate.py does, without a network: the results, and the report below `folder`."""
     with ThreadPoolExecutor(2) as pool:
         focus = figures.write_originals(folder, sets, 4, pool)
@@ -218,6 +218,63 @@ def test_values_that_are_no_numbers(rng, tmp_path):
     write_report(tmp_path, sets, names=("ssim_y", "niqe_own"))
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "against PSNR-Y" not in text and "Wilcoxon" not in text and "SSIM-Y of each image" in text
+
+
+def circles(svg, kind):
+    """[(x, y)] of the points of a class in a plot."""
+    root = ElementTree.fromstring(svg)
+    return [
+        tuple(float(use.attrib[name]) for name in ("x", "y"))
+        for group in root.iter(f"{{{plot.SVG}}}g")
+        if group.attrib.get("class") == kind
+        for use in group.iter(f"{{{plot.SVG}}}use")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "arrow"),
+    [(("psnr_y", "niqe_own"), "better ↘"), (("niqe_own", "ssim_y"), "↖ better"), (("mos", "psnr_y"), "↗")],
+)
+def test_any_two_measures_and_where_better_is(axes, arrow):
+    text = plot.draw({"a": (1.0, 2.0), "b": (2.0, 1.0)}, *(plot.COLUMNS[name] for name in axes))
+    assert arrow in text and len(circles(text, "point")) == 2
+
+
+def test_sweeps_are_curves_and_the_papers_points_are_open():
+    """The curve goes through the points in the order of the shares; the paper's points are those of its table."""
+    points = {"blend_1": (2.0, 0.2), "other": (5.0, 0.9), "blend_0": (1.0, 0.5), "blend_0.5": (1.5, 0.1)}
+    assert plot.curves_of(points) == [["blend_0", "blend_0.5", "blend_1"]] and plot.curves_of({"blend_1": (1, 1)}) == []
+    rows = {name: tables.Row(dict(zip(("psnr_y", "ssim_paper"), at, strict=True)), {}) for name, at in points.items()}
+    drawn, papers = plot.points_of("Set5", rows, ("psnr_y", "ssim_paper"))
+    assert drawn == points and papers["paper: SRGAN"] == (29.40, 0.8472) and len(papers) == 11
+    svg = plot.of_set("Set5", rows, ("psnr_y", "ssim_paper"))["svg"]
+    assert len(circles(svg, "paper")) == 11
+    (curve,) = (group for group in ElementTree.fromstring(svg).iter() if group.attrib.get("class") == "curve")
+    (path,) = curve.iter(f"{{{plot.SVG}}}path")
+    corners = [float(number) for number in path.attrib["d"].replace("M", "").replace("L", "").split()]
+    ours = dict(zip(sorted(points, key=lambda name: -points[name][1]), circles(svg, "point"), strict=True))
+    expected = [number for name in ("blend_0", "blend_0.5", "blend_1") for number in ours[name]]
+    assert corners == pytest.approx(expected, abs=0.01)
+
+
+def test_plots_of_what_was_written_before(made, call, tmp_path):
+    from conftest import assert_refused
+
+    path = tmp_path / "results.json"
+    tables.write_json(path, {"Set5": made[1]["Set5"]})
+    command = ("-m", "scoring.plot", path)
+    result = call(*command, "--axes=ssim_y,consistency", "--csv", tmp_path / "points.csv")
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "Set5_ssim_y_consistency.svg").read_text()
+    assert ElementTree.fromstring(text).attrib["width"] and ".point {" in text
+    lines = (tmp_path / "points.csv").read_text().splitlines()
+    row = made[1]["Set5"]["bicubic"]
+    assert lines[0] == "set,method,ssim_y,consistency"
+    assert f"Set5,bicubic,{row.means['ssim_y']},{row.means['consistency']}" in lines
+    assert_refused(call(*command, "--axes=psnr_y"), "takes two measures")
+    assert_refused(call(*command, "--axes=psnr_y,x"), "no measure called 'x'")
+    assert_refused(call(*command, "--sets=Set6"), "no set called 'Set6'")
+    assert_refused(call("-m", "scoring.plot", tmp_path / "nowhere.json"), "cannot be read")
 
 
 def test_plot_puts_points_where_they_belong():

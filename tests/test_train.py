@@ -73,6 +73,20 @@ def test_losses_of_the_presets_against_numpy(tensors, preset):
     assert config.VGG.layer == layers.get(preset.split("-")[-1], config.VGG.layer)
 
 
+def test_relativistic_losses_against_numpy(rng):
+    """The generator's loss is the discriminator's with SR and HR exchanged; both compare with the other's mean."""
+    real, fake = rng.normal(0, 2, (2, 4, 1)).astype(np.float32)
+    relative = real - fake.mean(), fake - real.mean()
+    g_gan_loss = 1e-3 * (sigmoid_cross_entropy(relative[0], 0) + sigmoid_cross_entropy(relative[1], 1))
+    config = make_config("srgan", "srgan-mse", ["TRAIN.relativistic=true"])
+    image = np.zeros((4, 8, 8, 3), np.float32)
+    terms = train.generator_losses(config, image, image, fake, logits_real=real)
+    assert float(terms["g_gan_loss"]) == pytest.approx(g_gan_loss, rel=1e-5)
+    d_losses = train.discriminator_losses(*losses.relativistic(real, fake))
+    expected = [sigmoid_cross_entropy(relative[0], 1), sigmoid_cross_entropy(relative[1], 0)]
+    np.testing.assert_allclose(d_losses, expected, rtol=1e-5)
+
+
 def test_losses_on_luma_against_numpy(rng):
     """Y of MATLAB's rgb2ycbcr over 255; the recursions' share of the loss."""
     fake, real = rng.uniform(-1, 1, (2, 4, 8, 8, 3)).astype(np.float32)

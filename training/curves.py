@@ -17,7 +17,7 @@ from utils import LazyModule, UserError
 
 pyplot = LazyModule("matplotlib.pyplot")
 
-POINTS = 400  # the most that a curve has
+POINTS = 400  # of a curve, at most
 # {title: names of the values in metrics.jsonl; None: the loss terms}
 PLOTS = {
     "Validation, PSNR-Y in dB": ("val_psnr_y", "val_bicubic"),

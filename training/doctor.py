@@ -1,6 +1,6 @@
 """The doctor watches a run's numbers and says in words, once for each cause, what is wrong and what to try.
 
-`measure` is part of the compiled update; `Doctor` is plain Python over the numbers that are logged anyway.
+`measure` is part of the compiled update. `Doctor` is plain Python and reads the logged numbers.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from utils import LazyModule
 
 tf = LazyModule("tensorflow")
 
-PATIENCE = 5  # an ailment is reported after it shows in so many logged steps in a row
+PATIENCE = 5  # an ailment is reported after it shows in this many logged steps in a row
 
 
 def measure(fake, real, lr_01, scale):
@@ -20,7 +20,7 @@ def measure(fake, real, lr_01, scale):
     fake, real: SR and HR [batch, scale·h, scale·w, 3] in [-1, 1]; lr_01: [batch, h, w, 3] in [0, 1].
 
     colour_drift: the mean colour of SR less LR's. checkerboard: the pattern that repeats in every scale×scale cell of
-    SR - HR, as the mean over all cells; detail that the network misses averages out there, a grid does not.
+    SR - HR, as the mean over all cells: detail that the network misses averages out, a grid does not.
     With several replicas, average both over these before calling `strengths`.
     """
     drift = tf.reduce_mean((fake + 1) * 127.5, axis=(0, 1, 2)) - tf.reduce_mean(lr_01 * 255, axis=(0, 1, 2))
@@ -43,7 +43,7 @@ def terms_of(values):
 
 
 FAINT = "tv_loss"  # weak on purpose: the paper's weight for it is 2e-8
-SCHEDULED = "recursion_loss"  # DRCN's: by its schedule, it is weak at the end and the pixel loss at the start
+SCHEDULED = "recursion_loss"  # DRCN's: its weight falls to zero, and the pixel loss begins with weight zero
 
 
 def weak_term(term):

@@ -1,4 +1,4 @@
-"""Training in another XLA runtime, where that has a device and TensorFlow has none: export the update, collect a run.
+"""Training in another XLA runtime, which has a device that TensorFlow lacks: export the update, collect a run.
 
 `train.py … --export-update DIR` writes three files, with which JAX (or another program that runs XLA) can train:
 
@@ -108,8 +108,8 @@ def collect(folder, results, name=None):
     one. Raises UserError for files that cannot be read or do not fit together.
     """
     try:
-        about = json.loads((folder / "about.json").read_text())
-        speed = json.loads((results / "speed.json").read_text())
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        speed = json.loads((results / "speed.json").read_text(encoding="utf-8"))
         with np.load(results / "result.npz") as values:
             arrays = [values[f"arr_{i}"] for i in range(len(values.files))]
     except (ValueError, KeyError) as error:
@@ -119,7 +119,7 @@ def collect(folder, results, name=None):
     config.TRAIN.update(steps=speed["updates"], learning_rate=speed["rate"], schedule=speed["schedule"])
     generator = build_generator(config.MODEL)
     if [tuple(v.shape) for v in generator.variables] != [array.shape for array in arrays]:
-        raise UserError(f"{results / 'result.npz'} is of another network than {folder / 'about.json'} describes")
+        raise UserError(f"{results / 'result.npz'} belongs to another network than {folder / 'about.json'} describes")
     for variable, array in zip(generator.variables, arrays, strict=True):
         variable.assign(array)
     run = store.Run(store.check_name(name or about["name"]), about["mode"], about["preset"], config)

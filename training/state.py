@@ -23,8 +23,8 @@ class TrainState:
     """Networks, optimizers, the average of the weights, and three numbers: all that a checkpoint holds.
 
     config: all sections; mode: one of config.MODES; init: weights file to start the generator from, or None; vgg: a
-    feature network from features.load_vgg, if the loss compares features. Make it in the scope of the strategy that it
-    is trained with.
+    feature network from features.load_vgg, if the loss compares features. Create it inside the scope of the strategy
+    that trains it.
     """
 
     def __init__(self, config, mode, init=None, vgg=None):
@@ -82,7 +82,7 @@ class TrainState:
     def save(self, run):
         """Write a checkpoint and the weights for users; run: store.Run.
 
-        state.step fits the weights even after an interruption: the call that updates the weights counts it.
+        state.step fits the weights even after an interruption, since one call updates both.
         """
         store.save_weights(self.result, run.directory / store.WEIGHTS)
         save_checkpoint(run.directory, int(self.step.numpy()), self.parts())
@@ -102,7 +102,7 @@ def make_optimizer(config, network):
         optimizer = keras.optimizers.Adam(train.learning_rate, beta_1=train.beta1, **decay)
     else:
         optimizer = keras.optimizers.SGD(train.learning_rate, momentum=train.beta1, **decay)
-    # Keras would sum the gradients over the replicas; train.apply_gradients has their mean already, to clip it.
+    # Keras would sum the gradients over the replicas; train.apply_gradients already takes their mean, to clip it.
     optimizer._all_reduce_sum_gradients = list
     if keras.config.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -171,5 +171,5 @@ def load_checkpoint(directory, parts):
         return step
     lines = [json.dumps(line) for line in read_metrics(directory) if line["step"] <= step]
     text = "".join(line + "\n" for line in lines)
-    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text))
+    utils.write_atomically(directory / "metrics.jsonl", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return step

@@ -10,7 +10,7 @@ import threading
 import time
 import zipfile
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +21,12 @@ from images import pictures
 from inference.tiles import Upscaler, choose_weights
 from runs import store
 from utils import UserError
+from web.serving import KEEP
 
-KEEP = 1800  # seconds that an upload and results are kept for
-FRAMES = 50  # of videos and animations at most, if they are as large as a picture may be; more if smaller
+FRAMES = 50  # of films and animations at most, if they are as large as a picture may be; more if smaller
 PAGES = 64  # that are open at a time; one more closes the one that has not been used for longest
-HELD = 2**30  # bytes of uploads in memory before one more page closes others as well
+HELD = 2**30  # bytes of uploads in memory before the next action closes other pages as well
+STORED = 4 * 2**30  # bytes of views on disk, likewise
 LONGEST = 65500  # pixels: the longest side of a JPEG, and so of pictures that are compared
 CLOSER = 256  # pixels: side of the enlarged crops
 FIXED = ("nearest", "bicubic")  # methods without weights
@@ -87,7 +88,8 @@ def on_disk(name, content):
 def plain_name(name):
     """What a browser calls a file, as a name that any system takes for a file and for nothing else."""
     stem, dot, ending = re.sub(r"[^\w .()+-]", "_", name).rpartition(".")
-    return f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
+    plain = f"{stem.strip(' .')[-80:] or 'upload'}{dot}{ending[-10:].strip()}"
+    return f"_{plain}" if PureWindowsPath(plain).is_reserved() else plain  # con.png is the console there
 
 
 def view_of(path):
@@ -130,7 +132,7 @@ class Making:
         if len(self.files) > 1:
             self.files.insert(0, self.pack())
         if lr is None and self.files:
-            self.said.append("This is downloaded and not compared: a video, an animation, or too long a picture.")
+            self.said.append("This is downloaded and not compared: a film, an animation, or too long a picture.")
         elif lr is None and not self.said:
             self.said.append("Of this kind only networks make something: choose one.")
 
@@ -150,7 +152,7 @@ class Making:
         def progress(pixels):
             nonlocal done
             done += pixels
-            if done > FRAMES * self.max_megapixels * 1e6:  # a video that does not say how long it is
+            if done > FRAMES * self.max_megapixels * 1e6:  # a film that does not say how long it is
                 raise UserError("is longer than this page takes: `python upscale.py` does it")
             self.advance((i + min(done / job.pixels, 1)) / works, method)
 
@@ -165,8 +167,8 @@ class Making:
         if target.exists():  # two uploads may have one name
             target = self.folder / str(i) / target.name
         job = upscale.measure(upscale.Job(source, target), self.max_megapixels)
-        if remark := upscale.work_off(job, upscaler, self.max_megapixels, progress):
-            self.said.append(f"{target.name}: {remark}")
+        remark = upscale.work_off(job, upscaler, self.max_megapixels, progress)
+        self.said += [f"{target.name}: {said}" for said in (*job.notes, remark) if said]
         if partner:
             self.said.append(f"{target.name}: {share:g} of {method}, {1 - share:g} of its SRResNet")
         self.files.append(target)
@@ -270,9 +272,9 @@ class Session:
 
     def keep(self, views):
         """Keep {method: uint8 RGB [h, w, 3]} instead of the views before, on disk: memory has what is looked at."""
-        if self.folder:
-            self.folder.cleanup()
-        self.views, self.folder = {}, None
+        folder, self.folder, self.views = self.folder, None, {}  # Windows deletes no file that is mapped
+        if folder:
+            folder.cleanup()
         if views:
             self.folder = tempfile.TemporaryDirectory(prefix="srgan-", ignore_cleanup_errors=True)
         for i, (method, view) in enumerate(views.items()):
@@ -282,19 +284,19 @@ class Session:
 
 
 class Sessions(dict):
-    """{Gradio's name of an open page: Session}, at most PAGES. One that is not used for KEEP seconds is dropped."""
+    """{Gradio's name of an open page: Session}, at most PAGES, with HELD bytes in memory and STORED on disk.
+
+    gr.State would keep what a closed page has for an hour, and its bound on pages knows no delete_callback.
+    """
 
     def of(self, request):
-        """The Session of the page that a gr.Request comes from."""
-        now = time.monotonic()
-        for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
-            self.drop(name)
+        """The Session of the page that a gr.Request comes from; others give way, those first that are idle longest."""
         used = {name: session.used for name, session in list(self.items()) if name != request.session_hash}
         others = sorted(used, key=used.get, reverse=True)
-        while others and (len(others) >= PAGES or self.held() > HELD):
+        while others and (len(others) >= PAGES or self.held() > HELD or self.stored() > STORED):
             self.drop(others.pop())
         session = self.setdefault(request.session_hash, Session())
-        session.used = now
+        session.used = time.monotonic()
         return session
 
     def held(self):
@@ -302,6 +304,16 @@ class Sessions(dict):
         uploads = [session.upload for session in list(self.values()) if session.upload]
         uploads = [each for upload in uploads for each in (upload, *upload.others)]
         return sum(len(upload.content) + (0 if upload.lr is None else upload.lr.nbytes) for upload in uploads)
+
+    def stored(self):
+        """Bytes of views on disk."""
+        return sum(view.nbytes for session in list(self.values()) for view in list(session.views.values()))
+
+    def drop_idle(self):
+        """Close the pages that have not been used for KEEP seconds."""
+        now = time.monotonic()
+        for name in [name for name, session in list(self.items()) if now - session.used > KEEP]:
+            self.drop(name)
 
     def drop(self, name):
         if session := self.pop(name, None):

@@ -1,8 +1,8 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
-An upload stays in memory until its page is closed, or until another page is used KEEP seconds later; it is on disk only
-while it is worked on. What a page compares is on disk for as long. Other results are on disk for KEEP seconds, or until
-the last page is closed.
+An upload stays in memory until its page is closed, or has not been used for half an hour; it is on disk only while it
+is worked on. What a page compares is on disk for as long. Other results are on disk for half an hour, or until the last
+page is closed.
 
 `Actions` says what the page does; below it, `build` makes its parts, and `connect` joins both.
 """
@@ -22,7 +22,7 @@ from images import pictures
 from inference.engines import ENGINES, missing
 from utils import LazyModule, UserError
 from web import serving
-from web.compare import FIXED, KEEP, How, Making, Sessions, crops, offered, partner_of, preview, read_upload
+from web.compare import FIXED, How, Making, Sessions, crops, offered, partner_of, preview, read_upload
 
 gr = LazyModule("gradio")
 
@@ -63,13 +63,8 @@ class Actions:
         """weights: those that are offered; folder: serving.gradio_folder's; sessions: Sessions."""
         self.offered = (*FIXED, *weights)
         self.scale, self.folder, self.max_megapixels, self.sessions = scale, folder, max_megapixels, sessions
-        (folder / "examples").mkdir()
-        self.examples = make_examples(folder / "examples")
-        self.lasting = set()
-
-    def keep_files(self):
-        """Whatever is in the folder now, the examples and Gradio's copies of them, stays until the end."""
-        self.lasting = set(self.folder.rglob("*"))
+        (folder.path / "examples").mkdir()
+        self.examples = make_examples(folder.path / "examples")
 
     # A page is opened and closed
 
@@ -79,9 +74,7 @@ class Actions:
     def close_page(self, request: "gr.Request"):
         self.sessions.drop(request.session_hash)
         if not self.sessions:
-            for path in set(self.folder.rglob("*")) - self.lasting:
-                if path.is_file():
-                    path.unlink(missing_ok=True)
+            self.folder.tidy(total=0)
 
     # A picture comes in
 
@@ -90,13 +83,13 @@ class Actions:
         files = []
         for path in map(Path, [paths] if isinstance(paths, str) else paths):
             try:
-                if not path.resolve().is_relative_to(self.folder.resolve()):
+                if not serving.is_in(self.folder.path, path):
                     raise OSError(f"{path} was not uploaded")
                 files.append((path.name, path.read_bytes()))
             except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file; it is deleted
                 self.sessions.of(request).replace(None)
                 return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
-            if path not in self.lasting:
+            if path not in self.folder.lasting:
                 path.unlink(missing_ok=True)
         return None, *self.take(request, files)
 
@@ -220,7 +213,7 @@ def build(weights, scale, folder, max_megapixels, sessions):
     weights, scale: as offered() gives them; folder: that of serving.gradio_folder; sessions: Sessions.
     """
     actions = Actions(weights, scale, folder, max_megapixels, sessions)
-    with gr.Blocks(title="srgan", analytics_enabled=False, delete_cache=(60, KEEP)) as page:
+    with gr.Blocks(title="srgan", analytics_enabled=False) as page:
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -228,14 +221,13 @@ def build(weights, scale, folder, max_megapixels, sessions):
             with gr.Column(scale=2, min_width=300):
                 view = build_view()
         connect(page, choice, view, actions)
-    actions.keep_files()
     return page
 
 
 def build_choice(examples, weights, scale):
     """The left column, {name: part}: pictures and methods to choose, and what is said of them."""
     parts = {
-        "drop": gr.File(label="Pictures, animations or videos", height=150, file_count="multiple", elem_id="drop"),
+        "drop": gr.File(label="Pictures, animations or films", height=150, file_count="multiple", elem_id="drop"),
         "examples": gr.Gallery(
             examples,
             label="Or one of these",
@@ -361,4 +353,4 @@ def serve(weights, max_megapixels, host, port, password=None):
         print(f"weights: {', '.join(weights)}. Open {address} in a browser; Ctrl-C stops.", flush=True)
         goodbye = "stopped; what was uploaded and made is deleted"
         settings = {"css": CSS, "max_file_size": LARGEST_FILE, "auth": serving.account(password)}
-        serving.run_gradio(page, listener, goodbye, sessions.stop_all, **settings)
+        serving.run_gradio(page, folder, listener, goodbye, sessions.stop_all, sessions.drop_idle, **settings)

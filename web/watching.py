@@ -42,7 +42,7 @@ def state(run, lines, age):
 def remarks(run):
     """The doctor's lines of log.txt, as one text."""
     path = run.directory / "log.txt"
-    log = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    log = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     said = [line for line in log if "the doctor says:" in line]
     return "\n".join(said) or "nothing so far"
 
@@ -74,7 +74,7 @@ def build(run):
             plots.append(gr.LinePlot(frame, visible=bool(points)))
         return *words, str(picture) if picture else None, gr.Dropdown([NEWEST, *found]), *plots
 
-    with gr.Blocks(title=f"srgan: {run.name}", analytics_enabled=False, delete_cache=(60, 600)) as page:
+    with gr.Blocks(title=f"srgan: {run.name}", analytics_enabled=False) as page:
         gr.Markdown(f"# {run.name}")
         seen = gr.State()
         state_box = gr.Textbox(label="State", elem_id="state")
@@ -105,8 +105,8 @@ def build(run):
 def serve(name, host, port, password=None):
     """Serve the page of a run, by its name or directory, until Ctrl-C. Raises UserError."""
     run, _ = store.reopen(name)
-    with serving.gradio_folder(), serving.listening(host, port) as (listener, address):
+    with serving.gradio_folder() as folder, serving.listening(host, port) as (listener, address):
         page = build(run)
         print(f"watching {run.directory}. Open {address} in a browser; Ctrl-C stops.", flush=True)
         settings = {"allowed_paths": [str(run.samples)], "auth": serving.account(password)}
-        serving.run_gradio(page, listener, "stopped; the run goes on", **settings)
+        serving.run_gradio(page, folder, listener, "stopped; the run goes on", **settings)

@@ -67,7 +67,7 @@ class Raters:
         return not_found() if content is None else responses.Response(content, media_type="image/png")
 
     async def answer(self, request):
-        if int(request.headers.get("content-length", LARGEST + 1)) > LARGEST:
+        if serving.body_length(request.scope) > LARGEST:
             return refusal("this is too long for an answer")
         body = await request.body()
         return await concurrency.run_in_threadpool(self.take, request, body)

@@ -1,20 +1,16 @@
-"""Animations and videos: frames, times, transparency, sound, rotation."""
+"""Animations: frames, times, transparency."""
 
 import struct
-import subprocess
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import photo
 from PIL import Image, ImageSequence, PngImagePlugin
 
 import utils
-from images import video
+from images import animations
 
 COUNT = 6
-# imageio-ffmpeg leaves the pipes to ffmpeg to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Nearest:
@@ -36,15 +32,6 @@ def upscale(function, source, target, *limit):
     done = []
     function(source, target, Nearest(), *limit, done.append)
     return sum(done)
-
-
-def ffmpeg(*arguments):
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True).stdout
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Animations
 
 
 @pytest.fixture
@@ -69,7 +56,7 @@ def test_animations_keep_frames_times_loops_and_transparency(tmp_path, frames, e
     save(
         tmp_path / f"in.{ending}", frames, duration=times, loop=3, **({"disposal": 2} if ending == "gif" else lossless)
     )
-    done = upscale(video.upscale_animation, tmp_path / f"in.{ending}", tmp_path / f"out.{ending}", 200)
+    done = upscale(animations.upscale_animation, tmp_path / f"in.{ending}", tmp_path / f"out.{ending}", 200)
     assert done == COUNT * 20 * 24
     with Image.open(tmp_path / f"in.{ending}") as source, Image.open(tmp_path / f"out.{ending}") as result:
         assert result.n_frames == COUNT and result.size == (48, 40) and result.info["loop"] == source.info["loop"]
@@ -85,7 +72,7 @@ def test_animations_keep_frames_times_loops_and_transparency(tmp_path, frames, e
 
 def test_a_single_gif_and_opaque_ones(tmp_path, frames):
     frames[0].convert("RGB").save(tmp_path / "one.gif")
-    upscale(video.upscale_animation, tmp_path / "one.gif", tmp_path / "one_out.gif", 200)
+    upscale(animations.upscale_animation, tmp_path / "one.gif", tmp_path / "one_out.gif", 200)
     with Image.open(tmp_path / "one_out.gif") as result:
         assert result.n_frames == 1 and result.size == (48, 40) and "transparency" not in result.info
 
@@ -95,7 +82,7 @@ def test_a_damaged_animation_leaves_nothing(tmp_path, frames):
     content = (tmp_path / "in.gif").read_bytes()
     (tmp_path / "in.gif").write_bytes(content[: len(content) // 2])
     with pytest.raises(utils.UserError, match="cannot be read"):
-        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
+        upscale(animations.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
 
 
@@ -103,7 +90,7 @@ def test_a_lossless_webp_stays_lossless(tmp_path, frames):
     """Every pixel that is seen; a lossy one stays lossy, of high quality."""
     for name, options in {"exact": {"lossless": True}, "lossy": {"quality": 80}}.items():
         save(tmp_path / f"{name}.webp", frames, duration=50, icc_profile=bytes(70_000), **options)
-        upscale(video.upscale_animation, tmp_path / f"{name}.webp", tmp_path / f"{name}_out.webp", 200)
+        upscale(animations.upscale_animation, tmp_path / f"{name}.webp", tmp_path / f"{name}_out.webp", 200)
         differences = []
         with Image.open(tmp_path / f"{name}.webp") as source, Image.open(tmp_path / f"{name}_out.webp") as result:
             for before, after in zip(ImageSequence.Iterator(source), ImageSequence.Iterator(result), strict=True):
@@ -119,8 +106,8 @@ def test_a_poster_is_no_frame(tmp_path, rng, ending):
     poster, *frames = (Image.new("RGB", (24, 20), colour) for colour in ("red", "lime", "blue", "white"))
     save(tmp_path / "in.png", [poster, *frames], default_image=True, duration=[40, 80, 120])
     with Image.open(tmp_path / "in.png") as source:
-        assert video.frames_of(source, tmp_path / f"out.{ending}") == (4 if ending == "png" else 3)
-    upscale(video.upscale_animation, tmp_path / "in.png", tmp_path / f"out.{ending}", 200)
+        assert animations.frames_of(source, tmp_path / f"out.{ending}") == (4 if ending == "png" else 3)
+    upscale(animations.upscale_animation, tmp_path / "in.png", tmp_path / f"out.{ending}", 200)
     with Image.open(tmp_path / f"out.{ending}") as result:
         seen = []
         for i in range(result.n_frames):
@@ -144,7 +131,7 @@ def test_what_stands_beside_an_animations_pixels_is_kept(tmp_path, frames):
     save(tmp_path / "a.png", frames, exif=tags, pnginfo=text, duration=50)
     results = {}
     for ending in ("gif", "webp", "png"):
-        upscale(video.upscale_animation, tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", 200)
+        upscale(animations.upscale_animation, tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", 200)
         with Image.open(tmp_path / f"b.{ending}") as image:
             results[ending] = image.info, image.getexif().get(271)
     assert results["gif"][0]["comment"] == b"a comment"
@@ -158,70 +145,5 @@ def test_a_gif_whose_canvas_grows_is_refused(tmp_path):
     second = b"," + struct.pack("<HHHHB", 0, 0, 12000, 12000, 0) + b"\x02\x02\x4c\x01\0;"
     (tmp_path / "in.gif").write_bytes((tmp_path / "in.gif").read_bytes().removesuffix(b";") + second)
     with pytest.raises(utils.UserError, match="is damaged: its frame 2 is larger than the animation"):
-        upscale(video.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
+        upscale(animations.upscale_animation, tmp_path / "in.gif", tmp_path / "out.gif", 200)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gif"]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Videos
-
-
-@pytest.fixture
-def film(tmp_path):
-    """Thirty frames of colours with a tone, at television's 29.97 a second."""
-    picture = ["-f", "lavfi", "-i", "testsrc=size=48x32:rate=30000/1001"]
-    tone = ["-f", "lavfi", "-i", "sine=frequency=440"]
-    ffmpeg(*picture, *tone, "-t", 1, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", tmp_path / "in.mp4")
-    return tmp_path / "in.mp4"
-
-
-def frames_of(path):
-    reader, meta = video.open_reader(path)
-    width, height = meta["size"]
-    return np.array([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
-
-
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
-def test_videos_keep_frames_rate_colours_and_sound(tmp_path, film, ending):
-    if ending != "mp4":
-        ffmpeg("-i", film, "-c", "copy", film.with_suffix(f".{ending}"))
-        film = film.with_suffix(f".{ending}")
-    done = upscale(video.upscale_video, film, tmp_path / f"out.{ending}")
-    before, after = frames_of(film), frames_of(tmp_path / f"out.{ending}")
-    assert done == 30 * 32 * 48 and after.shape == (30, 64, 96, 3)
-    assert np.abs(before.repeat(2, axis=1).repeat(2, axis=2).astype(int) - after).mean() < 5
-    sound = [
-        ffmpeg("-i", path, "-map", "0:a", "-c", "copy", "-f", "md5", "-") for path in (film, tmp_path / f"out.{ending}")
-    ]
-    assert sound[0] == sound[1] != b""
-    rate = video.open_reader(tmp_path / f"out.{ending}")[1]["fps"]
-    assert rate == 29.97
-
-
-def test_a_video_without_sound_and_a_turned_one(tmp_path, film):
-    ffmpeg("-display_rotation", 90, "-i", film, "-c", "copy", "-an", tmp_path / "turned.mp4")
-    assert video.describe(tmp_path / "turned.mp4", 1) == (30, (48, 32))
-    upscale(video.upscale_video, tmp_path / "turned.mp4", tmp_path / "out.mp4")
-    assert frames_of(tmp_path / "out.mp4").shape == (30, 96, 64, 3)
-    assert "audio_codec" not in video.open_reader(tmp_path / "out.mp4")[1]
-
-
-@pytest.mark.parametrize(
-    ("fps", "rate"), [(25.0, "25"), (29.97, "30000/1001"), (23.98, "24000/1001"), (59.94, "60000/1001"), (12.5, "25/2")]
-)
-def test_televisions_rates_are_exact(fps, rate):
-    assert str(video.frame_rate(fps)) == rate
-
-
-def test_bad_videos(tmp_path, film, monkeypatch):
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(utils.UserError, match="is not a video"):
-        video.describe(tmp_path / "text.mp4", 1)
-    with pytest.raises(utils.UserError, match="cannot be written"):
-        upscale(video.upscale_video, film, tmp_path / "nowhere" / "out.mp4")
-    with pytest.raises(utils.UserError, match="--max-megapixels"):
-        video.describe(film, 0.001)
-    monkeypatch.setattr(video.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(utils.UserError, match="pip install imageio-ffmpeg"):
-        video.describe(film, 1)
-    assert not list(tmp_path.glob(".tmp*")) and not (tmp_path / "out.mp4").exists()
