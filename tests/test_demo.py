@@ -181,7 +181,8 @@ class Server:
 
     def files(self):
         """Its temporary files, without TensorFlow's."""
-        return [path for path in self.temporary.rglob("*") if path.is_file() and not path.name.startswith("__")]
+        found = [Path(parent, name) for parent, _, names in os.walk(self.temporary) for name in names]
+        return [path for path in found if not path.name.startswith("__")]
 
     def stop(self, number=signal.SIGINT):
         """End it, by Ctrl-C if no other signal is given; what it printed since its first line."""

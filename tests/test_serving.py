@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import json
+import os
 import re
 import socket
 import threading
@@ -231,6 +232,24 @@ def test_what_pages_leave_on_disk_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "TOTAL", 10)
     folder.tidy()
     assert names() == {"example.png", "c"}
+
+
+def test_tidying_does_not_mind_others_who_delete(tmp_path, monkeypatch):
+    """A folder that goes while it is looked at, which Path.rglob would raise for."""
+    folder, scan = serving.Folder(tmp_path), os.scandir
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+
+    def scandir(path):
+        if os.path.basename(path) == "b":
+            os.unlink(os.path.join(path, "a.png"))
+            os.rmdir(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    folder.tidy(total=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tidying_goes_on_until_the_page_ends():

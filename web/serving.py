@@ -157,16 +157,19 @@ class Folder:
         self.path, self.lasting = Path(path).resolve(), set()
 
     def begin(self):
-        self.lasting = set(self.path.rglob("*"))
+        self.lasting = self.files()
+
+    def files(self):
+        """The files in it now; other threads may delete and make some meanwhile."""
+        return {Path(parent, name) for parent, _, names in os.walk(self.path) for name in names}
 
     def tidy(self, keep=KEEP, total=None):
         """Delete what came more than `keep` seconds ago, and the oldest beyond `total` bytes (default: TOTAL)."""
         left, files = self.TOTAL if total is None else total, []
-        for path in set(self.path.rglob("*")) - self.lasting:
+        for path in self.files() - self.lasting:
             with contextlib.suppress(OSError):  # another thread has deleted it
-                if path.is_file():
-                    about = path.stat()
-                    files.append((about.st_ctime, about.st_size + self.ENTRY, path))
+                about = path.stat()
+                files.append((about.st_ctime, about.st_size + self.ENTRY, path))
         for came, size, path in sorted(files, reverse=True):
             left -= size
             if left < 0 or time.time() - came > keep:
