@@ -129,7 +129,7 @@ def twelve_bits(path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: tifffile.imwrite(path, RAMP.astype(np.float32) / 255), "floating-point"),
+        (lambda path: tifffile.imwrite(path, RAMP.astype(np.float32)), "floating-point"),
         (lambda path: tifffile.imwrite(path, RAMP.astype(np.int32)), "whole numbers of 32 bits"),
         (lambda path: tifffile.imwrite(path, RAMP.astype(">i4"), byteorder=">"), "whole numbers of 32 bits"),
         (lambda path: tifffile.imwrite(path, RAMP.astype(np.uint32)), "whole numbers of 32 bits"),
