@@ -84,7 +84,8 @@ def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
 def test_models_side_by_side_and_the_dial(runs_there, rng, tmp_path):
     upload = read_upload("a.png", content_of(photo(rng, 24, 24)), 4, 1)
     made = make(upload, ["nearest", "srresnet_x4", "srgan_x4"], tmp_path, share=0.5)
-    assert [file.name for file in made.files] == ["a_srresnet_x4_x4.png", "a_srgan_x4_x4.png"]
+    files = ["srgan_x4.zip", "a_srresnet_x4_x4.png", "a_srgan_x4_x4.png"]
+    assert [file.name for file in made.files] == files
     assert made.said == ["a_srgan_x4_x4.png: 0.5 of srgan_x4, 0.5 of its SRResNet"]
     smooth = made.views["srresnet_x4"]
     assert np.array_equal(made.views["nearest"], upload.lr.repeat(4, axis=0).repeat(4, axis=1))

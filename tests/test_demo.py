@@ -434,7 +434,8 @@ def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     assert {kind for _, inputs in actions for kind in inputs} == {"file", "checkboxgroup", "slider", "dropdown"}
     for path in (str(secret), "https://example.com/a.png"):
         for i, inputs in actions:
-            assert call(server, config, i, {"path": path, "meta": {"_type": "gradio.FileData"}}, f"{i}") == 403
+            named = {"path": path, "meta": {"_type": "gradio.FileData"}}
+            assert call(server, config, i, named, f"{i}") == call(server, config, i, [named], f"{i}") == 403
             if inputs == ["file"]:  # the path alone
                 assert call(server, config, i, path, f"{i}")["success"] is False
     assert "secret.png" not in {path.name for path in server.files()}
@@ -443,7 +444,7 @@ def test_nobody_gets_other_files_of_the_machine(server, rng, tmp_path):
     with open(secret, "rb") as file:
         answer = requests.post(f"{server.address}/gradio_api/upload", files={"files": file}, timeout=20)
     named = {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
-    told = call(server, config, next(i for i, inputs in actions if inputs == ["file"]), named, "uploaded")
+    told = call(server, config, next(i for i, inputs in actions if inputs == ["file"]), [named], "uploaded")
     assert told["success"] is True and "secret.png: 24×16, to be 96×64" in told["output"]["data"]
 
 

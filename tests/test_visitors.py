@@ -37,6 +37,9 @@ class From(requests.adapters.HTTPAdapter):
         super().init_poolmanager(*arguments, source_address=(self.address, 0), **settings)
 
 
+METHODS = ["bicubic", "srgan_x4"]
+
+
 class Visitor(threading.Thread):
     """Opens the page again and again until `end`, and each time does one of VISITS.
 
@@ -85,7 +88,7 @@ class Visitor(threading.Thread):
         """What the page says of an upload."""
         answer = self.upload(content)
         answer.raise_for_status()
-        return self.act("receive", {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}})[1]
+        return self.act("receive", [{"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}])[1]
 
     # What is done, and what the page must say
 
@@ -94,12 +97,12 @@ class Visitor(threading.Thread):
         start = time.monotonic()
         about = self.receive(content_of(photo(self.rng, height, width)))
         assert f"{width}×{height}, to be {4 * width}×{4 * height}" in about, about
-        status, files, *_ = self.act("make", ["bicubic", "srgan_x4"], 1)
+        status, files, *_ = self.act("make", METHODS, 1, "4", "as it was", "auto")
         assert status == "Done.", status
         result = self.web.get(files["value"][0]["url"], timeout=60)
         assert Image.open(io.BytesIO(result.content)).size == (4 * width, 4 * height)
         self.waits.append(time.monotonic() - start)
-        assert len(self.act("look_closer", 20, 80, 4)[0]) == 2
+        assert len(self.act("look_closer", 20, 80, 4, METHODS)[0]) == 2
 
     def too_many_pixels(self):
         about = self.receive(content_of(np.zeros((*LARGE, 3), np.uint8)))
