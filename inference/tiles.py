@@ -68,6 +68,7 @@ class Upscaler:
         self.exact, self.half, self.colour_fix = exact, half, colour_fix
         choose_onednn(not exact)
         self.source = source_of(weights, partner, blend)
+        self.for_photos = store.describe_weights(weights)[1]["config"].DATA.degradation == "photo"
         self.engine = choose_engine(engine, exact, half) or engines.fastest(self.source, pixels)
         self.parts, radii, self.batch = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
