@@ -240,7 +240,10 @@ class Batches:
         return [self.scale * random.integers(0, move + 1) for move in moves]
 
     def stream(self, first, last, share=(0, 1)):
-        """Yield (step, crops, turns, and LR if a batch has it) for steps first … last; two batches ahead are made in the background."""
+        """Yield (step, crops, turns, and LR if a batch has it) for steps first … last.
+
+        Two batches ahead are made in the background.
+        """
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             waiting = {}
             try:
@@ -276,8 +279,8 @@ def shrink(image, scale, axis):
 def degrade(crops, turns, scale, lr=None):
     """(lr_01 [batch, n/scale, n/scale, 3], hr_m11 [batch, n, n, 3]) from a batch of Batches; paper, section 3.2.
 
-    LR is that of the batch, `lr`, or else the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole levels.
-    Both are turned after downscaling: a quarter turn before it would swap the order of the rounding passes.
+    LR is that of the batch, `lr`, or else the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole
+    levels. Both are turned after downscaling: a quarter turn before it would swap the order of the rounding passes.
     """
     margin = 2 * scale
     hr = tf.cast(crops, tf.int32)

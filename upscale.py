@@ -394,8 +394,8 @@ def parse_arguments():
     add(
         "--weights",
         metavar="RUN",
-        help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srresnet_x4_photo for "
-        "pictures that look like a JPEG, else the default",
+        help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srresnet_x4_photo "
+        "for pictures that look like a JPEG, else the default",
     )
     add(
         "--blend",

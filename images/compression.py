@@ -1,28 +1,29 @@
-"""Whether a picture was a JPEG once, seen from its pixels alone, so of a PNG or a screenshot as well."""
+"""How much a picture lost as a JPEG, seen from its pixels alone: so of a PNG that was a JPEG before as well."""
 
 import numpy as np
 
 import utils
 
 SIDE = 512  # pixels of the middle that are looked at
-SMALL = 1.0  # a coefficient that is nearer to zero was rounded to zero by a JPEG; rounding pixels gives it back as 0.3
-COMPRESSED = 0.04  # from this strength on a picture counts as compressed (docs/photographs.md)
+SMALL = 1.0  # nearer to zero is a coefficient that a JPEG has rounded to zero: rounding pixels makes 0.3 of it
+COMPRESSED = 0.35  # from this loss on a picture counts as compressed: quality 90 and below (docs/photographs.md)
 # The cosine transform of 8 values, orthonormal: rows are frequencies.
 COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)).astype(np.float32) / 2
 COSINES[0] /= 2**0.5
 
 
 def is_compressed(picture):
-    """Whether a picture (uint8 [h, w, 1 to 4], or a pictures.Picture) shows that it was a JPEG."""
-    return picture.dtype == np.uint8 and strength(picture) >= COMPRESSED
+    """Whether a picture (uint8 [h, w, 1 to 4], or a pictures.Picture) shows that it was a JPEG of much loss."""
+    return picture.dtype == np.uint8 and loss(picture) >= COMPRESSED
 
 
-def strength(picture):
-    """How clearly a picture of 8 bits is made of a JPEG's blocks: about 0 if it is not, up to 1; picture: as above.
+def loss(picture):
+    """The share of a picture's detail that a JPEG has taken, from 0 to 1; picture: as above, of 8 bits.
 
     A JPEG rounds the cosine transform of each block of 8×8 pixels, most of it to zero. So if blocks are laid over luma
     where the JPEG had its own, more coefficients are zero than anywhere else. All 64 places are tried, since a picture
-    may have been cut; the result is the share of zeros at the best place, less that at the median one.
+    may have been cut. Of the coefficients that are not zero at the median place, the result is the share that are zero
+    at the best one.
     """
     sides = picture.shape[:2]
     if min(sides) < 16:
@@ -31,7 +32,8 @@ def strength(picture):
     part = picture[rows, columns]
     luma = utils.unrounded_y(utils.to_rgb(part[..., : 3 if part.shape[-1] > 2 else 1])).astype(np.float32)
     shares = [share_of_zeros(luma[top:, left:]) for top in range(8) for left in range(8)]
-    return float(max(shares) - np.median(shares))
+    usual = np.median(shares)
+    return float((max(shares) - usual) / max(1 - usual, 1e-6))
 
 
 def share_of_zeros(luma):

@@ -1,7 +1,7 @@
 """Photographs as they are: LR that is a little blurred and noisy and was saved as a JPEG.
 
-The classical model of Real-ESRGAN (Wang et al., ICCV workshops 2021, section 3.1, Eq. 1): blur, shrink, noise, JPEG. The
-kernel is Gaussian and the same in all directions, the noise Gaussian, and shrinking is MATLAB's bicubic.
+The classical model of Real-ESRGAN (Wang et al., ICCV workshops 2021, section 3.1, Eq. 1): blur, shrink, noise, JPEG.
+The kernel is Gaussian and the same in all directions, the noise Gaussian, and shrinking is MATLAB's bicubic.
 """
 
 import io
