@@ -219,10 +219,10 @@ def test_floating_point_numbers(command, tmp_path):
 
 
 def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
-    for name in ("b.psd", "c.svg", "d.CR2", "notes.txt"):
+    for name in ("b.psd", "c.svg", "d.CR2", "e.exr", "notes.txt"):
         (tmp_path / name).write_text("x")
     status, printed, errors = command(tmp_path, "-o", tmp_path / "out")
-    assert status == 1 and errors.count("is of a kind that is not read") == 3 and "notes" not in errors
+    assert status == 1 and errors.count("is of a kind that is not read") == 4 and "notes" not in errors
     assert (tmp_path / "out" / "a.png").is_file()
 
 
