@@ -366,6 +366,7 @@ def enlarge(source, page, picture, upscaler, progress, keep, stack):
     out = picture.canvas(upscaler.scale) if pixels is None else pixels
     upscaler.upscale(picture, out, picture.kind != "CMYK", progress)
     if pixels:
+        upscaler.release()
         out = picture.canvas(upscaler.scale)
         for rows, band in pixels.bands():
             out[rows, slice(0, shape[1])] = band
