@@ -141,7 +141,7 @@ def test_no_line_stands_out_of_the_srgans_spectrum(shared):
 
 @pytest.mark.slow
 def test_the_photo_weights_suit_jpegs(upscaled):
-    """Better than the SRResNet on JPEGs of quality 50 of photographs that neither was trained on; close on clean ones."""
+    """On photographs that neither was trained on: better than the SRResNet at quality 50, close to it on clean ones."""
     psnr = {}
     for name in ("srresnet_x4", "srresnet_x4_photo"):
         generator, psnr[name] = store.load_generator(name)[0], []
