@@ -213,6 +213,7 @@ def judge_of(generator, rng):
     return lambda upscale: export.compare(upscale, wanted, images, 4)
 
 
+@pytest.mark.slow
 def test_the_right_one_is_kept_and_a_failing_one_does_not_replace_it(generator, tmp_path, rng, plant):
     path, judge = tmp_path / "x_savedmodel", judge_of(generator, rng)
     assert export.export("savedmodel", source_of(generator), path, judge)["max_difference"] <= 1

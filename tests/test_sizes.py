@@ -63,6 +63,7 @@ def test_any_size(command, picture, arguments, name, size):
     assert f"(30×20 → {size[0]}×{size[1]}, {2 if size[0] > 120 else 1} tile" in printed
 
 
+@pytest.mark.slow
 def test_the_pixels_of_other_sizes(command, picture, tiny_run):
     """×2.5 is ×4 shrunk by MATLAB's bicubic; ×16 is ×4 of ×4."""
     upscaler = Upscaler(tiny_run)
@@ -108,6 +109,7 @@ def test_sizes_that_are_none(command, picture, tmp_path):
     assert status == 1 and "is an animation: it takes the factors that there are weights for" in errors
 
 
+@pytest.mark.slow
 def test_quality_and_compression(command, tmp_path, rng):
     Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / "a.png")
     for ending in ("jpg", "webp", "avif"):
@@ -178,6 +180,7 @@ def test_heic_without_its_library_is_a_hint(command, tmp_path, monkeypatch):
     assert status == 1 and "needs pillow-heif: pip install pillow-heif" in errors
 
 
+@pytest.mark.slow
 def test_all_pages_of_a_tiff(command, tmp_path, rng, tiny_run):
     exif = Image.Exif()
     exif[271] = "a maker"
@@ -254,6 +257,7 @@ def test_what_is_printed(command, picture, tmp_path):
     assert json.loads(printed)["status"] == "finished before"
 
 
+@pytest.mark.slow
 def test_colours_are_kept(tiny_run, rng):
     """The means of large areas are LR's, tiles make no seams, and textures stay."""
     lr = photo(rng, 90, 70)

@@ -425,6 +425,7 @@ def trained(call, clone):
     return result
 
 
+@pytest.mark.slow
 def test_srgan_from_nothing(trained, clone):
     assert "first training SRResNet as run gan-srresnet for 3 updates" in trained.stdout
     assert "sample photographs" in trained.stdout and "stand in" not in trained.stdout  # --vgg=hed asks for it

@@ -78,6 +78,7 @@ def whole_of(upscaler, lr):
     return utils.m11_to_u8(part(utils.u8_to_01(lr)[None])[0])
 
 
+@pytest.mark.slow
 def test_tiles_are_the_whole_picture(tiny, rng):
     """Against one call of the network on all of it, and against another tile size, for all kinds of arrays."""
     lr = photo(rng, 168, 144)
@@ -284,6 +285,7 @@ def names(folder):
     return [str(path.relative_to(folder)) for path in utils.list_files(folder)]
 
 
+@pytest.mark.slow
 def test_folders_keep_their_structure_and_finished_files_are_skipped(command, album, tmp_path):
     out = tmp_path / "out"
     status, printed, _ = command(album, "-o", out)

@@ -35,6 +35,7 @@ def test_warping_is_bilinear(rng):
     assert np.allclose(shifted[:, 2:, :-1], images[:, :-2, 1:])
 
 
+@pytest.mark.slow
 def test_gradients_of_warping(rng):
     """Of both inputs, against differences of two values; away from whole numbers, where the gradient jumps."""
     import tensorflow as tf
