@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import photo
+from conftest import photo, slow_but
 from PIL import Image
 
 import upscale
@@ -127,7 +127,7 @@ def test_quality_and_compression(command, tmp_path, rng):
     assert sizes[0] > sizes[1] and np.array_equal(*pixels)
 
 
-@pytest.mark.parametrize("ending", ["avif", "jp2", "tga", "jfif"])
+@pytest.mark.parametrize("ending", slow_but(["avif"], ["avif", "jp2", "tga", "jfif"]))
 def test_further_formats(command, tmp_path, picture, tiny_run, ending):
     image = Image.open(picture)
     exif = Image.Exif()
