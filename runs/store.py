@@ -40,6 +40,7 @@ ARCHITECTURE = (
     "scale",
     "blocks",
     "width",
+    "widths",
     "output",
     "upsampler",
     "skip",
