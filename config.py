@@ -85,6 +85,9 @@ SETTINGS = {
         "detail": Setting(0.0, ZERO_TO_ONE,
                           "share of the crops for which four places are drawn and the one with most detail is taken; "
                           "0: one place is drawn for each crop"),
+        "degradation": Setting("bicubic", ("bicubic", "photo"),
+                               "how LR is made; photo: of three quarters also slightly blurred, noisy and saved as a "
+                               "JPEG, see images/degradation.py"),
         "validation": Setting(8, FROM_ZERO, "training photographs held out for validation, a fifth of the set at most"),
         "cache": Setting("auto", ("auto", "ram", "disk", "none"),
                          "where decoded photographs are kept; disk: packed once; auto: the first that fits"),

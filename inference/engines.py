@@ -68,12 +68,14 @@ class Loaded(NamedTuple):
 
     parts: functions from float32 [n, h, w, c] to [n, h', w', c'], the first from LR in [0, 1], the last to SR in about
     [-1, 1]; they raise MemoryError and UserError. radii: how far each sees, in LR pixels. batch: how many tiles of a
-    picture are best computed at a time.
+    picture are best computed at a time. bytes: memory that the first of two parts takes for each LR pixel and feature
+    map.
     """
 
     parts: list
     radii: list
     batch: int = 1
+    bytes: int = 32
 
 
 def guarded(run):
@@ -170,13 +172,15 @@ class Converted(NamedTuple):
     runs: tuple  # packages that run a file, as they are imported
     converts: tuple  # packages that write one, beside TensorFlow
     libraries: tuple  # whose versions name a conversion
+    bytes: int  # see Loaded
 
 
 ENGINES = {
     "tensorflow": None,
-    "litert": Converted(".tflite", write_litert, load_litert, ("ai_edge_litert",), (), ("tensorflow",)),
+    # 72 bytes are 18 maps: each convolution keeps 9 pointers of 8 bytes for every pixel (measured, as all of these).
+    "litert": Converted(".tflite", write_litert, load_litert, ("ai_edge_litert",), (), ("tensorflow",), 72),
     "onnxruntime": Converted(
-        ".onnx", write_onnx, load_onnx, ("onnxruntime",), ("tf2onnx", "onnx"), ("tensorflow", "tf2onnx")
+        ".onnx", write_onnx, load_onnx, ("onnxruntime",), ("tf2onnx", "onnx"), ("tensorflow", "tf2onnx"), 24
     ),
 }
 
@@ -202,7 +206,7 @@ def load(name, source, whole=False, half=False):
     radii = read_radii(stem) or convert(name, source, stem)
     files = [folder() / f"{stem}.{i}{engine.ending}" for i in range(len(radii))]
     try:
-        return Loaded([guarded(engine.load(file)) for file in files], radii)
+        return Loaded([guarded(engine.load(file)) for file in files], radii, bytes=engine.bytes)
     except Exception as error:  # damaged, or not for this machine
         (folder() / f"{stem}.json").unlink(missing_ok=True)
         raise UserError(f"{name} cannot load what was converted ({utils.short(error)}): try it again") from error

@@ -27,8 +27,8 @@ LEAST_TILE = 24
 HALO = 16  # LR pixels around a core, if the network sees further and it need not be exact
 STRIP = 2**14  # LR pixels of a tile that go through the second part of a network at a time
 GRID = 24  # an exact window's sides are multiples of this: see `windows`
-# Memory for each LR pixel of a window and feature map of the network: in one part (measured: 270), and in two.
-BYTES_WHOLE, BYTES_SPLIT = 256, 32
+BYTES_WHOLE = 256  # memory for each LR pixel of a window and feature map of a network in one part (measured: 270)
+MOST = 0.75 * 2**30  # bytes that a window takes of a network in two parts, so that 12 megapixels need 1.5 GiB in all
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
 # Where a container's memory is told, by cgroups of versions 2 and 1: folder, limit, what is used, what of it is not.
 CGROUPS = (
@@ -68,19 +68,28 @@ class Upscaler:
         self.exact, self.half, self.colour_fix = exact, half, colour_fix
         choose_onednn(not exact)
         self.source = source_of(weights, partner, blend)
+        self.for_photos = store.describe_weights(weights)[1]["config"].DATA.degradation == "photo"
         self.engine = choose_engine(engine, exact, half) or engines.fastest(self.source, pixels)
-        self.parts, radii, self.batch = engines.load(self.engine, self.source, exact, half)
+        self.parts, radii, self.batch, self.bytes = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
         self.halo = (sum(radii) if exact else min(sum(radii), HALO)) + self.margin
         self.strip_halo = radii[-1]
         self.tile = tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
-        """The largest tile that uses half of the free memory, but no larger than TILE or EXACT_TILE."""
-        pixel = (BYTES_WHOLE if len(self.parts) == 1 else BYTES_SPLIT) * config.width * self.batch
-        pixel *= (config.scale / 4) ** 2 if len(self.parts) == 1 else 1
-        side = int((free_memory() / 2 / pixel) ** 0.5) // GRID * GRID
-        return max(min(side - 2 * self.halo, TILE if len(self.parts) > 1 else EXACT_TILE), LEAST_TILE)
+        """The largest tile that uses half of the free memory, but no more than MOST, TILE or EXACT_TILE allow."""
+        room = free_memory() / 2 / self.batch
+        if len(self.parts) > 1:
+            pixel, room, most = self.bytes * config.width, min(room, MOST), TILE
+        else:
+            pixel, most = BYTES_WHOLE * config.width * (config.scale / 4) ** 2, EXACT_TILE
+        side = int((room / pixel) ** 0.5) // GRID * GRID
+        return max(min(side - 2 * self.halo, most), LEAST_TILE)
+
+    def release(self):
+        """Give back the memory that LiteRT or onnxruntime hold, before a large result is put together."""
+        if engines.ENGINES[self.engine]:
+            self.parts = None  # loaded again, in a moment, when there is something to upscale
 
     def upscale(self, image, out=None, alpha=True, progress=lambda count: None):
         """SR of a picture, of its type and channels: [scale·h, scale·w] or [scale·h, scale·w, c].
@@ -181,13 +190,14 @@ class Upscaler:
     def run(self, lr_01, dtype):
         """The network on float32 [n, h, w, 1 or 3] in [0, 1]: uint8 or uint16 [n, s·h, s·w, 1 or 3], at its scale."""
         n, height, width, channels = lr_01.shape
+        parts = self.parts = self.parts or engines.load(self.engine, self.source).parts
         s, x = self.network_scale, utils.to_rgb(lr_01)
         strip = height
-        if len(self.parts) > 1:
-            x, strip = self.parts[0](x), max(STRIP // (n * width), 1)
+        if len(parts) > 1:
+            x, strip = parts[0](x), max(STRIP // (n * width), 1)
         sr = np.empty((n, s * height, s * width, channels), dtype)
         for (start, stop), (top, bottom) in windows(height, strip, self.strip_halo):
-            sr_m11 = np.asarray(self.parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
+            sr_m11 = np.asarray(parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
             if channels == 1:
                 sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
             sr[:, s * top : s * bottom] = utils.m11_to_levels(sr_m11, dtype)

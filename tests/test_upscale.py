@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -219,16 +220,32 @@ def test_short_memory_halves_the_tiles(tiny_run, rng, monkeypatch, capsys):
 
 def test_tile_follows_free_memory(tiny_run, monkeypatch):
     config = store.describe_weights(tiny_run)[1]["config"].MODEL
-    for exact, most, each in ((True, tiles.EXACT_TILE, tiles.BYTES_WHOLE), (False, tiles.TILE, tiles.BYTES_SPLIT)):
+    for exact, most in ((True, tiles.EXACT_TILE), (False, tiles.TILE)):
         monkeypatch.undo()
         upscaler = Upscaler(tiny_run, exact=exact)
         assert upscaler.tile == most or tiles.free_memory() < 2**30
         monkeypatch.setattr(tiles, "free_memory", lambda: 0)
         assert upscaler.affordable_tile(config) == tiles.LEAST_TILE
-        pixel = each * config.width
+        pixel = (tiles.BYTES_WHOLE if exact else upscaler.bytes) * config.width
         for side in (120, 240):
             monkeypatch.setattr(tiles, "free_memory", lambda side=side, pixel=pixel: 2 * pixel * side**2 + 1)
             assert upscaler.affordable_tile(config) == side - 2 * upscaler.halo
+    monkeypatch.undo()
+    monkeypatch.setattr(tiles, "MOST", pixel * 72**2)
+    assert upscaler.affordable_tile(config) == 72 - 2 * upscaler.halo
+
+
+def test_an_engine_gives_its_memory_back_and_goes_on(tiny_run, rng):
+    """What a converted engine had loaded is gone after release(), and the next picture is the same."""
+    pytest.importorskip("ai_edge_litert")
+    lr, upscaler = photo(rng, 20, 30), Upscaler(tiny_run, engine="litert")
+    before, part = upscaler.upscale(lr), weakref.ref(upscaler.parts[0])
+    upscaler.release()
+    assert part() is None
+    assert np.array_equal(upscaler.upscale(lr), before)
+    other = Upscaler(tiny_run, engine="tensorflow")
+    other.release()
+    assert other.upscale(lr).shape == before.shape
 
 
 GIB = 2**30
