@@ -125,7 +125,7 @@ SETTINGS = {
         "adversarial": Setting("log", ("log", "logit"),
                                "what the generator minimises: -log D, the paper's, or -logit D (losses.logit_losses)"),
         "instance_noise": Setting(0.0, FROM_ZERO,
-                                  "standard deviation, at first, of noise on what the discriminator sees (train.noisy)"),
+                                  "standard deviation at first of noise on what the discriminator sees (train.noisy)"),
         "relativistic": Setting(False, YES_OR_NO,
                                 "the discriminator says how much more real HR is than SR (losses.relativistic)"),
         "shift": Setting(False, YES_OR_NO,
