@@ -6,14 +6,17 @@ whatever f paints, A g(x) = x, as A A⁺ = I. Both maps are convolutions with fi
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import utils
-from layers.borders import extended, mirror
-from utils import LazyModule
+from layers.borders import extended, mirror, wrap
+from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
 
@@ -57,6 +60,33 @@ def bicubic(scale):
     inverse = np.einsum("iy,jx->yxij", taps, taps).reshape(2 * REACH + 1, 2 * REACH + 1, -1)
     down = utils.downscale_taps(scale)
     return Degradation(scale, np.outer(down, down), 3 * scale // 2, inverse)
+
+
+GAUSSIAN = Path(__file__).with_name("gaussian_inverse.json")  # A⁺ of `gaussian`, by papers/projection.py
+
+
+def gaussian_kernel(deviation=1.0):
+    """The paper's 9×9 Gaussian; it does not give the standard deviation, in HR pixels."""
+    weights = np.exp(-0.5 * (np.arange(-4, 5) / deviation) ** 2)
+    return np.outer(weights, weights) / weights.sum() ** 2
+
+
+def digest_of(kernel):
+    """A name for a kernel: the SHA-256 of its values to nine digits."""
+    return hashlib.sha256(" ".join(f"{value:.9f}" for value in kernel.ravel()).encode()).hexdigest()
+
+
+@functools.cache
+def gaussian():
+    """The paper's A, a Gaussian with stride 4, and its A⁺, fitted as in the paper (papers/projection.fit).
+
+    Nine weights for cells of four have no middle, so that mirrored borders would not stay mirrored: images continue
+    from the other border instead. Raises UserError if A⁺ in the file is another kernel's.
+    """
+    content, kernel = json.loads(GAUSSIAN.read_text(encoding="utf-8")), gaussian_kernel()
+    if content["digest"] != digest_of(kernel):
+        raise UserError(f"{GAUSSIAN} is not of this Gaussian: python -m papers.projection --fit makes it anew")
+    return Degradation(4, kernel, 2, np.array(content["inverse"]).reshape(5, 5, 16), wrap)
 
 
 DEGRADATIONS = {"bicubic": bicubic}  # {value of MODEL.projection: Degradation of a scale}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import TINY_SETTINGS, photo
+from conftest import TINY_SETTINGS, photo, slow_but
 
 import utils
 from config import make_config
@@ -11,6 +11,7 @@ from layers import borders, projection
 from networks import receptive, registry
 from runs import store
 from scoring import metrics
+from utils import UserError
 
 PROJECTED = "MODEL.projection=bicubic"
 SIZES = ((9, 12), (3, 5), (1, 2))
@@ -35,7 +36,7 @@ def contradiction(degradation, sr_m11, lr_01):
     return 127.5 * np.abs(np.asarray(projection.shrink(tensor(sr_m11), degradation)) - (2 * lr_01 - 1)).max()
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("scale", slow_but([4], [2, 4, 8]))
 def test_the_map_is_matlabs_and_its_pseudo_inverse_undoes_it(scale, rng):
     """Against dense matrices, with borders, down to a single pixel."""
     degradation = projection.bicubic(scale)
@@ -171,9 +172,66 @@ def test_eight_bits_and_lr(rng):
     assert metrics.consistency(utils.m11_to_u8(sr[0]), lr_u8) > 60
 
 
+@pytest.mark.slow
 def test_int8_is_made_of_the_projected_network(rng):
     network, config = random_network(rng, PROJECTED)
     folded = compiled.fold_batch_norm(network, config)
     lr = rng.random((1, 9, 8, 3), np.float32)
     ours = formats.to_be_quantised(folded, np.zeros(3, np.float32))(lr)["sr"]
     np.testing.assert_allclose(ours, np.clip((np.asarray(folded(lr)) + 1) / 2, 0, 1), atol=1e-4)
+
+
+def test_a_run_is_made_of_anothers_weights(rng, tmp_path, monkeypatch, call):
+    """Its SR shrinks to LR; it is made once, and cannot be blended with a run that has no projection."""
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    network, _ = random_network(rng)
+    run = store.Run(tmp_path / "mine", "srresnet", "default", make_config(overrides=TINY_SETTINGS))
+    store.create(run, {})
+    store.save_weights(network, run.directory / store.WEIGHTS)
+    for _ in range(2):
+        result = call("-m", "papers.projection", "mine")
+        assert result.returncode == 0, result.stderr
+    generator, about = store.load_generator("mine-projected")
+    lr = rng.random((1, 5, 6, 3), np.float32)
+    assert about["projection_of"] == "mine" and contradiction(projection.bicubic(4), generator(lr), lr) < 0.02
+    with pytest.raises(UserError, match="MODEL.projection bicubic, not none"):
+        store.check_blend("mine", "mine-projected")
+    assert "has a projection already" in call("-m", "papers.projection", "mine-projected").stderr
+    (run.directory / store.WEIGHTS).write_bytes(b"others")
+    assert "has other weights" in call("-m", "papers.projection", "mine").stderr
+
+
+def test_the_papers_gaussian_and_its_fitted_pseudo_inverse(rng, monkeypatch):
+    """A against SciPy; AA⁺ is near the identity up to the borders; another Gaussian's A⁺ is refused."""
+    from scipy import ndimage
+
+    degradation = projection.gaussian()
+    image = rng.random((16, 24))
+    blurred = ndimage.correlate(image, degradation.kernel, mode="wrap")[2::4, 2::4]
+    np.testing.assert_allclose(
+        projection.shrink(tensor(image[None, ..., None]), degradation)[0, ..., 0], blurred, atol=1e-6
+    )
+    x, y = (tensor(rng.normal(size=(4, side, side, 1))) for side in (16, 64))
+
+    def down(hr):
+        return projection.shrink(hr, degradation)
+
+    def up(lr):
+        return projection.enlarge(lr, degradation)
+
+    loss = sum(np.mean((a - b) ** 2) for a, b in ((down(y), down(up(down(y)))), (up(x), up(down(up(x))))))
+    assert loss < 1e-8
+    monkeypatch.setattr(projection, "gaussian_kernel", lambda deviation=1.0: degradation.kernel * 1.001)
+    projection.gaussian.cache_clear()
+    with pytest.raises(UserError, match="is not of this Gaussian"):
+        projection.gaussian()
+    projection.gaussian.cache_clear()
+
+
+@pytest.mark.slow
+def test_the_fit(monkeypatch):
+    from papers import projection as commands
+
+    inverse, loss = commands.fit(projection.gaussian()._replace(inverse=None), steps=400)
+    assert loss < 1e-3
+    np.testing.assert_allclose(inverse, projection.gaussian().inverse, atol=0.05)
