@@ -31,7 +31,7 @@ PAPER = {
 SIDE, SCALE = 64, 4  # of HR; LR is 16×16
 POOL, TESTED, SHOWN = 1000, 24, 6  # crops
 WIDTH = 32  # maps of the denoiser and the density; the paper's denoiser has 128
-TRAIN = EasyDict({"steps": 200, "learning_rate": 1e-3, "beta1": 0.5, "schedule": "cosine", "warmup": 0.05, "batch": 8})
+TRAIN = EasyDict({"steps": 150, "learning_rate": 1e-3, "beta1": 0.5, "schedule": "cosine", "warmup": 0.05, "batch": 8})
 
 
 def crops_of(image, count, rng):

@@ -235,3 +235,34 @@ def test_the_fit(monkeypatch):
     inverse, loss = commands.fit(projection.gaussian()._replace(inverse=None), steps=400)
     assert loss < 1e-3
     np.testing.assert_allclose(inverse, projection.gaussian().inverse, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["savedmodel", "tflite", "onnx"])
+def test_exports_shrink_to_lr(name, rng, tmp_path):
+    """At sizes of which borders are most, as the network itself."""
+    form = formats.FORMATS[name]
+    for package in form.packages:
+        pytest.importorskip(package)
+    network, config = random_network(rng, PROJECTED, "MODEL.skip=bicubic", amount=0.01)
+    folded = compiled.fold_batch_norm(network, config)
+    form.write(formats.Source(folded, {"scale": "4"}), tmp_path / f"net{form.ending}")
+    upscale = form.load(tmp_path / f"net{form.ending}")
+    for height, width in ((9, 13), (3, 5)):
+        lr = rng.integers(60, 190, (1, height, width, 3), np.uint8)
+        sr = upscale(lr)
+        wanted = utils.m11_to_u8(network(utils.u8_to_01(lr)))
+        assert np.abs(sr.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.slow
+def test_exact_tiles_equal_the_whole_picture(rng, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    network, _ = random_network(rng, PROJECTED)
+    run = store.Run(tmp_path / "mine", "srresnet", "default", make_config(overrides=[*TINY_SETTINGS, PROJECTED]))
+    store.create(run, {})
+    store.save_weights(network, run.directory / store.WEIGHTS)
+    lr = photo(rng, 110, 120)
+    small, large = (tiles.Upscaler("mine", tile=side, exact=True) for side in (24, 256))
+    assert small.count(110, 120) > 1 == large.count(110, 120)
+    np.testing.assert_array_equal(small.upscale(lr), large.upscale(lr))
