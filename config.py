@@ -14,6 +14,7 @@ from typing import Any
 
 from easydict import EasyDict as edict
 
+from layers.projection import DEGRADATIONS
 from networks.losses import FEATURE_LOSSES, IMAGE_LOSSES
 from networks.registry import DISCRIMINATORS, NETWORKS
 from utils import UserError
@@ -76,6 +77,8 @@ SETTINGS = {
                                   "initial weights of sub-pixel convolutions; icnr: no checkerboard at the start"),
         "skip": Setting("none", ("none", "bicubic"),
                         "none: as in Figure 4; bicubic: SR is the bicubic image plus the network's output"),
+        "projection": Setting("none", ("none", *DEGRADATIONS),
+                              "bicubic: SR is projected onto the images that shrink to LR (layers/projection.py)"),
         "bn_momentum": Setting(0.9, BETWEEN_ZERO_AND_ONE,
                                "of the running statistics; Keras's 0.99 is too slow for runs of some thousand steps"),
         "bn_epsilon": Setting(1e-5, ABOVE_ZERO, "the TensorLayer code's"),
@@ -131,6 +134,10 @@ SETTINGS = {
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
         "save_every": Setting(500, ABOVE_ZERO, "steps between two savings of generator.weights.h5 and a checkpoint"),
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
+        "adversarial": Setting("log", ("log", "logit"),
+                               "what the generator minimises: -log D, the paper's, or -logit D (losses.logit_losses)"),
+        "instance_noise": Setting(0.0, FROM_ZERO,
+                                  "standard deviation at first of noise on what the discriminator sees (train.noisy)"),
         "relativistic": Setting(False, YES_OR_NO,
                                 "the discriminator says how much more real HR is than SR (losses.relativistic)"),
         "shift": Setting(False, YES_OR_NO,
@@ -247,6 +254,10 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         )
     if config.TRAIN.relativistic and mode != "srgan":
         raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
+    if config.TRAIN.instance_noise and mode != "srgan":
+        raise UserError("TRAIN.instance_noise is for --mode=srgan: it needs a discriminator")
+    if config.TRAIN.adversarial != "log" and (mode != "srgan" or config.TRAIN.relativistic):
+        raise UserError("TRAIN.adversarial=logit is for --mode=srgan, and not with TRAIN.relativistic")
     return config
 
 
