@@ -7,8 +7,13 @@ TensorFlow.
 
 from typing import NamedTuple
 
+from easydict import EasyDict as edict
+
 from layers.blocks import conv
+from layers.colour import rgb_to_ycbcr
 from layers.warping import warping
+from networks import baselines
+from networks.colour import in_colour
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -24,8 +29,8 @@ SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
 class VideoNetwork(NamedTuple):
     """One of the paper's networks: its number of layers and frames, how they are fused, whether motion is compensated.
 
-    fusion: "early" (all frames in the first layer), "slow" (two neighbours a layer, Figure 2c) or "shared" (slow with
-    the same weights at all times, which is a 3D convolution, Figure 2d).
+    fusion: "early" (all frames in the first layer), "slow" (two neighbours a layer, Figure 2c), "shared" (slow with
+    the same weights at all times, which is a 3D convolution, Figure 2d), or "espcn": ESPCN, of one frame.
     """
 
     layers: int
@@ -35,6 +40,7 @@ class VideoNetwork(NamedTuple):
 
 
 NETWORKS = {
+    "ESPCN": VideoNetwork(3, 1, "espcn"),
     "5L-E1": VideoNetwork(5, 1),
     "9L-E1": VideoNetwork(9, 1),
     "5L-E3": VideoNetwork(5, 3),
@@ -70,6 +76,19 @@ def build(name, scale, width=WIDTH):
     return keras.Model(frames, outputs, name=plain(name))
 
 
+def with_colour(network, scale):
+    """The Keras model of RGB frames [batch, h, w, 3·n] in [0, 1] to SR RGB of the middle one, in [-1, 1].
+
+    Y by a network of build(), Cb and Cr by bicubic interpolation.
+    """
+    n = network.inputs[0].shape[-1]
+    rgb = keras.Input((None, None, 3 * n), name="rgb")
+    frames = [rgb_to_ycbcr(rgb[..., 3 * i : 3 * i + 3]) for i in range(n)]
+    outputs = network(keras.layers.Concatenate(name="y")([frame[..., :1] for frame in frames]))
+    y = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    return keras.Model(rgb, in_colour(y, frames[n // 2][..., 1:], scale), name=f"{network.name}_in_colour")
+
+
 def plain(name):
     """A network's name as TensorFlow allows it."""
     return f"net_{name}".replace("-", "_")
@@ -78,6 +97,8 @@ def plain(name):
 def fused(frames, network, scale, width):
     """SR of frames [batch, h, w, n] by layers over space and time (section 3.1): k3, ReLU, the last one linear."""
     n = network.frames
+    if network.fusion == "espcn":
+        return baselines.espcn(frames, edict(scale=scale, width=64))
     slow = network.fusion != "early"
     times = [frames[..., i : i + 1] for i in range(n)] if slow else [frames]
     for layer in range(1, network.layers):
