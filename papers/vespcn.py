@@ -95,7 +95,7 @@ def make_update(network, optimizer):
     """The compiled update: (LR, HR) as of batch_of() → {name of a loss: value}."""
     middle = network.inputs[0].shape[-1] // 2
 
-    @tf.function(jit_compile=True)
+    @tf.function
     def update(lr, hr):
         with tf.GradientTape() as tape:
             outputs = network(lr, training=True)
