@@ -42,6 +42,7 @@ class VideoNetwork(NamedTuple):
 NETWORKS = {
     "ESPCN": VideoNetwork(3, 1, "espcn"),
     "5L-E1": VideoNetwork(5, 1),
+    "7L-E1": VideoNetwork(7, 1),
     "9L-E1": VideoNetwork(9, 1),
     "5L-E3": VideoNetwork(5, 3),
     "5L-E5": VideoNetwork(5, 5),
