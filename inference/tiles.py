@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import utils
 from inference import engines
+from networks import vespcn
 from runs import film_runs, store
 from utils import LazyModule, UserError
 
@@ -207,7 +208,7 @@ class Upscaler:
 
     def windows(self, n):
         """The Windows that cover an axis of n LR pixels."""
-        return windows(n, self.tile, self.halo, GRID if self.exact else 1)
+        return windows(n, self.tile, self.halo, GRID if self.exact else 1, 1 if self.frames == 1 else vespcn.CELL)
 
     def count(self, height, width):
         """How many tiles a picture of this size takes."""
@@ -294,20 +295,24 @@ class Window(NamedTuple):
     core: tuple  # the part whose SR is kept
 
 
-def windows(n, tile, halo, grid=1):
+def windows(n, tile, halo, grid=1, step=1):
     """[Window] that cover an axis of n pixels; each core has `halo` pixels of its span, or the border, on both sides.
 
     All spans have the same length, about tile + 2·halo at most, and lie inside the picture. Where a core ends at the
     picture's border, so does its span: the network pads each layer there as in the whole picture. The length is a
     multiple of `grid`, which for exact tiles is GRID: TensorFlow's convolutions compute several pixels at a time, and
     add up in another order for a remainder, so there must be none. An axis too short for several spans is one window.
+    step: spans begin at its multiples and end as the axis does, for networks with strides.
     """
     longest = next_multiple(tile + 2 * halo, grid)
     if (n % grid == 0 and n <= longest) or 2 * (n // grid * grid) < n + 2 * halo:
         return [Window((0, n), (0, n))]
     count = max(math.ceil((n - 2 * halo) / (longest - 2 * halo)), 2)
-    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count), grid)
-    starts = [i * (n - side) // (count - 1) for i in range(count)]
+    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count) + step - 1, grid)
+    side += (n - side) % step
+    if side >= n:
+        return [Window((0, n), (0, n))]
+    starts = [i * (n - side) // (count - 1) // step * step for i in range(count)]
     ends = [0, *(start + halo for start in starts[1:]), n]
     return [Window((starts[i], starts[i] + side), (ends[i], ends[i + 1])) for i in range(count)]
 

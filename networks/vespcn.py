@@ -21,6 +21,7 @@ tf = LazyModule("tensorflow")
 
 WIDTH = 24  # feature maps of all layers but the last
 REACH = 16  # LR pixels of a flow of 1: from the middle to the border of the paper's crops of 33
+CELL = 4  # pixels of a side that have one coarse flow: the strides of its layers
 EPSILON = 0.01  # of the Huber loss (the paper's ε)
 MOTION, SMOOTH = 0.01, 0.001  # the paper's β and λ in the joint loss
 SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
@@ -150,7 +151,7 @@ def motion_compensation(width=WIDTH):
     """
     current, neighbour = (keras.Input((None, None, 1), name=name) for name in ("current", "neighbour"))
     both = keras.layers.Concatenate(name="pair")([current, neighbour])
-    coarse = flow_of(both, COARSE, 4, width, "coarse")
+    coarse = flow_of(both, COARSE, CELL, width, "coarse")
     near = warping(neighbour, pixels(coarse), "coarse_warp")
     seen = keras.layers.Concatenate(name="seen")([current, neighbour, coarse, near])
     flow = keras.layers.Add(name="flow")([coarse, flow_of(seen, FINE, 2, width, "fine")])

@@ -29,7 +29,7 @@ keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 CROP = 33  # LR pixels of a side, as in the paper
-BATCH, RATE = 16, 1e-3  # the paper's rate of 1e-4 is for far longer trainings
+BATCH, RATE = 4, 1e-3  # the paper's rate of 1e-4 and batches of 1 to 128 are for far longer trainings
 FILMS = 400  # in the pool that batches are drawn from
 LENGTH = 7  # frames of one
 
@@ -121,21 +121,25 @@ def train(name, scale, steps, seed, pool, directory, facts, batch=BATCH):
     rng = np.random.default_rng([seed, 1])
     network = vespcn.build(name, scale)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
-    update, frames, lines = make_update(network, optimizer), vespcn.NETWORKS[name].frames, []
-    with tqdm(total=steps, desc=name, unit="update", disable=None) as bar:
+    update, frames = make_update(network, optimizer), vespcn.NETWORKS[name].frames
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        tqdm(total=steps, desc=name, unit="update", disable=None) as bar,
+        open(directory / "metrics.jsonl", "w", encoding="utf-8", buffering=1) as log,
+    ):
         for step in range(1, steps + 1):
             losses = update(*batch_of(pool, frames, batch, rng))
             bar.update()
             if step % 50 == 0 or step == steps:
-                lines.append({"step": step, **{key: float(value) for key, value in losses.items()}})
-                bar.set_postfix({key: f"{value:.2e}" for key, value in lines[-1].items() if key != "step"})
+                line = {key: float(f"{float(value):.6g}") for key, value in losses.items()}
+                log.write(json.dumps({"step": step, **line}) + "\n")
+                bar.set_postfix(line)
     settings = {"steps": steps, "batch": batch, "crop": pool[1].shape[-1], "films": len(pool[0]), "seed": seed}
     config = {
         "MODEL": {"network": name, "scale": scale, "width": vespcn.WIDTH},
         "TRAIN": {**settings, "learning_rate": RATE},
     }
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    film_runs.write(directory, network, config, facts, text)
+    film_runs.write(directory, network, config, facts)
 
 
 def directory_of(name, scale, seed):
@@ -147,12 +151,14 @@ def train_all(args):
     """Train the networks and seeds of the arguments that are not there yet."""
     if args.name and len(args.networks) * args.seeds > 1:
         raise UserError("--name is for one network and one seed")
+    if args.name and Path(args.name).name != args.name:
+        raise UserError(f"a run's name must be a plain file name, not '{args.name}'")
     name, paths = data.find_training(args.data)
     facts = {"data": {"name": Path(name).name, "images": len(paths)}}
     for seed in range(args.seed, args.seed + args.seeds):
         pool = None
         for network in args.networks:
-            place = store.check_name(args.name) if args.name else directory_of(network, args.scale, seed)
+            place = store.root() / args.name if args.name else directory_of(network, args.scale, seed)
             if found := film_runs.describe(place):
                 print(f"{place.name}: finished before, {found[1]['config'].TRAIN.steps:,} updates")
                 continue

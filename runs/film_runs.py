@@ -18,14 +18,10 @@ WEIGHTS = "vespcn.weights.h5"
 KEYS = {"network": tuple(vespcn.NETWORKS), "scale": (2, 3, 4), "width": range(1, 1025)}  # of MODEL
 
 
-def write(directory, network, config, facts, lines):
-    """Write a run: its network's weights, config.json (the configuration, {"MODEL", "TRAIN"}, and facts) and log.
-
-    lines: text of metrics.jsonl.
-    """
+def write(directory, network, config, facts):
+    """Write a run: its network's weights, and config.json with the configuration, {"MODEL", "TRAIN"}, and facts."""
     directory.mkdir(parents=True, exist_ok=True)
     store.save_weights(network, directory / WEIGHTS)
-    (directory / "metrics.jsonl").write_text(lines, encoding="utf-8")
     versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     versions["python"] = platform.python_version()
     about = {"mode": MODE, "config": config, **facts, "versions": versions, "commit": store.git_commit()}

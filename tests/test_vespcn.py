@@ -297,7 +297,7 @@ def test_the_page(tmp_path, monkeypatch, capsys, rng):
             config = {"MODEL": {"network": name, "scale": 3, "width": 4}}
             config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
             folder = paper.directory_of(name, 3, seed)
-            film_runs.write(folder, vespcn.build(name, 3, 4), config, {"data": {}}, "")
+            film_runs.write(folder, vespcn.build(name, 3, 4), config, {"data": {}})
     for film in ("one", "two"):
         for i in range(3):
             utils.write_image(tmp_path / "vid4" / film / f"{i}.png", photo(rng, 48, 60))
@@ -317,6 +317,7 @@ def test_the_command_line(call, tmp_path):
         ("--vid4", tmp_path / "none"): "is not a folder",
         ("--vid4", tmp_path): "holds no films",
         ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
+        ("5L-E1", "--name", "a/b"): "must be a plain file name",
     }.items():
         result = call("-m", "papers.vespcn", *arguments)
         assert result.returncode == 2 and words in result.stderr
