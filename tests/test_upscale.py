@@ -31,16 +31,19 @@ from upscale import Upscaler
 
 
 def test_windows_cover_and_hold_what_the_network_needs():
-    for n, tile, halo, grid in itertools.product(
-        [1, 9, 95, 96, 97, 119, 120, 121, 263, 400, 1000], [24, 50, 128], [3, 9, 40, 42], [1, tiles.GRID]
+    sizes = [1, 9, 81, 95, 96, 97, 119, 120, 121, 263, 400, 1000]
+    for n, tile, halo, (grid, step) in itertools.product(
+        sizes, [24, 50, 128], [3, 9, 40, 42], [(1, 1), (tiles.GRID, 1), (1, 4)]
     ):
-        parts = windows(n, tile, halo, grid)
+        parts = windows(n, tile, halo, grid, step)
+        assert all(start % step == 0 == (n - stop) % step for (start, stop), _ in parts)
         assert [part.core[0] for part in parts] == [0, *(part.core[1] for part in parts[:-1])]
         assert parts[-1].core[1] == n
         assert len({part.span[1] - part.span[0] for part in parts}) == 1
         for (start, stop), (first, last) in parts:
             assert 0 <= start <= max(first - halo, 0) and min(last + halo, n) <= stop <= n
-            assert stop - start <= math.ceil((tile + 2 * halo) / grid) * grid or grid > 1 and len(parts) == 1
+            most = math.ceil((tile + 2 * halo) / grid) * grid + 2 * (step - 1)
+            assert stop - start <= most or grid > 1 and len(parts) == 1
             if len(parts) > 1:
                 assert (stop - start) % grid == 0 and last > first
 
