@@ -209,6 +209,7 @@ def parse_arguments():
         type=Path,
         help="score all trained networks on a folder's films: folders of pictures, or gray MKVs; and write the page",
     )
+    add("--frames", type=whole, metavar="N", help="score only the first N frames of each film (default: all)")
     add(
         "--out",
         type=Path,
@@ -234,7 +235,7 @@ def main():
         train_all(args)
     if args.vid4:
         print(films.PROTOCOL)
-        vespcn_page.write(films.find(args.vid4), args.scale, args.out)
+        vespcn_page.write(films.find(args.vid4), args.scale, args.out, args.frames)
 
 
 if __name__ == "__main__":
