@@ -141,7 +141,7 @@ def networks_of(study):
 
 TEXT = """# VESPCN: what neighbouring frames know
 
-Written by `python -m papers.vespcn --vid4 FOLDER` from [vespcn.json](vespcn.json).
+Written by `python -m papers.vespcn --score FOLDER` from [vespcn.json](vespcn.json).
 
 Caballero et al., "Real-time video super-resolution with spatio-temporal networks and motion compensation" (CVPR 2017):
 small networks that take several frames at a time (E3: three, in the first layer), and a network that first brings the
@@ -151,7 +151,7 @@ neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is V
 python -m papers.vespcn --list                                     # all networks, parameters, GOps
 python data.py vid4 --from ~/my/vid4                               # four films, see data.md
 python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 --steps {steps}   # trains what is not there
-python -m papers.vespcn --vid4 data/Vid4                           # this page, into samples/vespcn
+python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
 {shipped}
 python upscale.py film.mp4 --weights vespcn_x4                     # see upscaling.md
 ```
@@ -288,6 +288,8 @@ def flow_in_words(truth, error):
 def training_of(study):
     """A sentence on the budget of the rows."""
     runs = [run for name, run in study["runs"].items() if "steps" in run and name[:7] != "vespcn_"]
+    if not runs:
+        return "Nothing was trained but the weights that ship."
     facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
     words = {key: " or ".join(f"{value:,}" for value in values) for key, values in facts.items()}
     return (

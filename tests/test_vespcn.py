@@ -311,8 +311,8 @@ def test_the_command_line(call, tmp_path):
     for arguments, words in {
         ("10L",): "there is no network called '10L'",
         (): "name a network to train",
-        ("--vid4", tmp_path / "none"): "is not a folder",
-        ("--vid4", tmp_path): "holds no films",
+        ("--score", tmp_path / "none"): "is not a folder",
+        ("--score", tmp_path): "holds no films",
         ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
         ("5L-E1", "--name", "a/b"): "must be a plain file name",
     }.items():
