@@ -261,6 +261,9 @@ def notes_of(study):
             f"srresnet_x{scale} is the project's own ([MODEL_CARD.md](../checkpoint/MODEL_CARD.md)), trained for hours "
             "on RGB. It takes Y for a gray picture, frame by frame."
         )
+    bicubic = means_of(study, "bicubic")[0, 0]
+    if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
+        notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
     if shipped := study["runs"].get(f"vespcn_x{scale}"):
         means = np.mean(list(shipped["scores"].values()), axis=0)
         notes.append(
