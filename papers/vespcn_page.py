@@ -188,7 +188,8 @@ Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which 
 ## Pictures
 
 Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
-frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
+frame below the other: an edge that moves is a slanted line, and what flickers is rough along it. Upright stripes are
+the grid of pixel shuffles that had little training.
 
 ![rows of pixels over time](vespcn_slice.png)
 
