@@ -2,7 +2,7 @@
 
     python -m papers.vespcn --list
     python -m papers.vespcn 9L-E3 9L-E3-MC --data ~/photos --steps 2000 --seeds 3
-    python -m papers.vespcn --vid4 ~/vid4          # scores what was trained, and writes the page (docs/vespcn.md)
+    python -m papers.vespcn --score ~/vid4         # scores what was trained, and writes the page (docs/vespcn.md)
 
 Only Y is trained and scored, as in the paper. A network's weights, config.json and log are in
 checkpoint/vespcn-NAME-xSCALE-SEED/; what is there already is not trained again.
@@ -204,11 +204,12 @@ def parse_arguments():
     add("--seeds", type=whole, default=1, metavar="N", help="runs of each network (default: %(default)s)")
     add("--name", metavar="RUN", help="the run's name (default: vespcn-NETWORK-xSCALE-SEED)")
     add(
-        "--vid4",
+        "--score",
         metavar="FOLDER",
         type=Path,
         help="score all trained networks on a folder's films: folders of pictures, or gray MKVs; and write the page",
     )
+    add("--frames", type=whole, metavar="N", help="score only the first N frames of each film (default: all)")
     add(
         "--out",
         type=Path,
@@ -217,8 +218,8 @@ def parse_arguments():
         help="where the page, its figures and pictures go (default: samples/vespcn; our page is docs/vespcn.md)",
     )
     args = parser.parse_args()
-    if not (args.list or args.networks or args.vid4):
-        parser.error("name a network to train, or --list, or --vid4")
+    if not (args.list or args.networks or args.score):
+        parser.error("name a network to train, or --list, or --score")
     for name in args.networks:
         if name not in vespcn.NETWORKS:
             parser.error(f"there is no network called '{name}'; there are {', '.join(vespcn.NETWORKS)}")
@@ -232,9 +233,9 @@ def main():
         return
     if args.networks:
         train_all(args)
-    if args.vid4:
+    if args.score:
         print(films.PROTOCOL)
-        vespcn_page.write(films.find(args.vid4), args.scale, args.out)
+        vespcn_page.write(films.find(args.score), args.scale, args.out, args.frames)
 
 
 if __name__ == "__main__":

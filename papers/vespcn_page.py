@@ -5,18 +5,16 @@ import re
 import numpy as np
 from tqdm import tqdm
 
-import data
 import utils
-from images import hashes, motion, pictures
+from images import hashes
 from inference.tiles import Upscaler
 from networks import counting, vespcn
 from networks.registry import build_generator
-from papers import results
+from papers import results, vespcn_pictures
 from runs import film_runs, store
 from scoring import films
 from utils import LazyModule, UserError
 
-pyplot = LazyModule("matplotlib.pyplot")
 tf = LazyModule("tensorflow")
 
 # The paper's mean PSNR and SSIM on Vid4, and GOps for a frame of 1080 lines, by (method, scale).
@@ -91,22 +89,22 @@ def frame_by_frame(upscaler):
     return lambda lr: np.stack([upscaler.upscale(frame) for frame in lr])
 
 
-def score_all(found, scale, path):
+def score_all(found, scale, path, most=None):
     """The content of vespcn.json at `path`, which is written after each step; what is there is not scored again.
 
-    {"scale", "frames": {film: number}, "runs": {name: facts | {"scores": {film: [PSNR, SSIM, T-PSNR]}}}}. found: {film:
-    path}.
+    {"scale", "most", "frames": {film: number}, "runs": {name: facts | {"scores": {film: [PSNR, SSIM, T-PSNR]}}}}.
+    found: {film: path}; most: how many frames of each are scored, from the first on; None for all.
     """
     before = store.read_json(path) if path.is_file() else {}
-    before = before["runs"] if before.get("scale") == scale else {}
-    methods, study = find_methods(scale), {"scale": scale, "frames": {}, "runs": {}}
+    before = before["runs"] if (before.get("scale"), before.get("most")) == (scale, most) else {}
+    methods, study = find_methods(scale), {"scale": scale, "most": most, "frames": {}, "runs": {}}
     for name, (facts, _) in methods.items():
         old = before.get(name, {})
         scores = old["scores"] if old.get("sha256") == facts.get("sha256") and old else {}
         study["runs"][name] = facts | {"scores": {film: scores[film] for film in found if film in scores}}
     made = {}
     for film, place in found.items():
-        hr = films.read_luma(place)
+        hr = films.read_luma(place)[:most]
         study["frames"][film] = len(hr)
         missing = [name for name in methods if film not in study["runs"][name]["scores"]]
         if not missing:
@@ -139,74 +137,11 @@ def networks_of(study):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures, of a film that is made of a photograph: its motion is known, and it may be shown
-
-
-def example(scale):
-    """(HR uint8 [n, h, w], LR, flows [n - 1, h, w, 2] in LR pixels at LR's size) of a film of a photograph."""
-    photograph = pictures.read_image(data.package_files(data.SAMPLE_TEST)[1])
-    film = motion.film_of(photograph, 40, 48 * scale, 96 * scale, np.random.default_rng(7))
-    hr, lr = films.shrink(np.stack([utils.rgb_to_y(frame) for frame in film.frames]), scale)
-    cells = film.flows.reshape(len(film.flows), 48, scale, 96, scale, 2)
-    return hr, lr, cells.mean(axis=(2, 4)) / scale
-
-
-def draw_slice(path, hr, srs):
-    """Write a row of pixels over time as a PNG: of the original and of each method; srs: {title: uint8 [n, h, w]}."""
-    figure, axes = pyplot.subplots(len(srs) + 1, 1, figsize=(8, 1.35 * (len(srs) + 1)), layout="constrained")
-    for axis, (title, film) in zip(axes, {"original": hr, **srs}.items(), strict=True):
-        axis.imshow(film[:, hr.shape[1] // 2], cmap="gray", vmin=0, vmax=255, aspect=3, interpolation="nearest")
-        axis.set(title=title, xticks=[], yticks=[], ylabel="time →")
-        axis.title.set_size(9)
-    utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))
-    pyplot.close(figure)
-
-
-def coloured(flow, most):
-    """RGB [h, w, 3] of a flow [h, w, 2]: the hue is its direction, the saturation its length, full at `most`."""
-    from matplotlib.colors import hsv_to_rgb
-
-    hue = (np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi)) % 1
-    length = np.clip(np.hypot(*np.moveaxis(flow, -1, 0)) / most, 0, 1)
-    return hsv_to_rgb(np.stack([hue, length, np.ones_like(hue)], axis=-1))
-
-
-def draw_flow(path, lr, flows, network, i=20):
-    """Write the flow from frame i to the next as a PNG: the truth, the network's, and what each leaves of the change.
-
-    Returns the mean lengths in LR pixels of the truth and of the network's error.
-    """
-    window = utils.u8_to_01(np.moveaxis(lr[i - 1 : i + 2], 0, -1))[None]
-    _, warped, found = (np.asarray(output)[0] for output in network(window))
-    truth, found = flows[i], found[:, :, 1]
-    most = np.hypot(*np.moveaxis(truth, -1, 0)).max()
-    before, after = window[0, ..., 2] - window[0, ..., 1], warped[..., 1] - window[0, ..., 1]
-    figure, axes = pyplot.subplots(3, 2, figsize=(8, 6.2), layout="constrained")
-    parts = {
-        "frame": (lr[i], {"cmap": "gray", "vmin": 0, "vmax": 255}),
-        "next frame": (lr[i + 1], {"cmap": "gray", "vmin": 0, "vmax": 255}),
-        f"true flow, {most:.2f} LR pixels at most": (coloured(truth, most), {}),
-        "VESPCN's flow, same colours": (coloured(found, most), {}),
-        f"next frame - frame: RMS {255 * np.sqrt((before**2).mean()):.1f} levels": (before, {"cmap": "gray"}),
-        f"warped by VESPCN - frame: {255 * np.sqrt((after**2).mean()):.1f}": (after, {"cmap": "gray"}),
-    }
-    for axis, (title, (picture, how)) in zip(axes.flat, parts.items(), strict=True):
-        if picture is before or picture is after:
-            how = how | {"vmin": -0.2, "vmax": 0.2}
-        axis.imshow(picture, interpolation="nearest", **how)
-        axis.set(title=title, xticks=[], yticks=[])
-        axis.title.set_size(9)
-    utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))
-    pyplot.close(figure)
-    return [float(np.hypot(*np.moveaxis(flow, -1, 0)).mean()) for flow in (truth, found - truth)]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The page
 
 TEXT = """# VESPCN: what neighbouring frames know
 
-Written by `python -m papers.vespcn --vid4 FOLDER` from [vespcn.json](vespcn.json).
+Written by `python -m papers.vespcn --score FOLDER` from [vespcn.json](vespcn.json).
 
 Caballero et al., "Real-time video super-resolution with spatio-temporal networks and motion compensation" (CVPR 2017):
 small networks that take several frames at a time (E3: three, in the first layer), and a network that first brings the
@@ -216,7 +151,8 @@ neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is V
 python -m papers.vespcn --list                                     # all networks, parameters, GOps
 python data.py vid4 --from ~/my/vid4                               # four films, see data.md
 python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 --steps {steps}   # trains what is not there
-python -m papers.vespcn --vid4 data/Vid4                           # this page, into samples/vespcn
+python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
+{shipped}
 python upscale.py film.mp4 --weights vespcn_x4                     # see upscaling.md
 ```
 
@@ -252,7 +188,8 @@ Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which 
 ## Pictures
 
 Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
-frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
+frame below the other: an edge that moves is a slanted line, and what flickers is rough along it. Upright stripes are
+the grid of pixel shuffles that had little training.
 
 ![rows of pixels over time](vespcn_slice.png)
 
@@ -325,6 +262,9 @@ def notes_of(study):
             f"srresnet_x{scale} is the project's own ([MODEL_CARD.md](../checkpoint/MODEL_CARD.md)), trained for hours "
             "on RGB. It takes Y for a gray picture, frame by frame."
         )
+    bicubic = means_of(study, "bicubic")[0, 0]
+    if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
+        notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
     if shipped := study["runs"].get(f"vespcn_x{scale}"):
         means = np.mean(list(shipped["scores"].values()), axis=0)
         notes.append(
@@ -334,9 +274,26 @@ def notes_of(study):
     return " ".join(notes)
 
 
+def shipped_command(study):
+    """The command that trained the weights that ship."""
+    name = f"vespcn_x{study['scale']}"
+    if not (run := study["runs"].get(name)):
+        return "python -m papers.vespcn 9L-E3-MC                               # VESPCN alone"
+    command = f"python -m papers.vespcn {run['network']} --steps {run['steps']} --films {run['films']} --name {name}"
+    return f"{command}   # the weights that ship"
+
+
+def flow_in_words(truth, error):
+    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels."""
+    learned = "It has not learned to follow motion." if error > 0.8 * truth else "It follows motion."
+    return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
+
+
 def training_of(study):
     """A sentence on the budget of the rows."""
     runs = [run for name, run in study["runs"].items() if "steps" in run and name[:7] != "vespcn_"]
+    if not runs:
+        return "Nothing was trained but the weights that ship."
     facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
     words = {key: " or ".join(f"{value:,}" for value in values) for key, values in facts.items()}
     return (
@@ -349,36 +306,38 @@ def page_of(study, flow):
     """The text of vespcn.md; flow: as draw_flow returns."""
     trained = [run for run in study["runs"].values() if "steps" in run]
     frames = ", ".join(f"{film} {count}" for film, count in study["frames"].items())
+    which = "The first frames" if study["most"] else "All frames"
     return TEXT.format(
         scale=study["scale"],
+        shipped=shipped_command(study),
         steps=max((run["steps"] for name, run in study["runs"].items() if name.startswith("vespcn-")), default=0),
         training=training_of(study),
         protocol=films.PROTOCOL,
-        frames=f"Frames: {frames}.",
+        frames=f"{which}: {frames}.",
         table=table_of(study),
         films=" | ".join(study["frames"]),
         dashes="---|" * (len(study["frames"]) - 1) + "---",
         by_film=by_film(study),
         notes=notes_of(study),
         claims=claims_of(study),
-        flow="On the mean the true flow is {:.2f} LR pixels long and VESPCN's error {:.2f}.".format(*flow),
+        flow=flow_in_words(*flow),
         commits=results.in_words(list(dict.fromkeys(run["commit"] for run in trained))),
     )
 
 
-def write(found, scale, out):
-    """Score all that is trained on {film: path}, and write FILES into the folder `out`."""
+def write(found, scale, out, most=None):
+    """Score all that is trained on {film: path}, and write FILES into the folder `out`; most: see score_all."""
     out.mkdir(parents=True, exist_ok=True)
     methods = find_methods(scale)
     shown = ["bicubic", *(f"vespcn-{name}-x{scale}-0" for name in ("ESPCN", "9L-E1", "9L-E3", "9L-E3-MC"))]
     shown = [name for name in (*shown, f"vespcn_x{scale}") if name in methods]
     if not shown[-1].endswith(("-MC-x4-0", "-MC-x3-0", f"vespcn_x{scale}")):
         raise UserError("train 9L-E3-MC first: the page shows its flow")
-    study = score_all(found, scale, out / "vespcn.json")
-    hr, lr, flows = example(scale)
-    draw_slice(out / "vespcn_slice.png", hr, {name: methods[name][1]()(lr) for name in shown})
+    study = score_all(found, scale, out / "vespcn.json", most)
+    hr, lr, flows = vespcn_pictures.example(scale)
+    vespcn_pictures.draw_slice(out / "vespcn_slice.png", hr, {name: methods[name][1]()(lr) for name in shown})
     weights, about = film_runs.describe(shown[-1])
-    flow = draw_flow(out / "vespcn_flow.png", lr, flows, film_runs.load(weights, about["config"].MODEL))
+    flow = vespcn_pictures.draw_flow(out / "vespcn_flow.png", lr, flows, film_runs.load(weights, about["config"].MODEL))
     text = page_of(study, flow)
     utils.write_atomically(out / "vespcn.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     for name in networks_of(study):

@@ -16,7 +16,7 @@ from utils import LazyModule, UserError
 cv2 = LazyModule("cv2")
 
 BORDER = 8  # HR pixels that are not scored
-PROTOCOL = f"Y of all frames; LR by MATLAB's bicubic from Y, rounded to 8 bits; {BORDER} pixels off each border"
+PROTOCOL = f"Y; LR by MATLAB's bicubic from Y, rounded to 8 bits; {BORDER} pixels off each border"
 MEASURES = ("PSNR", "SSIM", "T-PSNR")
 
 

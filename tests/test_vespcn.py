@@ -293,15 +293,12 @@ def test_the_page(tmp_path, monkeypatch, capsys, rng):
     """Rows of what is trained, claims by seed; what was scored is not scored again."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(vespcn_page.store, "find_runs", dict)
-    for name in ("5L-E1", "5L-E3", "9L-E3-MC"):
-        for seed in (0, 1):
-            config = {"MODEL": {"network": name, "scale": 3, "width": 4}}
-            config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
-            folder = paper.directory_of(name, 3, seed)
-            film_runs.write(folder, vespcn.build(name, 3, 4), config, {"data": {}})
-    for film in ("one", "two"):
-        for i in range(3):
-            utils.write_image(tmp_path / "vid4" / film / f"{i}.png", photo(rng, 48, 60))
+    for name, seed in (("5L-E1", 0), ("5L-E3", 0), ("5L-E3", 1), ("9L-E3-MC", 0)):
+        config = {"MODEL": {"network": name, "scale": 3, "width": 4}}
+        config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
+        film_runs.write(paper.directory_of(name, 3, seed), vespcn.build(name, 3, 4), config, {"data": {}})
+    for i in range(2):
+        utils.write_image(tmp_path / "vid4" / "one" / f"{i}.png", photo(rng, 48, 60))
     for _ in range(2):
         vespcn_page.write(films.find(tmp_path / "vid4"), 3, tmp_path / "out")
         monkeypatch.setattr(films, "score", lambda *arguments: pytest.fail("scored again"))
@@ -315,8 +312,8 @@ def test_the_command_line(call, tmp_path):
     for arguments, words in {
         ("10L",): "there is no network called '10L'",
         (): "name a network to train",
-        ("--vid4", tmp_path / "none"): "is not a folder",
-        ("--vid4", tmp_path): "holds no films",
+        ("--score", tmp_path / "none"): "is not a folder",
+        ("--score", tmp_path): "holds no films",
         ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
         ("5L-E1", "--name", "a/b"): "must be a plain file name",
     }.items():
