@@ -146,9 +146,9 @@ PICTURES = """![{names}]({figure})
 
 {table}
 
-{steps:,} updates of {batch} crops, one seed, 24 test crops. The paper's Table 2 is of CelebA's faces, with larger
-networks and longer trainings, so its figures can only be compared in their order: projected methods are consistent up
-to float32's rounding, the others are not.
+{steps:,} updates of {batch} crops, one seed, 24 test crops; methods with a critic begin with the weights of MSE or
+AffMSE. The paper's Table 2 is of CelebA's faces, with larger networks and longer trainings, so its figures can only be
+compared in their order: projected methods are consistent up to float32's rounding, the others are not.
 """
 
 TITLES = {"grass": "Grass, one photograph of scikit-image", "photos": "Crops of photographs"}

@@ -124,7 +124,7 @@ def run(folder, seeds, steps=TRAIN.steps):
             row = kept["rows"].setdefault(name, {})
             if seed in row:
                 continue
-            upscale = fit(problem(steps), name, int(seed))
+            upscale, _ = fit(problem(steps), name, int(seed))
             points = np.asarray(upscale(x[:, None].astype(np.float32)), np.float64)
             row[seed] = measure(points, x)
             kept["points"].setdefault(name, points[:SHOWN].round(3).tolist())
