@@ -152,7 +152,7 @@ def write_strip(path, images):
 def draw(path, folder, set_name):
     """Write the strips of LR, HR and all methods one below the other; returns their names from above."""
     names = [name for name in ("x", "y", *NAMES) if (folder / f"{set_name}_{name}.png").is_file()]
-    strips = [[pictures.read_image(folder / f"{set_name}_{name}.png")] for name in names]
+    strips = [[pictures.read_image(folder / f"{set_name}_{name}.png").repeat(2, 0).repeat(2, 1)] for name in names]
     utils.write_image(path, utils.picture_grid(strips, gap=2))
     return names
 

@@ -198,11 +198,20 @@ def test_the_page(tmp_path, monkeypatch, call, rng):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     assert_refused(call("reproduce.py", "amortised-map", "--report", "--out", out), "not run yet: bridge, swiss_roll")
     means = {"psnr_y": 30.123, "niqe_own": 4.567, "consistency": 58.9, "ssim_y": 0.5}
-    store.write_json(folder / "bridge.json", {"Set5": amortised_page.shown({"bicubic": means, "mine": means})})
+    scores = {"bicubic": means, "srgan_x4": means, "srgan_x4-projected": means | {"psnr_y": 30.2}}
+    monkeypatch.setattr(amortised_page, "RUNS", ("srgan_x4",))
+    store.write_json(folder / "bridge.json", {"Set5": amortised_page.shown(scores)})
     rows = {name: {"0": [4.0, 0.0], "1": [5.0, 0.0]} for name in swiss_roll.NAMES}
     best = {name: [3.0, 0.0] for name in ("MAP", "MSE", "MAE")}
     points = rng.normal(size=(9, 2)).tolist()
-    study = {"steps": 7, "rows": rows, "best": best, "truth": points, "points": {"MAP": points, "AffGAN": points}}
+    study = {
+        "steps": 7,
+        "rows": rows,
+        "best": best,
+        "longer": {"AffGAN": {"0": [3.5, 0.0]}},
+        "truth": points,
+        "points": {"MAP": points, "AffGAN": points},
+    }
     store.write_json(folder / "swiss_roll.json", study)
     row = {"ssim": 0.321, "psnr": 20.5, "consistency": 2e-9}
     store.write_json(folder / "grass.json", {"steps": 3, "rows": {"AffGAN": row}})
