@@ -84,7 +84,7 @@ def problem(pool, steps=TRAIN.steps, rate=TRAIN.learning_rate):
             "denoiser": lambda: amortised_map.image_denoiser(channels, WIDTH),
             "density": lambda: amortised_map.density_network(channels, WIDTH),
         },
-        spreads={"judge": (0.1, 0.0), "denoiser": (0.5, 0.01), "density": (0.02, 0.02)},
+        spreads={"judge": (0.1, 0.0), "denoiser": (0.3, 0.1), "density": (0.02, 0.02)},
         train=EasyDict(TRAIN, steps=steps, learning_rate=rate),
     )
 
