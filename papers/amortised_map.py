@@ -68,6 +68,16 @@ def bridge_table(scores):
     return "\n".join(lines)
 
 
+def changes_of(scores):
+    """How the projection changes the means of PSNR-Y and NIQE-own on the sets, as words."""
+    words = []
+    for run in (run for run in RUNS if all(projection.name_of(run) in methods for methods in scores.values())):
+        for key in ("psnr_y", "niqe_own"):
+            each = [methods[projection.name_of(run)][key] - methods[run][key] for methods in scores.values()]
+            words.append(f"{MEASURES[key][0]} of {run} changes by {min(each):+.2f} to {max(each):+.2f}")
+    return "; ".join(words)
+
+
 def identity_errors(scale=4, sizes=(1, 3, 9, 64)):
     """{LR pixels of an axis: the largest |AA⁺ - I|} of the bicubic as the layer has it, borders included."""
     degradation, found = layers.bicubic(scale), {}
@@ -98,8 +108,10 @@ listed in [departures](departures.md), from 46 on.
 
 A is MATLAB's bicubic, of which LR is made here. Its kernel is symmetric, so mirrored borders stay mirrored, and A⁺
 is one sub-pixel convolution at every pixel, also at the border ([layers/projection.py](../layers/projection.py)).
-The largest |AA⁺ - I| is {identity}. `--set MODEL.projection=bicubic` puts it behind any network, and `python -m
-papers.projection srgan_x4` behind weights that were trained without it.
+The largest |AA⁺ - I|, with borders: {identity}.
+
+`--set MODEL.projection=bicubic` puts it behind any network, and `python -m papers.projection srgan_x4` behind weights
+that were trained without it.
 
 In tiles (`upscale.py`), each tile sees at least {halo} LR pixels around it, and the projection needs 10. So a
 border between tiles is as consistent as the inside; the tiles differ there by what the network itself makes of the
@@ -110,7 +122,8 @@ Nothing was trained for these figures: the weights are those that ship.
 
 {bridge}
 
-LR-PSNR compares LR with SR shrunk again, after both were rounded to 8 bits. NIQE-own: lower is better.
+LR-PSNR compares LR with SR shrunk again, after both were rounded to 8 bits. NIQE-own: lower is better. With the
+projection, {changes}.
 
 The paper's A, a 9×9 Gaussian with stride 4, has an A⁺ of 5×5 kernels that was fitted as in the paper, to a loss of
 {fit:.1e} (the paper: 1e-12 to 1e-8). The paper does not give the standard deviation of the Gaussian; here it is 1
@@ -129,7 +142,7 @@ The paper's Figure 2: points of a plane, of which only the mean of both numbers 
 Means over {seeds} seed(s) ± their standard deviation, after {roll_steps:,} updates of {batch} points. H[q, p] is
 the cross-entropy: the mean of -log p(ŷ) by the density p that the points are drawn from. MAP is the highest density
 on the line of each x, found on a grid, not by a network. The same grid gives H = {grid_mse:.2f} for the conditional
-mean and {grid_mae:.2f} for the median: what the best MSE and MAE networks would have.
+mean and {grid_mae:.2f} for the median: what the best MSE and MAE networks would have.{longer}
 
 ## Pictures: 16×16 to 64×64
 
@@ -146,9 +159,9 @@ PICTURES = """![{names}]({figure})
 
 {table}
 
-{steps:,} updates of {batch} crops, one seed, 24 test crops. The paper's Table 2 is of CelebA's faces, with larger
-networks and longer trainings, so its figures can only be compared in their order: projected methods are consistent up
-to float32's rounding, the others are not.
+{steps:,} updates of {batch} crops, one seed, 24 test crops; methods with a critic begin with the weights of MSE or
+AffMSE. The paper's Table 2 is of CelebA's faces, with larger networks and longer trainings, so its figures can only be
+compared in their order: projected methods are consistent up to float32's rounding, the others are not.
 """
 
 TITLES = {"grass": "Grass, one photograph of scikit-image", "photos": "Crops of photographs"}
@@ -172,11 +185,13 @@ def page_of(folder, out, studies):
         else f"{TITLES[name]}: not run here; the same command runs it."
         for name in amortised_pictures.SETS
     ]
-    errors = [f"{error:.0e} for an axis of {n} LR pixels" for n, error in identity_errors().items()]
+    errors = [f"{error:.0e} ({n} LR pixel{'s' if n > 1 else ''} wide)" for n, error in identity_errors().items()]
     return TEXT.format(
         identity=", ".join(errors),
         halo=16,
         bridge=bridge_table(studies["bridge"]),
+        changes=changes_of(studies["bridge"]),
+        longer=swiss_roll.longer_words(roll),
         fit=json.loads(layers.GAUSSIAN.read_text(encoding="utf-8"))["loss"],
         roll_table=swiss_roll.table(roll),
         seeds=len(roll["rows"]["MSE"]),
@@ -184,7 +199,7 @@ def page_of(folder, out, studies):
         batch=swiss_roll.TRAIN.batch,
         grid_mse=roll["best"]["MSE"][0],
         grid_mae=roll["best"]["MAE"][0],
-        pictures="\n\n".join(parts),
+        pictures="\n".join(parts),
         trainings="Not run. Equal starts, equal crops, 500 updates each:\n\n```bash\n" + "\n".join(TRAININGS) + "\n```",
     )
 

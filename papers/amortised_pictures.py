@@ -12,6 +12,7 @@ import utils
 from images import pictures
 from layers import projection
 from networks import amortised_map
+from networks.amortised_map import METHODS
 from papers.amortised_training import Problem, fit
 from runs import store
 from scoring import metrics
@@ -32,6 +33,7 @@ SIDE, SCALE = 64, 4  # of HR; LR is 16×16
 POOL, TESTED, SHOWN = 1000, 24, 6  # crops
 WIDTH = 32  # maps of the denoiser and the density; the paper's denoiser has 128
 TRAIN = EasyDict({"steps": 150, "learning_rate": 1e-3, "beta1": 0.5, "schedule": "cosine", "warmup": 0.05, "batch": 8})
+CRITIC_RATE = 3e-4  # of methods with a critic
 
 
 def crops_of(image, count, rng):
@@ -63,7 +65,7 @@ def read_crops(name, argument):
     return tuple(halves)
 
 
-def problem(pool, steps=TRAIN.steps):
+def problem(pool, steps=TRAIN.steps, rate=TRAIN.learning_rate):
     """The Problem of crops uint8 [n, SIDE, SIDE, c], with the paper's networks; images in [0, 1]."""
     channels, degradation = pool.shape[-1], projection.gaussian()
     pool = tf.constant(pool)
@@ -82,8 +84,8 @@ def problem(pool, steps=TRAIN.steps):
             "denoiser": lambda: amortised_map.image_denoiser(channels, WIDTH),
             "density": lambda: amortised_map.density_network(channels, WIDTH),
         },
-        spreads={"judge": (0.1, 0.0), "denoiser": (0.5, 0.01), "density": (0.02, 0.02)},
-        train=EasyDict(TRAIN, steps=steps),
+        spreads={"judge": (0.1, 0.0), "denoiser": (0.3, 0.1), "density": (0.02, 0.02)},
+        train=EasyDict(TRAIN, steps=steps, learning_rate=rate),
     )
 
 
@@ -110,6 +112,8 @@ def luma(image):
 def run(folder, set_name, argument, steps=TRAIN.steps):
     """Train all NAMES on one of SETS, write NAME_METHOD.png and NAME.json into a folder; what it has already is kept.
 
+    As SRGAN, methods with a critic begin with the weights of the pixel loss, MSE or AffMSE.
+
     Returns its content: {"steps", "rows": {method: measure()}}. argument: the value of --data. Raises UserError.
     """
     path = folder / f"{set_name}.json"
@@ -125,7 +129,13 @@ def run(folder, set_name, argument, steps=TRAIN.steps):
     write_strip(folder / f"{set_name}_x.png", utils.round_u8(255 * x.numpy()).repeat(SCALE, 1).repeat(SCALE, 2))
     write_strip(folder / f"{set_name}_y.png", tested)
     for name in missing:
-        sr = fit(task, name, seed=0)(x).numpy()
+        method = METHODS[name]
+        start = folder / f"{set_name}_{'AffMSE' if method.projected else 'MSE'}.weights.h5" if method.critic else None
+        task = problem(pool, steps, CRITIC_RATE if method.critic else TRAIN.learning_rate)
+        upscale, network = fit(task, name, seed=0, weights=start)
+        if not method.critic:
+            store.save_weights(network, folder / f"{set_name}_{name}.weights.h5")
+        sr = upscale(x).numpy()
         kept["rows"][name] = measure(sr, tested, task.shrink)
         write_strip(folder / f"{set_name}_{name}.png", utils.round_u8(255 * sr))
         store.write_json(path, kept)
@@ -142,7 +152,7 @@ def write_strip(path, images):
 def draw(path, folder, set_name):
     """Write the strips of LR, HR and all methods one below the other; returns their names from above."""
     names = [name for name in ("x", "y", *NAMES) if (folder / f"{set_name}_{name}.png").is_file()]
-    strips = [[pictures.read_image(folder / f"{set_name}_{name}.png")] for name in names]
+    strips = [[pictures.read_image(folder / f"{set_name}_{name}.png").repeat(2, 0).repeat(2, 1)] for name in names]
     utils.write_image(path, utils.picture_grid(strips, gap=2))
     return names
 

@@ -39,15 +39,17 @@ def projection_of(problem, network, method, training=False):
     return upscale
 
 
-def fit(problem, name, seed, report=None):
-    """Train one of METHODS; returns ŷ of LR as a compiled function.
+def fit(problem, name, seed, report=None, weights=None):
+    """Train one of METHODS; returns (ŷ as a function of LR, the network f).
 
-    report: called with (step, G's loss) after each compiled call. An update trains the critic on ŷ and y, then G by the
-    critic.
+    report: called with (step, G's loss) after each compiled call; weights: a file that f begins with, or None. An
+    update trains the critic on ŷ and y, then G by the critic.
     """
     keras.utils.set_random_seed(seed)
     method, steps = METHODS[name], problem.train.steps
     network = problem.generator()
+    if weights:
+        network.load_weights(weights)
     critic = problem.critics[method.critic]() if method.critic else None
     rule, its_rule = (keras.optimizers.Adam(beta_1=problem.train.beta1) for _ in range(2))
     for optimizer, model in ((rule, network), (its_rule, critic)):
@@ -93,4 +95,4 @@ def fit(problem, name, seed, report=None):
         value = updates(tf.constant(first), tf.constant(rates, tf.float32))
         if report:
             report(min(first + problem.at_once, steps), float(value))
-    return projection_of(problem, network, method)
+    return projection_of(problem, network, method), network

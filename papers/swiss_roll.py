@@ -30,6 +30,7 @@ PAPER = {
 FIRST, SECOND = (10.0, 3.0), (0.0, 0.2)  # mean and standard deviation of ν₁ and ν₂
 TESTED = 20_000  # points
 SHOWN = 400  # of the figure
+LONGER = ("AffGAN", 4)  # is also trained for so many times the updates, with seed 0
 TRAIN = EasyDict(
     {"steps": 2000, "learning_rate": 2e-3, "beta1": 0.5, "schedule": "cosine", "warmup": 0.02, "batch": 256}
 )
@@ -105,8 +106,8 @@ def measure(points, x):
 def run(folder, seeds, steps=TRAIN.steps):
     """Train all NAMES with each seed and write swiss_roll.json into a folder; what it has already is kept.
 
-    Returns its content: {"steps", "rows": {name: {seed: [H, consistency]}}, "best": {name: [H, consistency]}, "points":
-    {name: [[y₁, y₂]]}}.
+    Returns its content: {"steps", "rows": {name: {seed: [H, consistency]}}, "longer": the same of LONGER, "best":
+    {name: [H, consistency]}, "points": {name: [[y₁, y₂]]}}.
     """
     path = folder / "swiss_roll.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -119,18 +120,20 @@ def run(folder, seeds, steps=TRAIN.steps):
         kept["best"] = {name: measure(points, x[: TESTED // 10]) for name, points in best.items()}
         kept["points"]["MAP"] = best["MAP"][:SHOWN].round(3).tolist()
         kept["truth"] = y[: 3 * SHOWN].round(3).tolist()
-    for seed in map(str, seeds):
-        for name in NAMES:
-            row = kept["rows"].setdefault(name, {})
-            if seed in row:
-                continue
-            upscale = fit(problem(steps), name, int(seed))
-            points = np.asarray(upscale(x[:, None].astype(np.float32)), np.float64)
-            row[seed] = measure(points, x)
+    longer, times = LONGER
+    tasks = [("rows", name, seed, steps) for seed in seeds for name in NAMES] + [("longer", longer, 0, times * steps)]
+    for part, name, seed, updates in tasks:
+        row = kept.setdefault(part, {}).setdefault(name, {})
+        if str(seed) in row:
+            continue
+        upscale, _ = fit(problem(updates), name, seed)
+        points = np.asarray(upscale(x[:, None].astype(np.float32)), np.float64)
+        entropy, consistency = row[str(seed)] = measure(points, x)
+        if part == "rows":
             kept["points"].setdefault(name, points[:SHOWN].round(3).tolist())
-            print(f"Swiss roll, {name}, seed {seed}: H {row[seed][0]:.2f}, consistency {row[seed][1]:.1e}", flush=True)
-            text = json.dumps(kept) + "\n"
-            utils.write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        print(f"Swiss roll, {name}, {updates:,} updates, seed {seed}: H {entropy:.2f}, {consistency:.1e}", flush=True)
+        text = json.dumps(kept) + "\n"
+        utils.write_atomically(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
     return kept
 
 
@@ -141,9 +144,18 @@ def draw(path, study):
     for axis, name in zip(axes, names, strict=True):
         axis.scatter(*np.transpose(study["truth"]), s=1, color="0.8")
         axis.scatter(*np.transpose(study["points"][name]), s=2, color="tab:blue" if name == "MAP" else "tab:red")
-        axis.set(title=name, xticks=[], yticks=[], xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
+        axis.set(title=name, xticks=[], yticks=[], xlim=(-7, 7), ylim=(-7, 7), aspect="equal")
     utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=90))
     pyplot.close(figure)
+
+
+def longer_words(study):
+    """What the longer training changed, as a sentence; "" if it was not run."""
+    name, times = LONGER
+    if name not in study.get("longer", {}):
+        return ""
+    after, before = (study[part][name]["0"][0] for part in ("longer", "rows"))
+    return f" With {times * study['steps']:,} updates, {name} of seed 0 has H = {after:.2f} instead of {before:.2f}."
 
 
 def table(study):
@@ -153,7 +165,7 @@ def table(study):
         values = np.array(list(study["rows"][name].values())) if name in METHODS else np.array([study["best"][name]])
         mean, spread = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else (None, None)
         cells = [f"{mean[0]:.2f}" + (f" ± {spread[0]:.2f}" if spread[0] is not None else ""), f"{entropy:.2f}"]
-        cells += [f"{mean[1]:.2e}" + (f" ± {spread[1]:.1e}" if spread[1] is not None else "")]
-        cells += ["" if consistency is None else f"{consistency:.2e}"]
+        off = f"{mean[1]:.2e}" + (f" ± {spread[1]:.1e}" if spread[1] is not None else "")
+        cells += ["", ""] if consistency is None else [off, f"{consistency:.2e}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
