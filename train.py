@@ -81,7 +81,7 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
     if train.relativistic and logits_fake is not None:
         terms |= losses.relativistic_losses(logits_real, logits_fake)
     elif logits_fake is not None:
-        terms |= adversarial_losses(logits_fake)
+        terms |= {"log": adversarial_losses, "logit": losses.logit_losses}[train.adversarial](logits_fake)
     return terms
 
 
@@ -124,8 +124,8 @@ def discriminator_update(config, state, fake, real):
     fake, real = shifted(config, state, fake), shifted(config, state, real)
     # 1. D's opinion of both, and its loss.
     with tf.GradientTape() as tape:
-        logits_real = discriminator(real, training=True)
-        logits_fake = discriminator(fake, training=True)
+        logits_real = discriminator(noisy(config, state, real, 0), training=True)
+        logits_fake = discriminator(noisy(config, state, fake, 1), training=True)
         judged = (logits_real, logits_fake)
         d_loss1, d_loss2 = discriminator_losses(*losses.relativistic(*judged) if config.TRAIN.relativistic else judged)
         d_loss = d_loss1 + d_loss2
@@ -151,8 +151,8 @@ def generator_update(config, state, outputs, g_tape, real):
         tape.watch(outputs)
         fake, real = shifted(config, state, outputs[0]), shifted(config, state, real)
         judge = state.discriminator
-        logits_fake = judge(fake, training=True) if judge else None
-        logits_real = judge(real, training=True) if judge and train.relativistic else None
+        logits_fake = judge(noisy(config, state, fake, 1), training=True) if judge else None
+        logits_real = judge(noisy(config, state, real, 0), training=True) if judge and train.relativistic else None
         share = 1 - tf.cast(state.step, fake.dtype) / train.steps  # of DRCN's reconstructions
         terms = generator_losses(
             config, fake, real, logits_fake, state.vgg, *outputs[1:], share=share, logits_real=logits_real
@@ -176,6 +176,18 @@ def generator_update(config, state, outputs, g_tape, real):
 def shifted(config, state, images):
     """Images [batch, n, n, 3] as the discriminator and VGG see them in this update: rolled if TRAIN.shift is on."""
     return losses.shifted(images, config.TRAIN.seed, state.step) if config.TRAIN.shift else images
+
+
+def noisy(config, state, images, which):
+    """What the discriminator sees of images [batch, n, n, 3]; with TRAIN.instance_noise, noise that falls to zero.
+
+    which: 0 or 1, so that HR and SR have different noise.
+    """
+    train = config.TRAIN
+    if not train.instance_noise:
+        return images
+    left = 1 - tf.cast(state.step, images.dtype) / train.steps
+    return losses.noisy(images, train.instance_noise * left, train.seed, 2 * state.step + which)
 
 
 def apply_gradients(config, optimizer, gradients, variables):

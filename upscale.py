@@ -30,7 +30,7 @@ from images import animations, compression, film_sequences, films, pictures, unf
 from images.hashes import file_digest
 from images.made import is_made, remember
 from inference.engines import ENGINES
-from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights
+from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights, describe
 from runs import store
 from utils import UserError
 
@@ -589,7 +589,7 @@ def upscale_inputs(args, record):
     failures = Failures(record)
     automatic, args.weights = args.weights == AUTO, None if args.weights == AUTO else args.weights
     weights = args.weights or store.default_weights(dict.fromkeys((args.scale or 4, 4)))
-    if args.scale and args.scale > store.describe_weights(weights)[1]["config"].MODEL.scale:
+    if args.scale and args.scale > describe(weights)[1]["config"].MODEL.scale:
         args.scale, args.outscale = None, args.scale  # in two passes
     config = choose_weights(weights, args.blend, args.scale)[2]
     scale = args.scale or config.scale

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from layers.projection import PROJECTION
 from networks.registry import build_generator
 from utils import LazyModule
 
@@ -43,7 +44,7 @@ def split(network):
     if CUT not in names:
         return [network]
     lr, maps = network.input, network.get_layer(CUT).output
-    if "skip_add" not in names:
+    if not names & {"skip_add", PROJECTION}:
         return [keras.Model(lr, maps), keras.Model(maps, network.output)]
     width = maps.shape[-1]
     both = keras.Input((None, None, width + lr.shape[-1]))

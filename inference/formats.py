@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 import utils
+from layers.projection import PROJECTION, projected_again
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -80,9 +81,11 @@ def to_be_quantised(network, shift):
     whole = network
     for rows in [layer for layer in network.layers if layer.name == "tail_conv"]:
         tail = keras.layers.Conv2D.from_config(rows.get_config())
-        sr = tail(rows.input)
-        if network.layers[-1] is not rows:  # the bicubic skip
+        sr, names = tail(rows.input), {layer.name for layer in network.layers}
+        if "skip_m11" in names:
             sr = sr + network.get_layer("skip_m11").output
+        if PROJECTION in names:
+            sr = projected_again(sr, network)
         whole = keras.Model(network.input, sr)
         tail.set_weights(rows.get_weights())
     generator = frozen(whole)

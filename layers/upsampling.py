@@ -7,6 +7,7 @@ import numpy as np
 
 import utils
 from layers.blocks import conv
+from layers.borders import extended
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -77,12 +78,7 @@ def bicubic(x, scale, name="bicubic"):
         factor = scale
 
         def call(self, x):
-            for axis in (1, 2):
-                n = keras.ops.shape(x)[axis]
-                index = keras.ops.arange(-margin, n + margin)
-                index = keras.ops.maximum(index, -1 - index)  # mirrored at one border, then at the other
-                index = keras.ops.maximum(keras.ops.minimum(index, 2 * n - 1 - index), 0)  # 0: for a single pixel
-                x = keras.ops.take(x, index, axis)
+            x = extended(x, margin, margin)
             # Converted here, the kernel is a constant of the graph; otherwise it would be an input of an export.
             x = keras.ops.conv(x, keras.ops.convert_to_tensor(kernel, x.dtype), padding="valid")
             return keras.ops.depth_to_space(x, scale)

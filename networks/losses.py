@@ -58,6 +58,15 @@ def relativistic_losses(logits_real, logits_fake):
     return {"g_gan_loss": 1e-3 * (fake_loss + real_loss)}
 
 
+def logit_losses(logits_fake):
+    """-logit D = log (1 - D) / D, which the generator minimises in Sønderby et al., 2017 (their Eq. 10).
+
+    With the best discriminator its mean is the KL divergence of SR from HR, which -log D does not minimise. Logits are
+    D's, [batch, 1]; the weight is the slides'.
+    """
+    return {"g_gan_loss": -1e-3 * tf.reduce_mean(logits_fake)}
+
+
 def total_variation_losses(weight, fake):
     """Absolute differences of neighbours, summed over an image: keeps SRResNet-VGG22 smooth (paper, section 3.4)."""
     return {"tv_loss": weight * tf.reduce_mean(tf.image.total_variation(fake))}
@@ -83,6 +92,17 @@ def grid_losses(weight, fake, real, scale):
     cells = tf.reshape(cells, [-1, h, w, pixels * channels])
     means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
     return {"grid_loss": weight * tf.reduce_mean(means**2)}
+
+
+def noisy(images, deviation, seed, step):
+    """The images plus Gaussian noise ("instance noise", Sønderby et al., 2017), for the discriminator.
+
+    Real and generated images then overlap, and the discriminator cannot win by what no generator can do. images:
+    [batch, h, w, 3]; deviation: a number or scalar; seed, step: see `shifted`.
+    """
+    seeds = [seed, tf.cast(step, tf.int32)]
+    noise = tf.random.stateless_normal(tf.shape(images), seeds, dtype=images.dtype)
+    return images + tf.cast(deviation, images.dtype) * noise
 
 
 STRIDE = 16  # pixels per value of the discriminator's last convolution and of VGG's pool4 and conv5_4

@@ -56,6 +56,11 @@ def radius_below(node, radius):
             return math.ceil(radius / layer.block_size)
         case "UpSampling2D" if layer.interpolation == "nearest":
             return math.ceil(radius / layer.size[0])
+        case "Shrink":  # the farthest HR pixel from any in the LR pixel's cell
+            start, size, scale = layer.degradation.start, len(layer.degradation.kernel), layer.degradation.scale
+            return scale * radius + max(start + scale, size - start) - 1
+        case "Enlarge":
+            return math.ceil(radius / layer.degradation.scale) + layer.degradation.reach
         case "Bicubic":
             return math.ceil(radius / layer.factor) + BICUBIC_RADIUS
     raise ValueError(f"the receptive field of {layer.name} ({type(layer).__name__}) is not known: add it to {__name__}")

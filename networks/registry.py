@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import model
+from layers.projection import DEGRADATIONS, projected
 from networks import baselines, tensorlayer
 from networks.colour import with_colour
 from utils import LazyModule
@@ -111,7 +112,10 @@ def build_generator(config, folded=False):
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     lr_01 = keras.Input((None, None, 3), name="lr")
-    return keras.Model(lr_01, NETWORKS[config.network].build(lr_01, config, folded), name="generator")
+    sr = NETWORKS[config.network].build(lr_01, config, folded)
+    if config.projection != "none":
+        sr = projected(sr, lr_01, DEGRADATIONS[config.projection](config.scale))
+    return keras.Model(lr_01, sr, name="generator")
 
 
 def build_discriminator(config, crop):

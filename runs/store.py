@@ -40,6 +40,7 @@ ARCHITECTURE = (
     "scale",
     "blocks",
     "width",
+    "widths",
     "output",
     "upsampler",
     "skip",
@@ -267,7 +268,7 @@ def first_run(names):
 def check_blend(first, second):
     """(weights file, config.json's content) of the first of two runs. Raises UserError if their networks differ."""
     (file, about), (_, other) = (describe_weights(path) for path in (first, second))
-    if unlike := differences(other["config"].MODEL, about["config"].MODEL):
+    if unlike := differences(other["config"].MODEL, about["config"].MODEL, (*ARCHITECTURE, "projection")):
         raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
     return file, about
 
@@ -293,9 +294,9 @@ def load_weights(model, weights):
         raise UserError(f"{weights} cannot be loaded into the {model.name} ({utils.short(error)})") from error
 
 
-def differences(theirs, ours):
+def differences(theirs, ours, keys=ARCHITECTURE):
     """The keys in which two MODEL sections differ so that weights do not fit, as words; [] if weights fit."""
-    return [f"MODEL.{key} {theirs[key]}, not {ours[key]}" for key in ARCHITECTURE if theirs[key] != ours[key]]
+    return [f"MODEL.{key} {theirs[key]}, not {ours[key]}" for key in keys if theirs[key] != ours[key]]
 
 
 def find_init(model_config, fingerprint, least_steps):

@@ -280,6 +280,7 @@ def test_supervision_of_recursions_fades(rng):
     assert float(second["recursion_loss"]) == pytest.approx(float(first["recursion_loss"]) / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_last_layers_rate_and_adjustable_clipping(rng):
     """SGD without momentum, by hand: the last layer moves a tenth as far; gradients are cut to ±θ/rate."""
     import tensorflow as tf

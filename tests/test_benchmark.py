@@ -248,6 +248,7 @@ def test_our_training_is_of_the_precision_that_is_asked_for():
     assert built == [{"bfloat16", "float32"}]  # the last convolution is float32
 
 
+@pytest.mark.slow
 def test_upscaling_in_turns(monkeypatch, tmp_path):
     """By hand: 2 rounds of each way; the median of each round's ratio; a small picture first."""
     seconds = {"--exact": [0, 8.0, 12.0], "auto": [0, 2.0, 4.0], "litert": [0, 4.0, 4.0]}

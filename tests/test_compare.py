@@ -275,6 +275,7 @@ def test_several_at_once_and_what_is_asked_for(runs_there, rng, tmp_path):
     assert reports == sorted(reports) and reports[-1] <= 1 and len(reports) > 4
 
 
+@pytest.mark.slow
 def test_a_part_before_the_whole(runs_there, rng):
     lr = photo(rng, 120, 150)
     upload = read_upload("a.png", content_of(lr), 4, 1)

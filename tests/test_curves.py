@@ -45,6 +45,7 @@ def two_runs(tmp_path, monkeypatch):
         (run.directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+@pytest.mark.slow
 def test_a_picture_has_a_row_a_run(two_runs, call, tmp_path):
     result = call("-m", "training.curves", "smooth", "sharp", "-o", tmp_path / "out" / "curves.png")
     assert result.returncode == 0, result.stderr

@@ -153,6 +153,7 @@ def test_mixed_precision_trains_like_float32(rng, precision, small_judge):
         assert values[name] != expected[name], name
 
 
+@pytest.mark.slow
 def test_float16_leaves_an_overflowing_update_out(rng):
     """The loss scale is halved then, and weights stay as they are."""
     try:
@@ -170,6 +171,7 @@ def test_float16_leaves_an_overflowing_update_out(rng):
     assert int(state.step.numpy()) == 1
 
 
+@pytest.mark.slow
 def test_clipping(rng):
     """An update with a clipped gradient is the update of the scaled gradient: with Adam's first step, the same but for
     epsilon, so the moments tell."""

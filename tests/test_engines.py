@@ -30,7 +30,8 @@ def differences(image, reference):
 ALL = [name for name in engines.ENGINES if not engines.missing(name)]
 
 
-@pytest.mark.parametrize("name", slow_but(["tensorflow"], ALL))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
 def test_engines_of_the_shipped_network(name, cache):
     """On a photograph in several tiles and strips: at most a level, in at most 0.01 % of values."""
     from skimage.data import chelsea
@@ -43,6 +44,7 @@ def test_engines_of_the_shipped_network(name, cache):
     assert largest <= 1 and share <= 1e-4
 
 
+@pytest.mark.slow
 def test_half_without_a_skip(tiny_run, rng):
     lr = photo(rng, 20, 30)
     exact, half = Upscaler(tiny_run, exact=True).upscale(lr), Upscaler(tiny_run, half=True).upscale(lr)
@@ -60,7 +62,7 @@ def test_half_is_near(cache):
     assert 0 < error < 255**2 / 10**4.2  # over 42 dB, where an 8-bit JPEG of quality 95 has about 40
 
 
-@pytest.mark.parametrize("name", slow_but(["tensorflow", "litert"], ALL))
+@pytest.mark.parametrize("name", slow_but(["tensorflow"], ALL))
 def test_all_kinds_of_arrays_by_each_engine(name, tiny_run, rng, cache):
     """Also tiles of changing sizes, one pixel, and a network without the bicubic skip."""
     exact, upscaler = Upscaler(tiny_run, exact=True), Upscaler(tiny_run, tile=24, engine=name)
@@ -120,6 +122,7 @@ def test_a_conversion_is_made_once_for_the_same_weights(tiny_run, cache, monkeyp
     assert source._replace(weights=tiny_run / "other.weights.h5").digest("a") != source.digest("a")
 
 
+@pytest.mark.slow
 def test_the_oldest_conversions_go(tiny_run, cache, monkeypatch):
     monkeypatch.setattr(engines, "KEPT", 1)
     cache.mkdir(parents=True)
@@ -130,6 +133,7 @@ def test_the_oldest_conversions_go(tiny_run, cache, monkeypatch):
     assert not any("old" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_damaged_conversion_is_made_again(tiny_run, cache):
     source = source_of(tiny_run, None, None)
     engines.load("litert", source)
@@ -140,6 +144,7 @@ def test_a_damaged_conversion_is_made_again(tiny_run, cache):
     assert len(engines.load("litert", source).parts) == 2
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_and_a_missing_package(tiny_run, cache, monkeypatch):
     cache.parent.mkdir()
     cache.write_text("a file")

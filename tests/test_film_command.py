@@ -43,6 +43,7 @@ def test_films_go_through_the_network(command, tiny_run, tmp_path):
     assert shown(folder) == ["film.mp4", "film_x4_preview.mp4"]
 
 
+@pytest.mark.slow
 def test_numbered_pictures_are_films(command, tmp_path):
     (tmp_path / "f").mkdir()
     film = write_film(tmp_path / "film.mp4", (0, 40, 80))

@@ -315,6 +315,7 @@ def test_a_lacking_picture_is_named(sets, call):
 # What is kept
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_done_again(sets, call, monkeypatch):
     """The same results, and no measure is computed and no picture written but those of the added row."""
     from scoring import figures

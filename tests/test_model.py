@@ -88,6 +88,7 @@ def test_output_is_linear_or_tanh(rng):
     assert np.abs(generator("MODEL.blocks=1", "MODEL.skip=none", "MODEL.output=tanh")(lr)).max() <= 1
 
 
+@pytest.mark.slow
 def test_generator_starts_as_the_papers_trick_asks(rng):
     """A residual block is the identity, PReLU's slope 0.25, and the sub-pixel convolutions make no checkerboard."""
     import keras

@@ -101,6 +101,7 @@ def rate(link, position, rating, answer=None):
 # What is told, and what is refused
 
 
+@pytest.mark.slow
 @needs_packages
 def test_nothing_tells_what_a_picture_is(lasting):
     link, opened = lasting.links[0], lasting.opened

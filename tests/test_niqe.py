@@ -98,6 +98,7 @@ def test_the_model_tells_where_it_comes_from():
     assert np.all(np.linalg.eigvalsh(covariance) > 0) and 2 < mean[0] < 3.5
 
 
+@pytest.mark.slow
 def test_fit_and_score(call, clone, rng):
     """Fitted twice, the same bytes; test images stay out; what is fitted can be loaded."""
     folder = clone / "pristine"

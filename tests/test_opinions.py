@@ -203,6 +203,7 @@ def test_a_report_with_planted_raters(opened, capsys):
     assert raters["all"][0] == "108" and raters["all"][4] == "18"
 
 
+@pytest.mark.slow
 def test_the_files_of_a_report(opened):
     opinions.write(opened)
     folder = opened.folder / "report"
@@ -237,6 +238,7 @@ def test_the_distribution_shows_shares_and_means(opened):
     assert np.any(np.all(image[..., :3] == (255, 0, 0), axis=-1))
 
 
+@pytest.mark.slow
 def test_a_report_leaves_what_a_person_keeps_beside_it(opened, monkeypatch):
     """Written again it replaces its own files alone; where it fails, the one before stays."""
     opinions.write(opened)

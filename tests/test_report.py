@@ -120,6 +120,7 @@ def test_focus_is_where_detail_is(rng):
     )
 
 
+@pytest.mark.slow
 def test_figure_shows_the_pixels(made):
     folder, _ = made
     figure = pictures.read_image(folder / "Set5" / "figure.png")

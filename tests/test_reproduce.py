@@ -100,6 +100,7 @@ def test_ctrl_c_lets_the_row_save(tmp_path):
     stop_while_training(tmp_path, lambda process: os.killpg(process.pid, signal.SIGINT))
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_row_save(tmp_path):
     """A polite kill of the script alone is handed on, so that no training goes on without it."""
     stop_while_training(tmp_path, lambda process: process.terminate())

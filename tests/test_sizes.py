@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
-from conftest import photo
+from conftest import photo, slow_but
 from PIL import Image
 
 import upscale
@@ -64,6 +64,7 @@ def test_any_size(command, picture, arguments, name, size):
     assert f"(30×20 → {size[0]}×{size[1]}, {2 if size[0] > 120 else 1} tile" in printed
 
 
+@pytest.mark.slow
 def test_the_pixels_of_other_sizes(command, picture, tiny_run):
     """×2.5 is ×4 shrunk by MATLAB's bicubic; ×16 is ×4 of ×4."""
     upscaler = Upscaler(tiny_run)
@@ -109,6 +110,7 @@ def test_sizes_that_are_none(command, picture, tmp_path):
     assert status == 1 and "is an animation: it takes the factors that there are weights for" in errors
 
 
+@pytest.mark.slow
 def test_quality_and_compression(command, tmp_path, rng):
     Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / "a.png")
     for ending in ("jpg", "webp", "avif"):
@@ -126,7 +128,7 @@ def test_quality_and_compression(command, tmp_path, rng):
     assert sizes[0] > sizes[1] and np.array_equal(*pixels)
 
 
-@pytest.mark.parametrize("ending", ["avif", "jp2", "tga", "jfif"])
+@pytest.mark.parametrize("ending", slow_but(["avif"], ["avif", "jp2", "tga", "jfif"]))
 def test_further_formats(command, tmp_path, picture, tiny_run, ending):
     image = Image.open(picture)
     exif = Image.Exif()
@@ -179,6 +181,7 @@ def test_heic_without_its_library_is_a_hint(command, tmp_path, monkeypatch):
     assert status == 1 and "needs pillow-heif: pip install pillow-heif" in errors
 
 
+@pytest.mark.slow
 def test_all_pages_of_a_tiff(command, tmp_path, rng, tiny_run):
     exif = Image.Exif()
     exif[271] = "a maker"
@@ -270,6 +273,7 @@ def test_what_is_printed(command, picture, tmp_path):
     assert json.loads(printed)["status"] == "finished before"
 
 
+@pytest.mark.slow
 def test_colours_are_kept(tiny_run, rng):
     """The means of large areas are LR's, tiles make no seams, and textures stay."""
     lr = photo(rng, 90, 70)

@@ -20,6 +20,7 @@ def test_arms_differ_in_the_upsampler_alone():
     assert all(config == configs[0] for config in configs)
 
 
+@pytest.mark.slow
 def test_first_outputs_show_the_grid():
     """Of LR that is the same in all rows, inside: only with ICNR and resizing are all rows of SR the same too."""
     rng = np.random.default_rng(0)

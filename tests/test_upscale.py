@@ -31,16 +31,19 @@ from upscale import Upscaler
 
 
 def test_windows_cover_and_hold_what_the_network_needs():
-    for n, tile, halo, grid in itertools.product(
-        [1, 9, 95, 96, 97, 119, 120, 121, 263, 400, 1000], [24, 50, 128], [3, 9, 40, 42], [1, tiles.GRID]
+    sizes = [1, 9, 81, 95, 96, 97, 119, 120, 121, 263, 400, 1000]
+    for n, tile, halo, (grid, step) in itertools.product(
+        sizes, [24, 50, 128], [3, 9, 40, 42], [(1, 1), (tiles.GRID, 1), (1, 4)]
     ):
-        parts = windows(n, tile, halo, grid)
+        parts = windows(n, tile, halo, grid, step)
+        assert all(start % step == 0 == (n - stop) % step for (start, stop), _ in parts)
         assert [part.core[0] for part in parts] == [0, *(part.core[1] for part in parts[:-1])]
         assert parts[-1].core[1] == n
         assert len({part.span[1] - part.span[0] for part in parts}) == 1
         for (start, stop), (first, last) in parts:
             assert 0 <= start <= max(first - halo, 0) and min(last + halo, n) <= stop <= n
-            assert stop - start <= math.ceil((tile + 2 * halo) / grid) * grid or grid > 1 and len(parts) == 1
+            most = math.ceil((tile + 2 * halo) / grid) * grid + 2 * (step - 1)
+            assert stop - start <= most or grid > 1 and len(parts) == 1
             if len(parts) > 1:
                 assert (stop - start) % grid == 0 and last > first
 
@@ -79,6 +82,7 @@ def whole_of(upscaler, lr):
     return utils.m11_to_u8(part(utils.u8_to_01(lr)[None])[0])
 
 
+@pytest.mark.slow
 def test_tiles_are_the_whole_picture(tiny, rng):
     """Against one call of the network on all of it, and against another tile size, for all kinds of arrays."""
     lr = photo(rng, 168, 144)
@@ -301,6 +305,7 @@ def names(folder):
     return [str(path.relative_to(folder)) for path in utils.list_files(folder)]
 
 
+@pytest.mark.slow
 def test_folders_keep_their_structure_and_finished_files_are_skipped(command, album, tmp_path):
     out = tmp_path / "out"
     status, printed, _ = command(album, "-o", out)
