@@ -247,6 +247,8 @@ def claims_of(study):
             lines.append(
                 f"- **{one} against {other}** ({cost}): {signed(psnr)} dB, {higher}; T-PSNR {signed(steady)} dB."
             )
+    if lines and max(len(runs_of(study, name)) for name in networks_of(study)) < 3:
+        lines += ["", "With fewer than three seeds these differences neither support nor refute the paper's claims."]
     return "\n".join(lines)
 
 
