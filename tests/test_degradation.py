@@ -119,6 +119,7 @@ def test_blocks_begin_at_any_place_of_a_crop(rng, always):
     assert phases == set(range(8))
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_bit_for_bit(call, clone, rng):
     """Its validation has LR of the same kind."""
     for i in range(6):
