@@ -116,7 +116,7 @@ that were trained without it.
 In tiles (`upscale.py`), each tile sees at least {halo} LR pixels around it, and the projection needs 10. So a
 border between tiles is as consistent as the inside; the tiles differ there by what the network itself makes of the
 pixels that it does not see. Beyond black and white SR is cut off, which contradicts LR again: `ppt3` in Set14,
-black text on white, is the worst of all.
+black text on white, is the worst of that set.
 
 Nothing was trained for these figures: the weights are those that ship.
 
