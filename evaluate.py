@@ -219,6 +219,12 @@ def shares_of(text):
     return [start + step * i for i in range(int((stop - start) / step + 1e-9) + 1)]
 
 
+def qualities(text):
+    """A `type` for argparse: the different whole numbers from 1 to 100 of "30,50"."""
+    of = terminal.number(int, 1, 100, "whole numbers from 1 to 100, as 30,50")
+    return tuple(dict.fromkeys(map(of, text.split(","))))
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description="Score interpolations and trained models on Set5, Set14 and BSD100, and write their pictures.",
@@ -268,6 +274,13 @@ def parse_arguments():
         nargs=3,
         metavar=("A", "B", "0:1:0.25"),
         help="rows of mixed weights (1-t)·A + t·B of two runs of one network, t from start to stop by step",
+    )
+    add(
+        "--jpeg",
+        type=qualities,
+        default=(),
+        metavar="Q,Q",
+        help="score each set again with LR that was saved as a JPEG of these qualities, as rows of SET-jpegQ",
     )
     add(
         "--axes",
@@ -422,6 +435,7 @@ def main():
         for members in sets.values():
             figures.check_names([image.name for image in members.images], [method.name for method in methods])
         testsets.prove(sets, args.scale, pool, args.force, known)
+        sets = testsets.with_jpegs(sets, args.jpeg)
         notes = foreign.take_in(folders, sets, args.out, known, pool)
         tasks = work.make_tasks(methods, sets, args.out, known, pool)
         if any(isinstance(task.method, Trained) and task.new for task in tasks):

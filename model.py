@@ -8,10 +8,8 @@ config is the MODEL section of config.py; docs/departures.md lists what differs 
 dtype floatx, so that the result is float32 also under mixed precision. `python model.py` lists all networks.
 """
 
-import math
-
 from cli import terminal
-from layers.blocks import batch_norm, conv, conv_to_rgb, prelu, residual_block
+from layers.blocks import batch_norm, conv, conv_to_rgb, prelu, residual_block, widths_of
 from layers.upsampling import UPSAMPLERS, bicubic
 from utils import LazyModule
 
@@ -27,20 +25,21 @@ def generator(lr_01, config, folded=False):
 
     folded: without the batch norms, for inference (inference/compiled.py).
     """
-    x = conv(lr_01, config.width, 9, "head_conv")  # k9n64s1
+    widths = widths_of(config)  # 64 everywhere; fewer after pruning
+    x = conv(lr_01, widths.trunk, 9, "head_conv")  # k9n64s1
     x = skip = prelu(x, "head_prelu")
 
     # 16 residual blocks. The scale (gamma) of each second batch norm is 0 at first: a block starts as the identity.
-    for i in range(1, config.blocks + 1):
-        x = residual_block(x, config, f"block{i}", prelu, folded, gammas=("ones", "zeros"))
+    for i, width in enumerate(widths.inner, start=1):
+        x = residual_block(x, width, config, f"block{i}", prelu, folded, gammas=("ones", "zeros"))
 
-    x = conv(x, config.width, 3, "body_conv")  # k3n64s1
+    x = conv(x, widths.trunk, 3, "body_conv")  # k3n64s1
     x = batch_norm(x, config, "body_bn", folded, gamma="zeros")
     x = keras.layers.Add(name="body_add")([x, skip])
 
     # Twice ×2: k3n256s1, a pixel shuffle and PReLU. config.upsampler may replace the first two.
-    for i in range(1, int(math.log2(config.scale)) + 1):
-        x = UPSAMPLERS[config.upsampler](x, config.width, f"upsample{i}_conv", config.upsampler_init)
+    for i, width in enumerate(widths.upsampled, start=1):
+        x = UPSAMPLERS[config.upsampler](x, width, f"upsample{i}_conv", config.upsampler_init)
         x = prelu(x, f"upsample{i}_prelu")
 
     add_to_bicubic = config.skip == "bicubic"  # our addition; the paper has "none"

@@ -103,10 +103,10 @@ class Values(NamedTuple):
         return self.losses | doctor.strengths(self.picture) | norms
 
 
-def update(config, state, crops, turns):
-    """One update of one replica from its crops and turns (see data.Batches). Returns Values."""
+def update(config, state, crops, turns, lr=None):
+    """One update of one replica from its crops and turns, and LR if the batch has it (data.Batches). Returns Values."""
     # 1. LR [batch, n/scale, n/scale, 3] in [0, 1] and HR [batch, n, n, 3] in [-1, 1] (section 3.2).
-    lr_01, real = data.degrade(crops, turns, config.MODEL.scale)
+    lr_01, real = data.degrade(crops, turns, config.MODEL.scale, lr)
     # 2. SR = G(LR) is the first output; DRCN has further ones that are compared with HR.
     with tf.GradientTape() as g_tape:
         outputs = tf.nest.flatten(state.supervised(lr_01, training=config.TRAIN.batch_norm == "batch"))
@@ -207,15 +207,15 @@ def apply_gradients(config, optimizer, gradients, variables):
 
 
 def make_update(config, state, strategy=None):
-    """The update of all replicas, not yet compiled: a function (crops, turns) → {name: scalar tensor}."""
+    """The update of all replicas, not yet compiled: a function of a batch's arrays → {name: scalar tensor}."""
     _ = tl.cost  # imports TensorLayer now: it makes variables, which must not happen while the update is traced
     strategy = strategy or tf.distribute.get_strategy()
 
-    def whole_update(crops, turns):
+    def whole_update(*batch):
         if strategy.num_replicas_in_sync == 1:
-            values = update(config, state, crops, turns)
+            values = update(config, state, *batch)
         else:
-            values = strategy.run(update, (config, state, crops, turns))
+            values = strategy.run(update, (config, state, *batch))
             values = tf.nest.map_structure(lambda value: strategy.reduce("mean", value, axis=None), values)
         state.step.assign_add(1)
         if state.average:
@@ -226,7 +226,7 @@ def make_update(config, state, strategy=None):
 
 
 def make_step(config, state, strategy=None, xla=True):
-    """The compiled update: step(crops, turns), from data.Batches, → Measured.
+    """The compiled update: step(*batch), the arrays of a batch from data.Batches, → Measured.
 
     state: TrainState; strategy: a tf.distribute strategy, each replica of which gets a share of the batch; xla: whether
     XLA compiles it.
@@ -241,13 +241,13 @@ class Step:
         self.whole_update, self.names = whole_update, []
         self.compiled = tf.function(self.stacked, jit_compile=xla, autograph=False)
 
-    def stacked(self, crops, turns):
-        values = self.whole_update(crops, turns)
+    def stacked(self, *batch):
+        values = self.whole_update(*batch)
         self.names = list(values)  # known once this is traced, before the first call returns
         return tf.stack(list(values.values()))  # fails unless all have one precision
 
-    def __call__(self, crops, turns):
-        return Measured(self.compiled(crops, turns), self.names)
+    def __call__(self, *batch):
+        return Measured(self.compiled(*batch), self.names)
 
 
 class Measured(Mapping):
@@ -339,8 +339,9 @@ def make_state(run, data_facts, init, vgg_path):
 
 def batches_of(photographs, indices, config):
     """The batches (data.Batches) of a run; indices: the photographs to train on."""
-    crop, train = config.DATA.crop, config.TRAIN
-    return data.Batches(photographs, indices, train.batch, crop, config.MODEL.scale, train.seed, config.DATA.detail)
+    source, train = config.DATA, config.TRAIN
+    how = {"detail": source.detail, "degradation": source.degradation}
+    return data.Batches(photographs, indices, train.batch, source.crop, config.MODEL.scale, train.seed, **how)
 
 
 SOMETIMES = ("log", "validate", "save")  # TRAIN.log_every and so on
@@ -357,9 +358,9 @@ def loop(run, state, step_function, batches, validation, strategy, log):
     first = step = int(state.step.numpy())
     stream = batches.stream(first + 1, last, share)
     while step < last:
-        step, crops, turns = next(stream)
+        step, *batch = next(stream)
         learning_rate = state.set_learning_rate(run.config, step)
-        unchecked[step] = step_function(*devices.distribute(strategy, crops, turns))
+        unchecked[step] = step_function(*devices.distribute(strategy, *batch))
         due = {what for what in SOMETIMES if step == last or step % settings[f"{what}_every"] == 0}
         stop = log.asked_to_stop and step < last
         if due or stop or step <= first + 3:

@@ -26,16 +26,17 @@ from tqdm import tqdm
 
 import utils
 from cli import terminal
-from images import animations, film_sequences, films, pictures, unfinished
+from images import animations, compression, film_sequences, films, pictures, unfinished
 from images.hashes import file_digest
 from images.made import is_made, remember
 from inference.engines import ENGINES
-from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights
+from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engine, choose_weights, describe
 from runs import store
 from utils import UserError
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}{postfix}"
 LARGEST_FACTOR = 16
+AUTO = "auto"  # for --weights: those that suit each picture
 FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
 
 
@@ -326,6 +327,7 @@ def make_page(job, upscaler, max_megapixels, progress, keep, page, write):
     name = pictures.format_of(job.target)
     picture = pictures.read(job.source, max_megapixels, page)
     size = job.size or tuple(upscaler.scale * side for side in picture.shape[:2])
+    compressed = remark_on(picture, upscaler)
     picture, remark = pictures.fit(picture, name, size=size)
     picture.kept["options"] = job.options
     with contextlib.ExitStack() as stack:
@@ -334,7 +336,23 @@ def make_page(job, upscaler, max_megapixels, progress, keep, page, write):
         if picture.shape[:2] != size:
             picture = picture.resized(*size)
         write(job.target, picture, name)
-    return remark
+    return "; ".join(filter(None, (remark, compressed)))
+
+
+def remark_on(picture, upscaler):
+    """What is said about a Picture that looks compressed if the Upscaler's weights are not for such; else ""."""
+    suited = store.photo_weights(dict.fromkeys((upscaler.scale, 4)))
+    if upscaler.for_photos or not suited or not compression.is_compressed(picture):
+        return ""
+    return f"it looks like a JPEG, whose traces are enlarged too: --weights {suited.name} suits it better"
+
+
+def weights_for(job, weights, scale, max_megapixels):
+    """Those of --weights auto for a Job: `weights`, or photo_weights for a picture that looks compressed."""
+    suited = store.photo_weights(dict.fromkeys((scale, 4)))
+    if not suited or films.is_film(job.source) or job.source.suffix.lower() == ".gif":
+        return weights
+    return suited if compression.is_compressed(pictures.read(job.source, max_megapixels, page=0)) else weights
 
 
 def enlarge(source, page, picture, upscaler, progress, keep, stack):
@@ -348,6 +366,7 @@ def enlarge(source, page, picture, upscaler, progress, keep, stack):
     out = picture.canvas(upscaler.scale) if pixels is None else pixels
     upscaler.upscale(picture, out, picture.kind != "CMYK", progress)
     if pixels:
+        upscaler.release()
         out = picture.canvas(upscaler.scale)
         for rows, band in pixels.bands():
             out[rows, slice(0, shape[1])] = band
@@ -374,7 +393,10 @@ def parse_arguments():
     )
     add("-o", "--out", metavar="OUT", type=Path, help="a folder, or a file for one input (default: beside the input)")
     add(
-        "--weights", metavar="RUN", help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4)"
+        "--weights",
+        metavar="RUN",
+        help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srresnet_x4_photo "
+        "for pictures that look like a JPEG, else the default",
     )
     add(
         "--blend",
@@ -444,6 +466,8 @@ def parse_arguments():
     add_film_flags(parser.add_argument_group("films").add_argument)
     args = parser.parse_args()
     args.film = film_options(args, parser)
+    if args.weights == AUTO and args.blend is not None:
+        parser.error("--blend mixes the weights that are named: leave out --weights auto")
     if args.suffix is not None and set(args.suffix) & FORBIDDEN:
         parser.error(f"--suffix takes a part of a file's name, not '{args.suffix}'")
     check_out(args.out, args.format, parser)
@@ -563,37 +587,47 @@ def read_standard_input(args, stack):
 def upscale_inputs(args, record):
     """What main does, with `args.inputs` as names; record: called with facts about each file. Returns the status."""
     failures = Failures(record)
+    automatic, args.weights = args.weights == AUTO, None if args.weights == AUTO else args.weights
     weights = args.weights or store.default_weights(dict.fromkeys((args.scale or 4, 4)))
-    if args.scale and args.scale > store.describe_weights(weights)[1]["config"].MODEL.scale:
+    if args.scale and args.scale > describe(weights)[1]["config"].MODEL.scale:
         args.scale, args.outscale = None, args.scale  # in two passes
-    weights, partner, config = choose_weights(args.weights, args.blend, args.scale)
+    config = choose_weights(weights, args.blend, args.scale)[2]
     scale = args.scale or config.scale
     found = find_inputs(args.inputs, args.out, failures)
     if not found:
         raise UserError("there is nothing to upscale: none of the inputs is or holds a picture or a film")
     if args.out and len(found) > 1 and (args.out.is_file() or is_file_name(args.out)):
         raise UserError(f"-o {args.out} is a file, but there are {len(found)} inputs: name a folder")
-    jobs = []
+    groups = {}  # {weights: [Job]}
     for job in plan(args, found, scale, failures):
         try:
             job = measure(job, args.max_megapixels, functools.partial(size_asked_for, args))
-            jobs.append(job._replace(options=options_of(args, pictures.format_of(job.target))))
+            suited = weights_for(job, weights, scale, args.max_megapixels) if automatic else weights
         except (UserError, OSError, MemoryError) as error:
             failures.add(job.source, error)
-    if jobs:
-        mixed = f", {args.blend:g} of them mixed with {1 - args.blend:g} of {partner}" if partner else ""
-        shrunk = f", shrunk to ×{scale} by MATLAB's bicubic" if scale != config.scale else ""
-        print(f"weights: {weights}, ×{config.scale}{mixed}{shrunk}")
-        if args.dry_run:
-            list_jobs(jobs, scale, record)
         else:
-            work = sum(job.work(scale) for job in jobs)
-            how = {"engine": args.engine, "exact": args.exact, "half": args.half, "colour_fix": args.colour_fix}
-            upscaler = Upscaler(args.weights, args.tile, args.blend, args.scale, **how, pixels=work)
-            upscale_all(jobs, upscaler, args, failures)
+            job = job._replace(options=options_of(args, pictures.format_of(job.target)))
+            groups.setdefault(suited, []).append(job)
+    for weights, jobs in groups.items():
+        upscale_group(jobs, weights, args, failures)
     if failures.count:
         print(f"{failures.count} of the inputs could not be upscaled", file=sys.stderr)
     return 1 if failures.count else 0
+
+
+def upscale_group(jobs, weights, args, failures):
+    """Upscale [Job], or say what would be made, with one network; weights: as for Upscaler. Raises UserError."""
+    weights, partner, config = choose_weights(weights, args.blend, args.scale)
+    scale = args.scale or config.scale
+    mixed = f", {args.blend:g} of them mixed with {1 - args.blend:g} of {partner}" if partner else ""
+    shrunk = f", shrunk to ×{scale} by MATLAB's bicubic" if scale != config.scale else ""
+    print(f"weights: {weights}, ×{config.scale}{mixed}{shrunk}")
+    if args.dry_run:
+        list_jobs(jobs, scale, failures.record)
+        return
+    work = sum(job.work(scale) for job in jobs)
+    how = {"engine": args.engine, "exact": args.exact, "half": args.half, "colour_fix": args.colour_fix}
+    upscale_all(jobs, Upscaler(weights, args.tile, args.blend, args.scale, **how, pixels=work), args, failures)
 
 
 def sizes_of(job, scale):

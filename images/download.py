@@ -140,6 +140,12 @@ MIRRORS = {  # archives that had the originals when this was written; --from nam
     "Manga109": (),  # manga109.org gives it away on request only
 }
 
+VID4 = {  # number of frames, width and height of its films
+    "calendar": (41, 720, 576),
+    "city": (34, 704, 576),
+    "foliage": (49, 720, 480),
+    "walk": (47, 720, 480),
+}
 
 HR_ENDING = re.compile(r"(_SRF_\d)?_HR$")  # img_001_SRF_4_HR, as SelfExSR's archives have it
 
@@ -235,6 +241,44 @@ def originals_of(folder, count):
                 choices.append((sum(map(os.path.getsize, found)), found))
                 break
     return max(choices)[1] if choices else []
+
+
+def fetch_vid4(root, source=None):
+    """Fill root/Vid4 with a folder of pictures for each film, from `source`: an archive, its address, or a folder.
+
+    A film is known by its name in the path, its number of frames and their size, so that HR is taken and not LR or SR
+    beside it. Raises UserError.
+    """
+    target = root / "Vid4"
+    if all(is_vid4(target / name, name) for name in VID4):
+        print("Vid4 is there already, nothing is fetched")
+        return target
+    if source is None:
+        raise UserError("Vid4 has no place that lasts: python data.py vid4 --from FOLDER_OR_ADDRESS, any copy will do")
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".incoming-") as folder:
+        place = unpack(source, Path(folder), root / ".downloads")
+        folders = sorted({path.parent for path in utils.list_images(place)})
+        found = {name: next((path for path in folders if is_vid4(path, name)), None) for name in VID4}
+        if missing := [name for name, path in found.items() if path is None]:
+            words = "; ".join("{} of {} pictures of {}×{}".format(name, *VID4[name]) for name in missing)
+            raise UserError(f"{source} has no folder {words}")
+        copy = Path(folder) / "Vid4"
+        for name, path in found.items():
+            (copy / name).mkdir(parents=True)
+            for file in utils.list_images(path):
+                shutil.copy(file, copy / name / file.name)
+        utils.write_folder_atomically(target, copy.rename)
+    return target
+
+
+def is_vid4(folder, name):
+    """Whether a folder holds the HR frames of Vid4's film `name`, as pictures."""
+    count, *size = VID4[name]
+    if name not in [part.lower() for part in folder.parts[-2:]] or not folder.is_dir():
+        return False
+    paths = utils.list_images(folder)
+    return len(paths) == count and list(pictures.read_image(paths[0]).shape[1::-1]) == size
 
 
 def unpack(place, folder, downloads):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from images import pictures
+from images import pictures, scenes
 from images.film_reading import Colour, Damaged, Film, Frame
 from utils import UserError
 
@@ -119,15 +119,21 @@ def write(plan, upscaler, progress):
         )
     kept, _ = pictures.metadata_for(name, {"chunks": chunks_of(plan)}, size)
     before = 0
-    for i, frame in enumerate(film.frames(plan.deep, plan.start, plan.end, plan.options.deinterlace)):
-        path = pattern.with_name(pattern.name % (i + 1))
-        if path.exists() and not plan.options.overwrite:
+
+    def path_of(i):
+        return pattern.with_name(pattern.name % (i + 1))
+
+    def is_done(i):
+        return path_of(i).exists() and not plan.options.overwrite
+
+    frames = film.frames(plan.deep, plan.start, plan.end, plan.options.deinterlace)
+    for i, (_, sr) in enumerate(scenes.upscaled(frames, is_done, upscaler, progress)):
+        if sr is None:
             progress(width * height)
             before += 1
             continue
-        sr = upscaler.upscale(frame.pixels, progress=progress)
         picture = pictures.Picture(sr if plan.deep else pictures.Image.fromarray(sr), "RGB", kept)
-        pictures.write(path, picture, name)
+        pictures.write(path_of(i), picture, name)
     return f"{before} of {len(plan.times)} pictures were there before (--overwrite makes them again)" if before else ""
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import utils
-from images import film_encoding, film_muxing, film_reading, film_sequences, pictures
+from images import film_encoding, film_muxing, film_reading, film_sequences, pictures, scenes
 from images.film_encoding import CODECS, CONTAINERS, SUFFIXES
 from utils import LazyModule, UserError
 
@@ -179,7 +179,8 @@ def write_film(plan, upscaler, progress):
     before, last, began = segments.done, 0, time.perf_counter()
     progress(before * film.size[0] * film.size[1])
     try:
-        for frame, sr in upscaled(plan, before, upscaler, progress):
+        frames = film.frames(plan.deep, plan.start, plan.end, plan.options.deinterlace)
+        for frame, sr in scenes.upscaled(frames, lambda i: i < before, upscaler, progress):
             moment, last = plan.time_of(frame, coding.time_base)
             if sr is not None:
                 segments.add(sr, moment, last)
@@ -219,17 +220,6 @@ def coding_of(plan, scale):
         light=film.light if plan.deep else {},
         container="avi" if container == "avi" else "mp4",
     )
-
-
-def upscaled(plan, before, upscaler, progress):
-    """Yield (film_reading.Frame, its SR) for all frames of a Plan; None for those that were done before.
-
-    A network that takes several frames at a time has its place here: frames come in order, and memory holds those that
-    it keeps. Pixels are converted only when they are asked for.
-    """
-    frames = plan.film.frames(plan.deep, plan.start, plan.end, plan.options.deinterlace)
-    for i, frame in enumerate(frames):
-        yield frame, None if i < before else upscaler.upscale(frame.pixels, progress=progress)
 
 
 def keep(segments, count):

@@ -25,8 +25,23 @@ def is_cut(before, after):
 
 def small(pixels):
     """Y of a frame, float [18, 32] in grey levels of 255."""
-    luma = utils.levels_to_01(pixels) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return 255 * cv2.resize(luma, SMALL, interpolation=cv2.INTER_AREA)
+    few = utils.levels_to_01(cv2.resize(pixels, SMALL, interpolation=cv2.INTER_AREA))
+    return 255 * few @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def upscaled(frames, is_done, upscaler, progress):
+    """Yield (film_reading.Frame, its SR) for all frames of a film; None for those that are done already.
+
+    is_done: from the frame's number to whether it is; upscaler: an Upscaler, progress: as its upscale() takes it. A
+    network that sees several frames gets those of one scene; memory holds no more than these.
+    """
+    radius = upscaler.frames // 2
+    for i, window in enumerate(neighbourhoods(frames, radius)):
+        if is_done(i):
+            yield window[radius], None
+        else:
+            pixels = np.concatenate([frame.pixels for frame in window], axis=-1)
+            yield window[radius], upscaler.upscale(pixels, progress=progress)
 
 
 def neighbourhoods(frames, radius):
@@ -38,7 +53,7 @@ def neighbourhoods(frames, radius):
     window, scene, before = [], 0, None
     for i, frame in enumerate(itertools.chain(frames, [None] * radius)):
         if frame is not None:
-            scene += before is not None and is_cut(before.pixels, frame.pixels)
+            scene += radius > 0 and before is not None and is_cut(before.pixels, frame.pixels)
             window.append((frame, scene))
             before = frame
         if i >= radius:

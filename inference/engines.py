@@ -23,14 +23,15 @@ import numpy as np
 import utils
 from images import hashes
 from inference import compiled, formats
-from networks import receptive
-from runs import devices, store
+from networks import receptive, vespcn
+from runs import devices, film_runs, store
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 keras = LazyModule("keras")
 
 FORM = "engine 1"  # of the converted files: raise it when they change
+FILM_HALO = 40  # LR pixels around tiles of a network for films
 KEPT = 16  # conversions that stay in the cache, of 5 to 12 MB each
 SIDE = 96  # of the LR image that engines are timed with, in pixels
 TURNS = 3  # of the timing
@@ -46,6 +47,8 @@ class Source(NamedTuple):
     share: float | None
     config: dict  # the MODEL section
 
+    frames = 1  # of a film, that it sees at a time
+
     def generator(self):
         """The generator. Raises UserError."""
         if self.partner:
@@ -56,6 +59,10 @@ class Source(NamedTuple):
         """The generator without batch norms. Raises UserError."""
         return compiled.fold_batch_norm(self.generator(), self.config)
 
+    def radius(self, network):
+        """How far a part of the network sees, in LR pixels."""
+        return receptive.radius_of(network)
+
     def digest(self, *facts):
         """A name for these weights and the facts, texts."""
         files = [hashes.file_digest(file, "sha256") for file in (self.weights, self.partner) if file]
@@ -63,17 +70,35 @@ class Source(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+class FilmSource(Source):
+    """The weights of a network that sees several frames of a film; no partner."""
+
+    @property
+    def frames(self):
+        return vespcn.NETWORKS[self.config.network].frames
+
+    def network(self):
+        """The network with colour: RGB frames [batch, h, w, 3·frames] to SR RGB, as a generator's. Raises UserError."""
+        return vespcn.with_colour(film_runs.load(self.weights, self.config), self.config.scale)
+
+    def radius(self, network):
+        """Of tiles, that show no seams: a flow sees 29 LR pixels and leads to others."""
+        return FILM_HALO
+
+
 class Loaded(NamedTuple):
     """A generator that is ready to run, in one part or in two: see compiled.split.
 
     parts: functions from float32 [n, h, w, c] to [n, h', w', c'], the first from LR in [0, 1], the last to SR in about
     [-1, 1]; they raise MemoryError and UserError. radii: how far each sees, in LR pixels. batch: how many tiles of a
-    picture are best computed at a time.
+    picture are best computed at a time. bytes: memory that the first of two parts takes for each LR pixel and feature
+    map.
     """
 
     parts: list
     radii: list
     batch: int = 1
+    bytes: int = 32
 
 
 def guarded(run):
@@ -114,7 +139,7 @@ def load_tensorflow(source, whole=False, half=False):
         if half:
             devices.choose_precision("float32")
     parts = [guarded(compiled.as_function(network, xla=gpu and not whole)) for network in networks]
-    return Loaded(parts, [receptive.radius_of(network) for network in networks], batch=4 if gpu and not whole else 1)
+    return Loaded(parts, [source.radius(network) for network in networks], batch=4 if gpu and not whole else 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,13 +195,15 @@ class Converted(NamedTuple):
     runs: tuple  # packages that run a file, as they are imported
     converts: tuple  # packages that write one, beside TensorFlow
     libraries: tuple  # whose versions name a conversion
+    bytes: int  # see Loaded
 
 
 ENGINES = {
     "tensorflow": None,
-    "litert": Converted(".tflite", write_litert, load_litert, ("ai_edge_litert",), (), ("tensorflow",)),
+    # 72 bytes are 18 maps: each convolution keeps 9 pointers of 8 bytes for every pixel (measured, as all of these).
+    "litert": Converted(".tflite", write_litert, load_litert, ("ai_edge_litert",), (), ("tensorflow",), 72),
     "onnxruntime": Converted(
-        ".onnx", write_onnx, load_onnx, ("onnxruntime",), ("tf2onnx", "onnx"), ("tensorflow", "tf2onnx")
+        ".onnx", write_onnx, load_onnx, ("onnxruntime",), ("tf2onnx", "onnx"), ("tensorflow", "tf2onnx"), 24
     ),
 }
 
@@ -202,7 +229,7 @@ def load(name, source, whole=False, half=False):
     radii = read_radii(stem) or convert(name, source, stem)
     files = [folder() / f"{stem}.{i}{engine.ending}" for i in range(len(radii))]
     try:
-        return Loaded([guarded(engine.load(file)) for file in files], radii)
+        return Loaded([guarded(engine.load(file)) for file in files], radii, bytes=engine.bytes)
     except Exception as error:  # damaged, or not for this machine
         (folder() / f"{stem}.json").unlink(missing_ok=True)
         raise UserError(f"{name} cannot load what was converted ({utils.short(error)}): try it again") from error
@@ -226,7 +253,7 @@ def read_radii(stem):
 def convert(name, source, stem):
     """Convert a Source for an engine into the cache; returns the radii of its parts. Raises UserError."""
     engine, networks = ENGINES[name], compiled.split(source.network())
-    radii = [receptive.radius_of(network) for network in networks]
+    radii = [source.radius(network) for network in networks]
     try:
         folder().mkdir(parents=True, exist_ok=True)
         for i, network in enumerate(networks):

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 import utils
 from inference import engines
-from runs import store
+from networks import vespcn
+from runs import film_runs, store
 from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
@@ -27,8 +28,9 @@ LEAST_TILE = 24
 HALO = 16  # LR pixels around a core, if the network sees further and it need not be exact
 STRIP = 2**14  # LR pixels of a tile that go through the second part of a network at a time
 GRID = 24  # an exact window's sides are multiples of this: see `windows`
-# Memory for each LR pixel of a window and feature map of the network: in one part (measured: 270), and in two.
-BYTES_WHOLE, BYTES_SPLIT = 256, 32
+BYTES_WHOLE = 256  # memory for each LR pixel of a window and feature map of a network in one part (measured: 270)
+BYTES_FILM, FILM_TILE = 3000, 1280  # memory for each LR pixel of a network for films, and its largest tile
+MOST = 0.75 * 2**30  # bytes that a window takes of a network in two parts, so that 12 megapixels need 1.5 GiB in all
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
 # Where a container's memory is told, by cgroups of versions 2 and 1: folder, limit, what is used, what of it is not.
 CGROUPS = (
@@ -48,6 +50,8 @@ class Upscaler:
     the result is then shrunk by MATLAB's bicubic. engine: a name in engines.ENGINES, or "auto" for the one that is done
     first with `pixels` LR pixels. exact: as one call on the whole picture to the last bit, by TensorFlow without
     oneDNN. half: in 16 bits, by TensorFlow. colour_fix: large areas keep the colours of LR. Raises UserError.
+
+    frames: how many frames of a film the network sees at a time; a picture stands for all of them.
     """
 
     def __init__(
@@ -68,37 +72,52 @@ class Upscaler:
         self.exact, self.half, self.colour_fix = exact, half, colour_fix
         choose_onednn(not exact)
         self.source = source_of(weights, partner, blend)
-        self.engine = choose_engine(engine, exact, half) or engines.fastest(self.source, pixels)
-        self.parts, radii, self.batch = engines.load(self.engine, self.source, exact, half)
+        self.frames = self.source.frames
+        trained_on = describe(weights)[1]["config"].get("DATA", {})  # a network for films has no such section
+        self.for_photos = trained_on.get("degradation") == "photo"
+        self.engine = choose_engine(engine, exact, half, self.frames) or engines.fastest(self.source, pixels)
+        self.parts, radii, self.batch, self.bytes = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
-        self.halo = (sum(radii) if exact else min(sum(radii), HALO)) + self.margin
+        self.halo = (sum(radii) if exact or self.frames > 1 else min(sum(radii), HALO)) + self.margin
         self.strip_halo = radii[-1]
         self.tile = tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
-        """The largest tile that uses half of the free memory, but no larger than TILE or EXACT_TILE."""
-        pixel = (BYTES_WHOLE if len(self.parts) == 1 else BYTES_SPLIT) * config.width * self.batch
-        pixel *= (config.scale / 4) ** 2 if len(self.parts) == 1 else 1
-        side = int((free_memory() / 2 / pixel) ** 0.5) // GRID * GRID
-        return max(min(side - 2 * self.halo, TILE if len(self.parts) > 1 else EXACT_TILE), LEAST_TILE)
+        """The largest tile that uses half of the free memory, within MOST, TILE, EXACT_TILE or FILM_TILE."""
+        room, growth = free_memory() / 2 / self.batch, (config.scale / 4) ** 2
+        if len(self.parts) > 1:
+            pixel, room, most = self.bytes * config.width, min(room, MOST), TILE
+        elif self.frames > 1:
+            pixel, most = BYTES_FILM * growth, FILM_TILE
+        else:
+            pixel, most = BYTES_WHOLE * config.width * growth, EXACT_TILE
+        side = int((room / pixel) ** 0.5) // GRID * GRID
+        return max(min(side - 2 * self.halo, most), LEAST_TILE)
+
+    def release(self):
+        """Give back the memory that LiteRT or onnxruntime hold, before a large result is put together."""
+        if engines.ENGINES[self.engine]:
+            self.parts = None  # loaded again, in a moment, when there is something to upscale
 
     def upscale(self, image, out=None, alpha=True, progress=lambda count: None):
         """SR of a picture, of its type and channels: [scale·h, scale·w] or [scale·h, scale·w, c].
 
         image: uint8 or uint16 [h, w] or [h, w, c], upright: c = 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha (not
-        premultiplied); or an object with `shape` and `dtype` that is read and written by two slices, such as
-        pictures.Picture. out: where to write the result, of the same kind or an unfinished.Canvas; None for a new
-        array. alpha: False if the last of 2 or 4 channels is not alpha but goes through the network as a gray picture
-        (the K of CMYK). progress: called with the number of LR pixels done. Gray goes through the network as three
-        equal channels, whose mean is taken; alpha is upscaled by MATLAB's bicubic. Raises UserError.
+        premultiplied), 3·frames RGB of neighbours in a film, of which SR is the middle one; or an object with `shape`
+        and `dtype` that is read and written by two slices, such as pictures.Picture. out: where to write the result, of
+        the same kind or an unfinished.Canvas; None for a new array. alpha: False if the last of 2 or 4 channels is not
+        alpha but goes through the network as a gray picture (the K of CMYK). progress: called with the number of LR
+        pixels done. Gray goes through the network as three equal channels, whose mean is taken; alpha is upscaled by
+        MATLAB's bicubic. Raises UserError.
         """
         if isinstance(image, np.ndarray) and image.ndim == 2:
             return self.upscale(image[..., None], out, alpha, progress)[..., 0]
         height, width, channels = image.shape
-        if image.dtype not in (np.uint8, np.uint16) or not 1 <= channels <= 4 or not height * width:
+        known = channels in (1, 2, 3, 4, 3 * self.frames)
+        if image.dtype not in (np.uint8, np.uint16) or not known or not height * width:
             raise UserError(f"takes uint8 or uint16 [h, w, 1 to 4], not {image.dtype} {list(image.shape)}")
         if out is None:
-            out = np.empty((self.scale * height, self.scale * width, channels), image.dtype)
+            out = np.empty((self.scale * height, self.scale * width, channels if channels <= 4 else 3), image.dtype)
         done = 0
         while done < height * width:
             try:
@@ -136,7 +155,7 @@ class Upscaler:
             written.result()
 
     def read(self, image, batch, alpha):
-        """([what goes through the network, float32 [n, h, w, 1 or 3] in [0, 1]], [what is finished]) of n tiles.
+        """([what goes through the network, float32 [n, h, w, c] in [0, 1]], [what is finished]) of n tiles.
 
         What is finished is SR of their alpha, [n, s·h, s·w, 1] of the image's type. batch: [(Window, Window)] of rows
         and columns.
@@ -150,7 +169,7 @@ class Upscaler:
         return [lr_01, utils.levels_to_01(last)], []
 
     def read_tile(self, image, rows, columns, alpha):
-        """(colours float32 [h, w, 1 or 3] in [0, 1], the last of 2 or 4 channels as it is) of a window.
+        """(colours float32 [h, w, c] in [0, 1], the last of 2 or 4 channels as it is) of a window.
 
         rows, columns: its spans. Colours are spread into transparent parts.
         """
@@ -158,7 +177,7 @@ class Upscaler:
         outer = [widened(span, BLEED, n) for span, n in zip(spans, image.shape[:2], strict=True)]
         lr = image[tuple(slice(*span) for span in outer)]
         inner = tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(spans, outer, strict=True))
-        colours = {1: 1, 2: 1, 3: 3, 4: 3}[lr.shape[-1]]
+        colours = {2: 1, 4: 3}.get(lr.shape[-1], lr.shape[-1])
         lr_01, last = utils.levels_to_01(lr[..., :colours]), lr[..., colours:]
         if alpha and last.size:
             lr_01 = bleed(lr_01, last > 0)
@@ -179,15 +198,20 @@ class Upscaler:
                 out.reached(place[0].stop)
 
     def run(self, lr_01, dtype):
-        """The network on float32 [n, h, w, 1 or 3] in [0, 1]: uint8 or uint16 [n, s·h, s·w, 1 or 3], at its scale."""
+        """The network on float32 [n, h, w, c] in [0, 1]: uint8 or uint16 [n, s·h, s·w, 1 or 3], at its scale."""
         n, height, width, channels = lr_01.shape
+        parts = self.parts = self.parts or engines.load(self.engine, self.source).parts
         s, x = self.network_scale, utils.to_rgb(lr_01)
+        if channels == 3 * self.frames:
+            channels, lr_01 = 3, lr_01[..., self.frames // 2 * 3 :][..., :3]
+        else:
+            x = np.tile(x, self.frames)
         strip = height
-        if len(self.parts) > 1:
-            x, strip = self.parts[0](x), max(STRIP // (n * width), 1)
+        if len(parts) > 1:
+            x, strip = parts[0](x), max(STRIP // (n * width), 1)
         sr = np.empty((n, s * height, s * width, channels), dtype)
         for (start, stop), (top, bottom) in windows(height, strip, self.strip_halo):
-            sr_m11 = np.asarray(self.parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
+            sr_m11 = np.asarray(parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
             if channels == 1:
                 sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
             sr[:, s * top : s * bottom] = utils.m11_to_levels(sr_m11, dtype)
@@ -195,7 +219,7 @@ class Upscaler:
 
     def windows(self, n):
         """The Windows that cover an axis of n LR pixels."""
-        return windows(n, self.tile, self.halo, GRID if self.exact else 1)
+        return windows(n, self.tile, self.halo, GRID if self.exact else 1, 1 if self.frames == 1 else vespcn.CELL)
 
     def count(self, height, width):
         """How many tiles a picture of this size takes."""
@@ -213,13 +237,18 @@ class Upscaler:
         tqdm.write(f"memory is short: continuing with tiles of {self.tile}×{self.tile} pixels", file=sys.stderr)
 
 
-def choose_engine(name, exact, half):
-    """The engine that is asked for, or None for the fastest; exact and half need TensorFlow. Raises UserError."""
+def choose_engine(name, exact, half, frames=1):
+    """The engine that is asked for, or None for the fastest; exact and half need TensorFlow. Raises UserError.
+
+    frames: of a film, that the network sees at a time: several need TensorFlow, in float32.
+    """
+    if frames > 1 and (exact or half or name not in ("auto", "tensorflow")):
+        raise UserError("a network for films runs in TensorFlow and float32: leave out --exact, --half and --engine")
     if exact and half:
         raise UserError("--exact and --half exclude each other: 16 bits are not exact")
     if (exact or half) and name not in ("auto", "tensorflow"):
         raise UserError(f"--{'exact' if exact else 'half'} needs --engine tensorflow, not {name}")
-    return "tensorflow" if exact or half else None if name == "auto" else name
+    return "tensorflow" if exact or half or frames > 1 else None if name == "auto" else name
 
 
 def choose_onednn(wanted):
@@ -239,9 +268,16 @@ def choose_onednn(wanted):
 
 def source_of(weights, partner, blend):
     """The engines.Source of what choose_weights returns."""
-    weights, about = store.describe_weights(weights)
+    weights, about = describe(weights)
+    if about["mode"] == film_runs.MODE:
+        return engines.FilmSource(weights, None, None, about["config"].MODEL)
     partner = partner and store.describe_weights(partner)[0]
     return engines.Source(weights, partner, blend if partner else None, about["config"].MODEL)
+
+
+def describe(weights):
+    """(weights file, config.json's content) of a generator, or of a network for films. Raises UserError."""
+    return film_runs.describe(weights) or store.describe_weights(weights)
 
 
 def choose_weights(weights, blend, scale):
@@ -250,7 +286,7 @@ def choose_weights(weights, blend, scale):
     Does not load TensorFlow. Raises UserError if weights are missing or do not fit.
     """
     weights = weights or store.default_weights(dict.fromkeys((scale or 4, 4)))
-    about = store.describe_weights(weights)[1]
+    about = describe(weights)[1]
     config = about["config"].MODEL
     if scale and scale > config.scale:
         raise UserError(f"{weights} is a ×{config.scale} model: --scale {scale} needs other --weights")
@@ -270,20 +306,24 @@ class Window(NamedTuple):
     core: tuple  # the part whose SR is kept
 
 
-def windows(n, tile, halo, grid=1):
+def windows(n, tile, halo, grid=1, step=1):
     """[Window] that cover an axis of n pixels; each core has `halo` pixels of its span, or the border, on both sides.
 
     All spans have the same length, about tile + 2·halo at most, and lie inside the picture. Where a core ends at the
     picture's border, so does its span: the network pads each layer there as in the whole picture. The length is a
     multiple of `grid`, which for exact tiles is GRID: TensorFlow's convolutions compute several pixels at a time, and
     add up in another order for a remainder, so there must be none. An axis too short for several spans is one window.
+    step: spans begin at its multiples and end as the axis does, for networks with strides.
     """
     longest = next_multiple(tile + 2 * halo, grid)
     if (n % grid == 0 and n <= longest) or 2 * (n // grid * grid) < n + 2 * halo:
         return [Window((0, n), (0, n))]
     count = max(math.ceil((n - 2 * halo) / (longest - 2 * halo)), 2)
-    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count), grid)
-    starts = [i * (n - side) // (count - 1) for i in range(count)]
+    side = next_multiple(math.ceil((n + 2 * halo * (count - 1)) / count) + step - 1, grid)
+    side += (n - side) % step
+    if side >= n:
+        return [Window((0, n), (0, n))]
+    starts = [i * (n - side) // (count - 1) // step * step for i in range(count)]
     ends = [0, *(start + halo for start in starts[1:]), n]
     return [Window((starts[i], starts[i] + side), (ends[i], ends[i + 1])) for i in range(count)]
 

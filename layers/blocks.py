@@ -4,6 +4,9 @@
 layers by their names, so a name must not change.
 """
 
+import math
+from typing import NamedTuple
+
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -36,17 +39,33 @@ def batch_norm(x, config, name, folded=False, gamma="ones"):
     return keras.layers.BatchNormalization(gamma_initializer=gamma, name=name, **numbers)(x)
 
 
-def residual_block(x, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
-    """k3, batch norm, activation, k3, batch norm, plus the input, all with config.width maps. Paper: Figure 4.
+def residual_block(x, width, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
+    """k3, batch norm, activation, k3, batch norm, plus the input. Paper: Figure 4.
 
-    activation: prelu or relu; folded: without batch norms; gammas: the two batch norms' initial scales;
-    settings: keras.layers.Conv2D's.
+    width: the maps between the two convolutions; activation: prelu or relu; folded: without batch norms; gammas: the
+    two batch norms' initial scales; settings: keras.layers.Conv2D's.
     """
     skip = x
-    x = batch_norm(conv(x, config.width, 3, f"{name}_conv1", **settings), config, f"{name}_bn1", folded, gammas[0])
+    x = batch_norm(conv(x, width, 3, f"{name}_conv1", **settings), config, f"{name}_bn1", folded, gammas[0])
     x = activation(x, f"{name}_{activation.__name__}")
-    x = batch_norm(conv(x, config.width, 3, f"{name}_conv2", **settings), config, f"{name}_bn2", folded, gammas[1])
+    x = conv(x, skip.shape[-1], 3, f"{name}_conv2", **settings)
+    x = batch_norm(x, config, f"{name}_bn2", folded, gammas[1])
     return keras.layers.Add(name=f"{name}_add")([x, skip])
+
+
+class Widths(NamedTuple):
+    """The feature maps of a generator's layers; pruning (papers/pruning.py) leaves fewer than the paper's 64."""
+
+    trunk: int  # of what the residual blocks add to
+    inner: list  # between the two convolutions of each block
+    upsampled: list  # behind each upsampling
+
+
+def widths_of(config):
+    """The Widths of the MODEL section: MODEL.widths if it is given, else config.width everywhere, as in the paper."""
+    steps = int(math.log2(config.scale))
+    numbers = [int(text) for text in config.widths.split()] or [config.width] * (1 + config.blocks + steps)
+    return Widths(numbers[0], numbers[1 : 1 + config.blocks], numbers[1 + config.blocks :])
 
 
 def row_convolution():

@@ -82,7 +82,7 @@ def johnson(lr_01, config, folded=False):
     """
     x = relu(batch_norm(conv(lr_01, config.width, 9, "head_conv"), config, "head_bn", folded), "head_relu")
     for i in range(1, config.blocks + 1):
-        x = residual_block(x, config, f"block{i}", relu, folded)
+        x = residual_block(x, config.width, config, f"block{i}", relu, folded)
     for i in range(1, int(math.log2(config.scale)) + 1):
         x = batch_norm(deconv(x, config.width, f"upsample{i}_conv"), config, f"upsample{i}_bn", folded)
         x = relu(x, f"upsample{i}_relu")

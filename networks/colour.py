@@ -15,8 +15,13 @@ def with_colour(luma_network):
 
     def generator(lr_01, config, folded=False):
         ycbcr = rgb_to_ycbcr(lr_01)
-        y = keras.ops.cast(luma_network(ycbcr[..., :1], config), keras.config.floatx())
-        chroma = bicubic(ycbcr[..., 1:], config.scale, "chroma")
-        return 2 * ycbcr_to_rgb(keras.ops.concatenate([y, chroma], axis=-1)) - 1
+        return in_colour(luma_network(ycbcr[..., :1], config), ycbcr[..., 1:], config.scale)
 
     return generator
+
+
+def in_colour(y, chroma, scale):
+    """SR RGB [batch, scale·h, scale·w, 3] in [-1, 1] of SR's Y [batch, scale·h, scale·w, 1] and LR's Cb and Cr."""
+    y = keras.ops.cast(y, keras.config.floatx())
+    chroma = bicubic(chroma, scale, "chroma")
+    return 2 * ycbcr_to_rgb(keras.ops.concatenate([y, chroma], axis=-1)) - 1

@@ -24,7 +24,7 @@ def generator(lr_01, config, folded=False):
     inner = normal | {"use_bias": folded}  # with batch norm, its shift is the bias
     x = first = relu(conv(2 * lr_01 - 1, config.width, 3, "head_conv", **normal), "head_relu")
     for i in range(1, config.blocks + 1):
-        x = residual_block(x, config, f"block{i}", relu, folded, gammas=(gamma, gamma), **inner)
+        x = residual_block(x, config.width, config, f"block{i}", relu, folded, gammas=(gamma, gamma), **inner)
     x = batch_norm(conv(x, config.width, 3, "body_conv", **inner), config, "body_bn", folded, gamma)
     x = keras.layers.Add(name="body_add")([x, first])
     for i in range(1, int(math.log2(config.scale)) + 1):

@@ -7,8 +7,13 @@ TensorFlow.
 
 from typing import NamedTuple
 
+from easydict import EasyDict as edict
+
 from layers.blocks import conv
+from layers.colour import rgb_to_ycbcr
 from layers.warping import warping
+from networks import baselines
+from networks.colour import in_colour
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -16,6 +21,7 @@ tf = LazyModule("tensorflow")
 
 WIDTH = 24  # feature maps of all layers but the last
 REACH = 16  # LR pixels of a flow of 1: from the middle to the border of the paper's crops of 33
+CELL = 4  # pixels of a side that have one coarse flow: the strides of its layers
 EPSILON = 0.01  # of the Huber loss (the paper's ε)
 MOTION, SMOOTH = 0.01, 0.001  # the paper's β and λ in the joint loss
 SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
@@ -24,8 +30,8 @@ SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
 class VideoNetwork(NamedTuple):
     """One of the paper's networks: its number of layers and frames, how they are fused, whether motion is compensated.
 
-    fusion: "early" (all frames in the first layer), "slow" (two neighbours a layer, Figure 2c) or "shared" (slow with
-    the same weights at all times, which is a 3D convolution, Figure 2d).
+    fusion: "early" (all frames in the first layer), "slow" (two neighbours a layer, Figure 2c), "shared" (slow with
+    the same weights at all times, which is a 3D convolution, Figure 2d), or "espcn": ESPCN, of one frame.
     """
 
     layers: int
@@ -35,7 +41,9 @@ class VideoNetwork(NamedTuple):
 
 
 NETWORKS = {
+    "ESPCN": VideoNetwork(3, 1, "espcn"),
     "5L-E1": VideoNetwork(5, 1),
+    "7L-E1": VideoNetwork(7, 1),
     "9L-E1": VideoNetwork(9, 1),
     "5L-E3": VideoNetwork(5, 3),
     "5L-E5": VideoNetwork(5, 5),
@@ -70,6 +78,19 @@ def build(name, scale, width=WIDTH):
     return keras.Model(frames, outputs, name=plain(name))
 
 
+def with_colour(network, scale):
+    """The Keras model of RGB frames [batch, h, w, 3·n] in [0, 1] to SR RGB of the middle one, in [-1, 1].
+
+    Y by a network of build(), Cb and Cr by bicubic interpolation.
+    """
+    n = network.inputs[0].shape[-1]
+    rgb = keras.Input((None, None, 3 * n), name="rgb")
+    frames = [rgb_to_ycbcr(rgb[..., 3 * i : 3 * i + 3]) for i in range(n)]
+    outputs = network(keras.layers.Concatenate(name="y")([frame[..., :1] for frame in frames]))
+    y = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+    return keras.Model(rgb, in_colour(y, frames[n // 2][..., 1:], scale), name=f"{network.name}_in_colour")
+
+
 def plain(name):
     """A network's name as TensorFlow allows it."""
     return f"net_{name}".replace("-", "_")
@@ -78,6 +99,8 @@ def plain(name):
 def fused(frames, network, scale, width):
     """SR of frames [batch, h, w, n] by layers over space and time (section 3.1): k3, ReLU, the last one linear."""
     n = network.frames
+    if network.fusion == "espcn":
+        return baselines.espcn(frames, edict(scale=scale, width=64))
     slow = network.fusion != "early"
     times = [frames[..., i : i + 1] for i in range(n)] if slow else [frames]
     for layer in range(1, network.layers):
@@ -128,7 +151,7 @@ def motion_compensation(width=WIDTH):
     """
     current, neighbour = (keras.Input((None, None, 1), name=name) for name in ("current", "neighbour"))
     both = keras.layers.Concatenate(name="pair")([current, neighbour])
-    coarse = flow_of(both, COARSE, 4, width, "coarse")
+    coarse = flow_of(both, COARSE, CELL, width, "coarse")
     near = warping(neighbour, pixels(coarse), "coarse_warp")
     seen = keras.layers.Concatenate(name="seen")([current, neighbour, coarse, near])
     flow = keras.layers.Add(name="flow")([coarse, flow_of(seen, FINE, 2, width, "fine")])

@@ -102,7 +102,7 @@ Sønderby, Caballero, Theis, Shi and Huszár, "Amortised MAP inference for image
 2017), put a fixed projection behind a generator f: g(x) = (I - A⁺A) f(x) + A⁺x. A shrinks HR to LR, and A⁺ is its
 pseudo-inverse, so that A g(x) = x whatever f paints. Then they train f by a GAN (AffGAN), a denoiser (AffDG) or a
 density of HR (AffLL). Without the projection, a loss |x - Aŷ| stands for it (SoftGAN, SoftDG). What differs here is
-listed in [departures](departures.md), from 43 on.
+listed in [departures](departures.md), from 46 on.
 
 ## The projection
 

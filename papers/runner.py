@@ -13,8 +13,13 @@ from utils import UserError
 
 def is_finished(row):
     """Whether a row's run has saved all the updates in its config.json."""
-    directory = store.root() / run_name(row.name)
-    if not all((directory / name).is_file() for name in ("config.json", store.WEIGHTS)):
+    return has_ended(run_name(row.name))
+
+
+def has_ended(name):
+    """Whether the run `name` has saved all the updates in its config.json."""
+    directory = store.root() / name
+    if not all((directory / file).is_file() for file in ("config.json", store.WEIGHTS)):
         return False
     return newest_step(directory) >= store.read_about(directory / "config.json")["config"].TRAIN.steps
 
@@ -28,7 +33,11 @@ def train_row(row, minutes, data_directory, overrides):
         other = f" (not {wanted:,}: remove {store.root() / name} to train it again)" if done != wanted else ""
         print(f"{name}: finished before, {done:,} updates{other}")
         return
-    command = command_of(row, minutes, data_directory, overrides)
+    train_run(name, command_of(row, minutes, data_directory, overrides), data_directory)
+
+
+def train_run(name, command, data_directory=None):
+    """Start train.py with the arguments `command` for the run `name`, or resume it. Raises UserError if it stops."""
     if (store.root() / name / "config.json").is_file():
         command = ["--resume", name, *(("--data", data_directory) if data_directory else ())]
     print(f"{name}: python train.py {' '.join(command)}", flush=True)
@@ -38,5 +47,5 @@ def train_row(row, minutes, data_directory, overrides):
             with contextlib.suppress(KeyboardInterrupt):  # train.py gets Ctrl-C too
                 process.wait()
         signal.signal(signal.SIGTERM, before)
-    if not is_finished(row):
+    if not has_ended(name):
         raise UserError(f"{name} is not finished; the same command continues it")

@@ -1,10 +1,11 @@
 """VESPCN (Caballero et al., 2017): its networks' sizes and work, their training on films of photographs, and Vid4.
 
     python -m papers.vespcn --list
-    python -m papers.vespcn 9L-E3-MC --data ~/photos --steps 2000
-    python -m papers.vespcn 9L-E3-MC --vid4 ~/vid4          # scores what was trained
+    python -m papers.vespcn 9L-E3 9L-E3-MC --data ~/photos --steps 2000 --seeds 3
+    python -m papers.vespcn --score ~/vid4         # scores what was trained, and writes the page (docs/vespcn.md)
 
-Only Y is trained and scored, as in the paper. A network's weights and log are in checkpoint/vespcn-NAME-xSCALE-SEED/.
+Only Y is trained and scored, as in the paper. A network's weights, config.json and log are in
+checkpoint/vespcn-NAME-xSCALE-SEED/; what is there already is not trained again.
 """
 
 import argparse
@@ -17,28 +18,20 @@ from tqdm import tqdm
 import data
 import utils
 from cli import terminal
-from images import film_reading, motion, pictures
-from networks import counting, vespcn
-from runs import store
-from scoring import metrics
+from images import motion, pictures
+from networks import vespcn
+from papers import vespcn_page
+from runs import film_runs, store
+from scoring import films
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 CROP = 33  # LR pixels of a side, as in the paper
-BATCH, RATE = 16, 1e-3  # the paper's rate of 1e-4 is for far longer trainings
-FILMS = 200  # in the pool that batches are drawn from
+BATCH, RATE = 4, 1e-3  # the paper's rate of 1e-4 and batches of 1 to 128 are for far longer trainings
+FILMS = 400  # in the pool that batches are drawn from
 LENGTH = 7  # frames of one
-BORDER = 8  # HR pixels that are not scored
-WEIGHTS = "vespcn.weights.h5"
-# GOps for a frame of 1080 lines in the paper, {(network, scale): GOps}.
-PAPER_WORK = {("5L-E3", 3): 7.96, ("9L-E3-MC", 3): 24.23, ("5L-E3", 4): 4.85, ("9L-E3-MC", 4): 14.00}
-
-
-def work(name, scale):
-    """GOps of a network for one frame of 1920×1080: two for each multiply-add."""
-    return 2 * counting.multiply_adds(vespcn.build(name, scale), (1, 1080 // scale, 1920 // scale, 3)) / 1e9
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -119,78 +112,61 @@ def make_update(network, optimizer):
     return update
 
 
-def train(name, scale, steps, seed, paths, films=FILMS, crop=CROP, batch=BATCH):
-    """Train a network of vespcn.NETWORKS end to end and write its weights and log; returns the directory."""
+def train(name, scale, steps, seed, pool, directory, facts, batch=BATCH):
+    """Train a network of vespcn.NETWORKS end to end on a pool of films, and write its run.
+
+    facts: further content of config.json, see film_runs.write.
+    """
     keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng(seed)
-    pool = make_pool(paths, films, crop, scale, rng, progress=True)
+    rng = np.random.default_rng([seed, 1])
     network = vespcn.build(name, scale)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
-    update, frames, lines = make_update(network, optimizer), vespcn.NETWORKS[name].frames, []
-    with tqdm(total=steps, unit="update", disable=None) as bar:
+    update, frames = make_update(network, optimizer), vespcn.NETWORKS[name].frames
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        tqdm(total=steps, desc=name, unit="update", disable=None) as bar,
+        open(directory / "metrics.jsonl", "w", encoding="utf-8", buffering=1) as log,
+    ):
         for step in range(1, steps + 1):
             losses = update(*batch_of(pool, frames, batch, rng))
             bar.update()
             if step % 50 == 0 or step == steps:
-                lines.append({"step": step, **{key: float(value) for key, value in losses.items()}})
-                bar.set_postfix({key: f"{value:.2e}" for key, value in lines[-1].items() if key != "step"})
-    folder = directory(name, scale, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    network.save_weights(folder / WEIGHTS)
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    utils.write_atomically(folder / "metrics.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
-    return folder
+                line = {key: float(f"{float(value):.6g}") for key, value in losses.items()}
+                log.write(json.dumps({"step": step, **line}) + "\n")
+                bar.set_postfix(line)
+    settings = {"steps": steps, "batch": batch, "crop": pool[1].shape[-1], "films": len(pool[0]), "seed": seed}
+    config = {
+        "MODEL": {"network": name, "scale": scale, "width": vespcn.WIDTH},
+        "TRAIN": {**settings, "learning_rate": RATE},
+    }
+    film_runs.write(directory, network, config, facts)
 
 
-def directory(name, scale, seed):
+def directory_of(name, scale, seed):
     """Where a trained network lies."""
     return store.root() / f"vespcn-{name}-x{scale}-{seed}"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Vid4
-
-
-def read_luma(path):
-    """uint8 [frames, h, w]: Y of a film of one gray plane, or of the pictures in a folder."""
-    if path.is_dir():
-        return np.stack([utils.rgb_to_y(utils.to_rgb(pictures.read_image(file))) for file in utils.list_images(path)])
-    with film_reading.opened(path) as film:
-        return np.stack([frame.to_ndarray(format="gray") for frame in film.decode(video=0)])
-
-
-def score(upscale, films, scale):
-    """{film: (PSNR, SSIM)} of Y, means over all frames, without BORDER pixels; and "mean" over the films.
-
-    upscale: LR uint8 [n, h, w] → SR uint8 [n, scale·h, scale·w]; films: {name: HR uint8 [n, h, w]}.
-    """
-    scores = {}
-    inside = slice(BORDER, -BORDER)
-    for name, hr in films.items():
-        hr = np.stack([utils.mod_crop(frame[..., None], scale)[..., 0] for frame in hr])
-        lr = np.moveaxis(utils.imresize(np.moveaxis(hr, 0, -1), 1 / scale), -1, 0)
-        pairs = [(a[inside, inside], b[inside, inside]) for a, b in zip(upscale(lr), hr, strict=True)]
-        measured = np.array([(metrics.psnr(*pair), metrics.ssim(*pair)) for pair in pairs])
-        scores[name] = tuple(measured.mean(axis=0).tolist())
-    scores["mean"] = tuple(np.mean(list(scores.values()), axis=0))
-    return scores
-
-
-def bicubic(lr, scale):
-    """Bicubic SR of uint8 [n, h, w]."""
-    return np.moveaxis(utils.imresize(np.moveaxis(lr, 0, -1), scale), -1, 0)
-
-
-def by_network(network, lr):
-    """SR uint8 [n, scale·h, scale·w] of a film, LR uint8 [n, h, w]; its first and last frame stand for those beyond."""
-    frames = network.inputs[0].shape[-1]
-    padded = np.pad(lr, ((frames // 2, frames // 2), (0, 0), (0, 0)), "edge")
-    sr = []
-    for i in range(len(lr)):
-        outputs = network(utils.u8_to_01(np.moveaxis(padded[i : i + frames], 0, -1))[None])
-        outputs = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        sr.append(utils.round_u8(255 * np.asarray(outputs)[0, ..., 0]))
-    return np.stack(sr)
+def train_all(args):
+    """Train the networks and seeds of the arguments that are not there yet."""
+    if args.name and len(args.networks) * args.seeds > 1:
+        raise UserError("--name is for one network and one seed")
+    if args.name and Path(args.name).name != args.name:
+        raise UserError(f"a run's name must be a plain file name, not '{args.name}'")
+    name, paths = data.find_training(args.data)
+    facts = {"data": {"name": Path(name).name, "images": len(paths)}}
+    for seed in range(args.seed, args.seed + args.seeds):
+        pool = None
+        for network in args.networks:
+            place = store.root() / args.name if args.name else directory_of(network, args.scale, seed)
+            if found := film_runs.describe(place):
+                print(f"{place.name}: finished before, {found[1]['config'].TRAIN.steps:,} updates")
+                continue
+            if pool is None:
+                print(f"films of {len(paths)} photographs from {name}")
+                pool = make_pool(paths, args.films, CROP, args.scale, np.random.default_rng(seed), progress=True)
+            train(network, args.scale, args.steps, seed, pool, place, facts)
+            print(f"weights: {place}", flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,29 +177,52 @@ def print_list():
     print(f"{'network':10} {'scale':>5} {'parameters':>10} {'GOps':>6} {'paper':>6}")
     for name in vespcn.NETWORKS:
         for scale in (3, 4):
-            paper = PAPER_WORK.get((name, scale))
-            parameters = vespcn.build(name, scale).count_params()
-            print(f"{name:10} {scale:5} {parameters:10,} {work(name, scale):6.2f} {f'{paper:.2f}' if paper else '':>6}")
+            paper = vespcn_page.PAPER.get((name, scale), {}).get("GOps")
+            parameters, work = vespcn.build(name, scale).count_params(), vespcn_page.work(name, scale)
+            print(f"{name:10} {scale:5} {parameters:10,} {work:6.2f} {f'{paper:.2f}' if paper else '':>6}")
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="example: python -m papers.vespcn 9L-E3-MC --data ~/photos --steps 2000",
+    )
     add = parser.add_argument
-    add("network", nargs="?", choices=vespcn.NETWORKS, help="a network of the paper; 9L-E3-MC is VESPCN")
+    add(
+        "networks",
+        nargs="*",
+        metavar="NETWORK",
+        help=f"what to train: {', '.join(vespcn.NETWORKS)}; 9L-E3-MC is VESPCN",
+    )
     add("--list", action="store_true", help="print all networks with their parameters and work, and end")
     add("--scale", type=int, choices=(3, 4), default=4, help="the factor (default: %(default)s)")
     add("--data", metavar="FOLDER", help="photographs that films are made of (default: as train.py)")
+    whole = terminal.number(int, 1, 10**7, "a whole number above 0")
+    add("--steps", type=whole, default=2000, help="updates (default: %(default)s)")
+    add("--films", type=whole, default=FILMS, help="how many to make (default: %(default)s)")
+    add("--seed", type=int, default=0, help="the first one: of weights, films and batches (default: %(default)s)")
+    add("--seeds", type=whole, default=1, metavar="N", help="runs of each network (default: %(default)s)")
+    add("--name", metavar="RUN", help="the run's name (default: vespcn-NETWORK-xSCALE-SEED)")
     add(
-        "--steps",
-        type=terminal.number(int, 1, 10**7, "a whole number above 0"),
-        default=2000,
-        help="updates (default: %(default)s)",
+        "--score",
+        metavar="FOLDER",
+        type=Path,
+        help="score all trained networks on a folder's films: folders of pictures, or gray MKVs; and write the page",
     )
-    add("--seed", type=int, default=0, help="of weights, films and batches (default: %(default)s)")
-    add("--vid4", metavar="FOLDER", type=Path, help="score on a folder's films: folders of pictures, or gray MKVs")
+    add("--frames", type=whole, metavar="N", help="score only the first N frames of each film (default: all)")
+    add(
+        "--out",
+        type=Path,
+        default=store.PROJECT / "samples" / "vespcn",
+        metavar="DIR",
+        help="where the page, its figures and pictures go (default: samples/vespcn; our page is docs/vespcn.md)",
+    )
     args = parser.parse_args()
-    if not args.list and not args.network:
-        parser.error("name a network, or --list")
+    if not (args.list or args.networks or args.score):
+        parser.error("name a network to train, or --list, or --score")
+    for name in args.networks:
+        if name not in vespcn.NETWORKS:
+            parser.error(f"there is no network called '{name}'; there are {', '.join(vespcn.NETWORKS)}")
     return args
 
 
@@ -232,25 +231,11 @@ def main():
     if args.list:
         print_list()
         return
-    folder = directory(args.network, args.scale, args.seed)
-    if not args.vid4:
-        name, paths = data.find_training(args.data)
-        print(f"films of {len(paths)} photographs from {name}")
-        print(f"weights: {train(args.network, args.scale, args.steps, args.seed, paths)}")
-        return
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"there are no weights in {folder}: train the network first")
-    found = [path for path in sorted(args.vid4.iterdir()) if path.is_dir() or path.suffix == ".mkv"]
-    films = {path.stem: read_luma(path) for path in found}
-    network = vespcn.build(args.network, args.scale)
-    network.load_weights(folder / WEIGHTS)
-    print(f"Y, all frames, {BORDER} pixels of the border left out, LR by MATLAB's bicubic from Y")
-    for method, upscale in {
-        "bicubic": lambda lr: bicubic(lr, args.scale),
-        args.network: lambda lr: by_network(network, lr),
-    }.items():
-        for film, (psnr, ssim) in score(upscale, films, args.scale).items():
-            print(f"{method:10} {film:10} {psnr:6.2f} dB {ssim:.4f}")
+    if args.networks:
+        train_all(args)
+    if args.score:
+        print(films.PROTOCOL)
+        vespcn_page.write(films.find(args.score), args.scale, args.out, args.frames)
 
 
 if __name__ == "__main__":

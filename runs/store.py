@@ -40,6 +40,7 @@ ARCHITECTURE = (
     "scale",
     "blocks",
     "width",
+    "widths",
     "output",
     "upsampler",
     "skip",
@@ -246,13 +247,22 @@ def default_weights(scales=(4,)):
     Raises UserError if there is none.
     """
     names = [f"{mode}_x{scale}" for scale in scales for mode in ("srgan", "srresnet")]
-    for name in names:
-        for place in (PROJECT / "checkpoint", root()):
-            if (place / name / WEIGHTS).is_file():
-                return place / name
+    if found := first_run(names):
+        return found
     raise UserError(
         f"there are no weights ({' or '.join(names)}): name others, or train a network with one of these --names"
     )
+
+
+def photo_weights(scales=(4,)):
+    """As default_weights, of those trained with DATA.degradation=photo, for compressed pictures; None without any."""
+    return first_run(f"{mode}_x{scale}_photo" for scale in scales for mode in ("srgan", "srresnet"))
+
+
+def first_run(names):
+    """The directory of the first of the named runs that is there, or None."""
+    places = [place / name for name in names for place in (PROJECT / "checkpoint", root())]
+    return next((place for place in places if (place / WEIGHTS).is_file()), None)
 
 
 def check_blend(first, second):

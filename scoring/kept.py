@@ -19,6 +19,7 @@ FILE = ".kept.jsonl"
 # What pictures and scores depend on, beside weights and images.
 CODE = ("utils.py", "model.py", "evaluate.py", "layers/*", "networks/*", "inference/compiled.py", "images/pictures.py")
 CODE += (
+    "images/degradation.py",
     "scoring/metrics.py",
     "scoring/niqe*",
     "scoring/figures.py",

@@ -18,7 +18,7 @@ import numpy as np
 
 import data
 import utils
-from images import hashes, pictures
+from images import degradation, hashes, pictures
 from scoring import manifests, metrics
 from utils import UserError
 
@@ -169,7 +169,7 @@ class ImageFile:
 
     decode: a Decoder; channels: how many of theirs are its own; hr_size, lr_size: (height,
     width); uncut: HR's before it was cut to multiples of the scale; digest: the hash of HR's pixels, and of LR's where
-    that is not MATLAB's bicubic.
+    that is not MATLAB's bicubic; jpeg: the quality of the JPEG that LR is saved as, or None.
     """
 
     name: str
@@ -180,6 +180,7 @@ class ImageFile:
     lr_size: tuple
     uncut: tuple
     digest: str
+    jpeg: int | None = None
 
     @property
     def hr(self):
@@ -187,7 +188,8 @@ class ImageFile:
 
     @property
     def lr(self):
-        return self.decode(self.path).lr[..., : self.channels]
+        lr = self.decode(self.path).lr[..., : self.channels]
+        return degradation.jpeg(lr, self.jpeg) if self.jpeg else lr
 
 
 def lr_file(path, scale):
@@ -219,6 +221,16 @@ def read_sets(sets, scale, pool):
     """
     decode = Decoder(scale)
     return {name: read_set(name, paths, scale, pool, decode) for name, paths in sets.items()}
+
+
+def with_jpegs(sets, qualities):
+    """{set: ImageSet} and for each quality the same sets as "SET-jpegQUALITY", their LR saved as JPEG."""
+    every = dict(sets)
+    for quality in qualities:
+        for name, members in sets.items():
+            images = [replace(image, jpeg=quality, digest=f"{image.digest} jpeg {quality}") for image in members.images]
+            every[f"{name}-jpeg{quality}"] = ImageSet(images, members.doubt)
+    return every
 
 
 class Recognised(NamedTuple):

@@ -16,7 +16,7 @@ COUNT = 6
 class Nearest:
     """Stands for an Upscaler: every pixel becomes 2×2."""
 
-    scale = 2
+    scale, frames = 2, 1
 
     def upscale(self, image, out=None, alpha=True, progress=None):
         height, width, _ = image.shape

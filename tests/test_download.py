@@ -230,6 +230,32 @@ def test_manifest_knows_the_real_sets(shared):
             assert manifest[hashes.pixel_hash(pictures.read_image(path))][:2] == (name, path.stem)
 
 
+def test_vid4_is_known_by_its_frames(tmp_path, rng, monkeypatch):
+    """HR is taken from among LR and others; what is missing is named, and what is there is not fetched again."""
+    monkeypatch.setattr(download, "VID4", {"calendar": (2, 24, 16), "walk": (3, 20, 16)})
+    source = tmp_path / "copy"
+    for part, scale in (("GT", 1), ("BIx4", 4)):
+        for name, (count, width, height) in download.VID4.items():
+            for i in range(count):
+                utils.write_image(
+                    source / part / name.title() / f"{i:03}.png", photo(rng, height // scale, width // scale)
+                )
+    with pytest.raises(UserError, match="vid4 --from"):
+        download.fetch_vid4(tmp_path / "root")
+    (source / "GT" / "Walk" / "002.png").rename(tmp_path / "002.png")
+    with pytest.raises(UserError, match="has no folder walk of 3 pictures of 20×16"):
+        download.fetch_vid4(tmp_path / "root", source)
+    (tmp_path / "002.png").rename(source / "GT" / "Walk" / "002.png")
+    target = download.fetch_vid4(tmp_path / "root", source)
+    assert [path.name for path in (tmp_path / "root").iterdir()] == ["Vid4"]
+    for name, (count, *_) in download.VID4.items():
+        files = sorted(path.name for path in (target / name).iterdir())
+        assert files == [f"{i:03}.png" for i in range(count)]
+        first = source / "GT" / name.title() / "000.png"
+        assert (target / name / "000.png").read_bytes() == first.read_bytes()
+    assert download.fetch_vid4(tmp_path / "root") == target
+
+
 def test_vgg19_is_fetched_and_checked(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "PROJECT", tmp_path)
     monkeypatch.setattr(download, "VGG19_FILES", (tmp_path / "vgg19" / download.VGG19_FILE,))

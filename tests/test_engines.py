@@ -62,7 +62,7 @@ def test_half_is_near(cache):
     assert 0 < error < 255**2 / 10**4.2  # over 42 dB, where an 8-bit JPEG of quality 95 has about 40
 
 
-@pytest.mark.parametrize("name", slow_but(["tensorflow", "litert"], ALL))
+@pytest.mark.parametrize("name", slow_but(["tensorflow"], ALL))
 def test_all_kinds_of_arrays_by_each_engine(name, tiny_run, rng, cache):
     """Also tiles of changing sizes, one pixel, and a network without the bicubic skip."""
     exact, upscaler = Upscaler(tiny_run, exact=True), Upscaler(tiny_run, tile=24, engine=name)
@@ -144,6 +144,7 @@ def test_a_damaged_conversion_is_made_again(tiny_run, cache):
     assert len(engines.load("litert", source).parts) == 2
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_and_a_missing_package(tiny_run, cache, monkeypatch):
     cache.parent.mkdir()
     cache.write_text("a file")

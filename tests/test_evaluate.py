@@ -1,10 +1,12 @@
 import csv
+import io
 import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import assert_refused, make_run, photo
+from conftest import assert_refused, content_of, make_run, photo
+from PIL import Image
 
 import data
 import evaluate
@@ -137,6 +139,25 @@ def test_rows_of_mixed_weights(trained, call, clone):
     expected = utils.m11_to_u8(generator(utils.u8_to_01(lr)[None], training=False)[0])
     picture = pictures.read_image(clone / "blend" / "samples" / f"{path.stem}_blend_0.5.png")
     assert np.abs(picture.astype(int) - expected).max() <= 1
+
+
+def test_lr_that_was_saved_as_jpeg(call, clone):
+    """The rows beside the clean ones are those of a JPEG made here, and its quality counts."""
+    arguments = ["--sets=samples", "--methods=bicubic", "--metrics=psnr_y,consistency", "--out=jpeg"]
+    result = call("evaluate.py", *arguments, "--jpeg=90,30")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((clone / "jpeg" / "results.json").read_text())
+    assert list(scores) == ["samples", "samples-jpeg90", "samples-jpeg30"]
+    means = [rows["bicubic"]["psnr_y"] for rows in scores.values()]
+    assert means == sorted(means, reverse=True) and means[0] - means[2] > 0.5
+    path = data.package_files(data.SAMPLE_TEST)[0]
+    hr = utils.mod_crop(pictures.read_image(path), 4)
+    (buffer := io.BytesIO()).write(content_of(utils.imresize(hr, 1 / 4), "jpeg", quality=30, subsampling=2))
+    sr = utils.imresize(np.asarray(Image.open(buffer)), 4)
+    row = scores["samples-jpeg30"]["bicubic"]["images"][path.stem]
+    assert row["psnr_y"] == pytest.approx(metrics.psnr_y(sr, hr, 4), abs=1e-9)
+    assert row["consistency"] == pytest.approx(metrics.consistency(sr, np.asarray(Image.open(buffer))), abs=1e-9)
+    assert_refused(call("evaluate.py", "--jpeg=0"), "--jpeg: takes whole numbers from 1 to 100")
 
 
 def test_batches_are_of_one_size_and_change_nothing(trained, clone, rng):

@@ -448,6 +448,7 @@ def test_srgan_from_nothing(trained, clone):
     assert about["config"]["MODEL"]["width"] == 8 and about["config"]["VGG"]["network"] == "hed"
 
 
+@pytest.mark.slow
 def test_an_existing_name_is_refused(trained, call, clone):
     before = metrics_of(clone, "gan")
     assert_refused(call("train.py", "--name=gan", *TINY), "there is a run called 'gan' already")
@@ -455,12 +456,14 @@ def test_an_existing_name_is_refused(trained, call, clone):
     assert metrics_of(clone, "gan") == before
 
 
+@pytest.mark.slow
 def test_the_next_gan_starts_from_the_finished_srresnet(trained, call):
     result = call("train.py", "--mode=srgan", "--steps=2", "--dry-run", "--vgg=hed", *TINY)
     assert "starting from" in result.stdout and "gan-srresnet" in result.stdout and "best validation" in result.stdout
 
 
 @pytest.mark.parametrize("start", [["--init=gan-srresnet"], ["--mode=srgan", "--vgg=hed"]])
+@pytest.mark.slow
 def test_frozen_statistics_come_with_weights(trained, call, start):
     """Of --init, or those that a GAN finds by itself."""
     result = call("train.py", *start, "--steps=2", "--set=TRAIN.batch_norm=frozen", "--dry-run", *TINY)
@@ -545,6 +548,7 @@ def test_a_resumed_gan_is_bit_for_bit(trained, call, clone, small_judge):
     assert_same_run(whole, killed, 3)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_is_said(trained, call, clone, rng):
     assert_refused(call("train.py", "--resume=nowhere"), "no run called 'nowhere'")
     assert_refused(call("train.py", "--resume=gan-srresnet", "--batch=3"), "leave out --batch")

@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,16 +31,19 @@ from upscale import Upscaler
 
 
 def test_windows_cover_and_hold_what_the_network_needs():
-    for n, tile, halo, grid in itertools.product(
-        [1, 9, 95, 96, 97, 119, 120, 121, 263, 400, 1000], [24, 50, 128], [3, 9, 40, 42], [1, tiles.GRID]
+    sizes = [1, 9, 81, 95, 96, 97, 119, 120, 121, 263, 400, 1000]
+    for n, tile, halo, (grid, step) in itertools.product(
+        sizes, [24, 50, 128], [3, 9, 40, 42], [(1, 1), (tiles.GRID, 1), (1, 4)]
     ):
-        parts = windows(n, tile, halo, grid)
+        parts = windows(n, tile, halo, grid, step)
+        assert all(start % step == 0 == (n - stop) % step for (start, stop), _ in parts)
         assert [part.core[0] for part in parts] == [0, *(part.core[1] for part in parts[:-1])]
         assert parts[-1].core[1] == n
         assert len({part.span[1] - part.span[0] for part in parts}) == 1
         for (start, stop), (first, last) in parts:
             assert 0 <= start <= max(first - halo, 0) and min(last + halo, n) <= stop <= n
-            assert stop - start <= math.ceil((tile + 2 * halo) / grid) * grid or grid > 1 and len(parts) == 1
+            most = math.ceil((tile + 2 * halo) / grid) * grid + 2 * (step - 1)
+            assert stop - start <= most or grid > 1 and len(parts) == 1
             if len(parts) > 1:
                 assert (stop - start) % grid == 0 and last > first
 
@@ -219,16 +223,32 @@ def test_short_memory_halves_the_tiles(tiny_run, rng, monkeypatch, capsys):
 
 def test_tile_follows_free_memory(tiny_run, monkeypatch):
     config = store.describe_weights(tiny_run)[1]["config"].MODEL
-    for exact, most, each in ((True, tiles.EXACT_TILE, tiles.BYTES_WHOLE), (False, tiles.TILE, tiles.BYTES_SPLIT)):
+    for exact, most in ((True, tiles.EXACT_TILE), (False, tiles.TILE)):
         monkeypatch.undo()
         upscaler = Upscaler(tiny_run, exact=exact)
         assert upscaler.tile == most or tiles.free_memory() < 2**30
         monkeypatch.setattr(tiles, "free_memory", lambda: 0)
         assert upscaler.affordable_tile(config) == tiles.LEAST_TILE
-        pixel = each * config.width
+        pixel = (tiles.BYTES_WHOLE if exact else upscaler.bytes) * config.width
         for side in (120, 240):
             monkeypatch.setattr(tiles, "free_memory", lambda side=side, pixel=pixel: 2 * pixel * side**2 + 1)
             assert upscaler.affordable_tile(config) == side - 2 * upscaler.halo
+    monkeypatch.undo()
+    monkeypatch.setattr(tiles, "MOST", pixel * 72**2)
+    assert upscaler.affordable_tile(config) == 72 - 2 * upscaler.halo
+
+
+def test_an_engine_gives_its_memory_back_and_goes_on(tiny_run, rng):
+    """What a converted engine had loaded is gone after release(), and the next picture is the same."""
+    pytest.importorskip("ai_edge_litert")
+    lr, upscaler = photo(rng, 20, 30), Upscaler(tiny_run, engine="litert")
+    before, part = upscaler.upscale(lr), weakref.ref(upscaler.parts[0])
+    upscaler.release()
+    assert part() is None
+    assert np.array_equal(upscaler.upscale(lr), before)
+    other = Upscaler(tiny_run, engine="tensorflow")
+    other.release()
+    assert other.upscale(lr).shape == before.shape
 
 
 GIB = 2**30

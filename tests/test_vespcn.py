@@ -8,9 +8,11 @@ from scipy import ndimage
 import utils
 from images import motion
 from layers.warping import warp
-from networks import counting, vespcn
+from networks import vespcn
 from papers import vespcn as paper
-from scoring import metrics
+from papers import vespcn_page
+from runs import film_runs, store
+from scoring import films, metrics
 from utils import UserError, rgb_to_y
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -67,12 +69,14 @@ def test_gradients_of_warping(rng):
 
 
 @pytest.mark.parametrize(
-    ("name", "scale", "paper"), [("5L-E3", 3, 7.96), ("9L-E3-MC", 3, 24.23), ("5L-E3", 4, 4.85), ("9L-E3-MC", 4, 14.00)]
+    ("name", "scale", "paper"),
+    [("ESPCN", 3, 9.92), ("5L-E3", 3, 7.96), ("9L-E3-MC", 3, 24.23)]
+    + [("ESPCN", 4, 6.08), ("5L-E3", 4, 4.85), ("9L-E3-MC", 4, 14.00)],
 )
 def test_work_for_a_full_hd_frame_is_the_papers(name, scale, paper):
     """GOps, two for each multiply-add; the paper's own are some 5 % below the count of its layers."""
-    work = 2 * counting.multiply_adds(vespcn.build(name, scale), (1, 1080 // scale, 1920 // scale, 3)) / 1e9
-    assert 0 < work / paper - 1 < 0.06
+    assert vespcn_page.PAPER[name, scale]["GOps"] == paper
+    assert 0 < vespcn_page.work(name, scale) / paper - 1 < 0.06
 
 
 def test_sizes_and_parameters():
@@ -204,7 +208,7 @@ def test_films_are_determined_by_their_seed_and_small_photographs_refused(rng):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Training and scoring
+# Training
 
 
 @pytest.fixture
@@ -229,44 +233,89 @@ def test_batches_are_of_films_and_their_bicubic(photographs, rng):
         paper.make_pool(photographs[2:], 1, 12, 4, rng)
 
 
-def test_scores(rng):
-    """Bicubic's by hand for one film, and perfect SR; what is cut off at the border does not count."""
-    hr = np.stack([rgb_to_y(photo(rng, 50, 61)) for _ in range(2)])
-    scores = paper.score(lambda lr: paper.bicubic(lr, 4), {"a": hr, "b": hr}, 4)
-    by_hand = []
-    for frame in hr[:, :48, :60]:
-        sr = utils.imresize(utils.imresize(frame[..., None], 1 / 4), 4)[..., 0]
-        by_hand.append(metrics.psnr(sr[8:-8, 8:-8], frame[8:-8, 8:-8]))
-    assert scores["a"][0] == pytest.approx(np.mean(by_hand)) and scores["mean"] == pytest.approx(scores["a"])
-    wrong = hr[:, :48, :60].copy()
-    wrong[:, :8] = 0
-    assert paper.score(lambda lr: wrong, {"a": hr}, 4)["a"][0] == np.inf
-
-
 @pytest.mark.parametrize("name", slow_but(["5L-E3"], ["5L-E3", "9L-E3-MC"]))
-def test_a_network_is_trained_and_scored(name, photographs, tmp_path, monkeypatch, capsys, rng):
-    """A few updates of the whole command; the losses that are logged are finite, and the weights are read again."""
-    import sys
-
-    from cli import terminal
-
-    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
-    folder = paper.train(name, 3, 3, 0, photographs, films=2, crop=12, batch=2)
+def test_a_network_is_trained(name, photographs, tmp_path, monkeypatch, rng):
+    """A few updates; the losses that are logged are finite, and the weights are read again."""
+    monkeypatch.setattr(paper, "CROP", 12)
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    pool = paper.make_pool(photographs, 2, 12, 3, rng)
+    folder = paper.directory_of(name, 3, 0)
+    paper.train(name, 3, 3, 0, pool, folder, {"data": {}}, batch=2)
     line = (folder / "metrics.jsonl").read_text().splitlines()[-1]
     assert '"step": 3' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
-    vid4 = tmp_path / "vid4" / "one"
-    vid4.mkdir(parents=True)
-    for i in range(3):
-        utils.write_image(vid4 / f"{i}.png", photo(rng, 48, 60))
+    weights, about = film_runs.describe(folder.name)
+    assert about["config"].MODEL == {"network": name, "scale": 3, "width": 24} and about["config"].TRAIN.films == 2
+    network = film_runs.load(weights, about["config"].MODEL)
+    first = vespcn.build(name, 3)
+    assert not np.allclose(network.get_weights()[0], first.get_weights()[0])
+    about["config"].MODEL.network = "10L"
+    store.write_json(folder / "config.json", about)
+    with pytest.raises(UserError, match=r"does not describe a run of VESPCN \(MODEL.network\)"):
+        film_runs.describe(folder)
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vespcn.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            terminal.run_command(paper.main)
-        return end.value.code or 0, capsys.readouterr()
 
-    status, printed = run(name, "--scale", 3, "--vid4", vid4.parent)
-    assert status == 0 and "bicubic    mean" in printed.out and f"{name:10} one" in printed.out
-    status, printed = run(name, "--scale", 4, "--vid4", vid4.parent)
-    assert status == 2 and "train the network first" in printed.err
-    assert run()[0] == 2
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores, and the page
+
+
+def test_scores(rng):
+    """Bicubic's by hand, and perfect SR; what is cut off at the border does not count."""
+    hr = np.stack([rgb_to_y(photo(rng, 50, 61)) for _ in range(2)])
+    hr, lr = films.shrink(hr, 4)
+    flows = films.flows_of(hr)
+    psnr, ssim, _ = films.score(films.bicubic(lr, 4), hr, flows)
+    by_hand = [utils.imresize(utils.imresize(frame[..., None], 1 / 4), 4)[..., 0] for frame in hr]
+    pairs = [(sr[8:-8, 8:-8], frame[8:-8, 8:-8]) for sr, frame in zip(by_hand, hr, strict=True)]
+    assert psnr == pytest.approx(np.mean([metrics.psnr(*pair) for pair in pairs]))
+    assert ssim == pytest.approx(np.mean([metrics.ssim(*pair) for pair in pairs]))
+    wrong = hr.copy()
+    wrong[:, :8] = 0
+    assert films.score(wrong, hr, flows)[0] == np.inf
+
+
+def test_temporal_psnr_sees_what_flickers(rng):
+    """A blur that moves with the film costs less than noise of the same PSNR, which comes and goes."""
+    photograph = ndimage.gaussian_filter(photo(rng, 160, 200).astype(float), (1, 1, 0)).astype(np.uint8)
+    hr = np.stack([rgb_to_y(frame) for frame in motion.film_of(photograph, 4, 72, 96, rng, layer=False).frames])
+    flows = films.flows_of(hr)
+    blurred = np.stack([ndimage.gaussian_filter(frame, 1.5) for frame in hr])
+    error = np.sqrt(np.mean((blurred.astype(float) - hr) ** 2, axis=(1, 2), keepdims=True))
+    noisy = np.clip(np.round(hr + error * rng.normal(size=hr.shape)), 0, 255).astype(np.uint8)
+    (psnr, _, steady), (other, _, flickers) = (films.score(sr, hr, flows) for sr in (blurred, noisy))
+    assert abs(psnr - other) < 1.5 and steady > flickers + 3
+    assert films.score(hr, hr, flows)[2] == np.inf
+    moved = films.changes(hr, flows)[:, 10:-10, 10:-10]
+    assert np.abs(moved).mean() < 0.5 * np.abs(np.diff(hr.astype(float), axis=0)[:, 10:-10, 10:-10]).mean()
+
+
+@pytest.mark.slow
+def test_the_page(tmp_path, monkeypatch, capsys, rng):
+    """Rows of what is trained, claims by seed; what was scored is not scored again."""
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(vespcn_page.store, "find_runs", dict)
+    for name, seed in (("5L-E1", 0), ("5L-E3", 0), ("5L-E3", 1), ("9L-E3-MC", 0)):
+        config = {"MODEL": {"network": name, "scale": 3, "width": 4}}
+        config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
+        film_runs.write(paper.directory_of(name, 3, seed), vespcn.build(name, 3, 4), config, {"data": {}})
+    for i in range(2):
+        utils.write_image(tmp_path / "vid4" / "one" / f"{i}.png", photo(rng, 48, 60))
+    for _ in range(2):
+        vespcn_page.write(films.find(tmp_path / "vid4"), 3, tmp_path / "out")
+        monkeypatch.setattr(films, "score", lambda *arguments: pytest.fail("scored again"))
+    text = (tmp_path / "out" / "vespcn.md").read_text(encoding="utf-8")
+    assert "| 5L-E3 | " in text and "| 27.05 | 0.8388 | 7.96 |" in text and "**5L-E3 against 5L-E1**" in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(vespcn_page.FILES)
+    assert "9L-E3-MC" in capsys.readouterr().out
+
+
+def test_the_command_line(call, tmp_path):
+    for arguments, words in {
+        ("10L",): "there is no network called '10L'",
+        (): "name a network to train",
+        ("--score", tmp_path / "none"): "is not a folder",
+        ("--score", tmp_path): "holds no films",
+        ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
+        ("5L-E1", "--name", "a/b"): "must be a plain file name",
+    }.items():
+        result = call("-m", "papers.vespcn", *arguments)
+        assert result.returncode == 2 and words in result.stderr

@@ -13,14 +13,18 @@ import data
 import utils
 from config import make_config, set_value
 from images import pictures
-from runs import store
-from scoring import metrics
+from papers import vespcn_page, vespcn_pictures
+from runs import film_runs, store
+from scoring import films, metrics
 from training import doctor, plan
 
 SHIPPED = {
     "srresnet_x4": "5c807de4314fe72fca019f14dc841391490e4ea25804875a152bf18e04092bc2",
     "srgan_x4": "62dec02a36f2b7fe1cb35df030cd041ca004701b6e12d34f5ebbcfc92612b31e",
 }
+FILMS = {
+    "vespcn_x4": "c1d02445bdda8b2db938cb64ac046fa7e27c1a93fa83a2a6a043382407adb34f"
+}  # of films, by python -m papers.vespcn
 # PSNR-Y in dB that they have at least: the SRResNet as much as VDSR in its paper.
 LEAST = {
     "srresnet_x4": {"Set5": 31.35, "Set14": 28.01, "BSD100": 27.25},
@@ -32,7 +36,8 @@ GOLDEN = PROJECT / "tests" / "golden"
 def test_what_is_shipped_is_listed():
     assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4/" + store.WEIGHTS)} == set(SHIPPED)
     card = (PROJECT / "checkpoint" / "MODEL_CARD.md").read_text()
-    assert all(name in card and sha256 in card for name, sha256 in SHIPPED.items())
+    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4/" + film_runs.WEIGHTS)} == set(FILMS)
+    assert all(name in card and sha256 in card for name, sha256 in (SHIPPED | FILMS).items())
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -158,6 +163,21 @@ def test_shipped_runs_are_of_a_command_in_the_documentation(name):
                 set_value(config, *setting.split("=", 1))
             found.append(config == about["config"] and args.init == about["init"])
     assert sum(found) == 1, found
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_weights_for_films(name):
+    """The committed bytes, by a command of the documentation; above bicubic on a film."""
+    weights, about = film_runs.describe(PROJECT / "checkpoint" / name)
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == FILMS[name] and weights.stat().st_size < 10**6
+    train, network = about["config"].TRAIN, about["config"].MODEL.network
+    command = f"python -m papers.vespcn {network} --steps {train.steps} --films {train.films} --name {name}"
+    assert command in (PROJECT / "docs" / "vespcn.md").read_text(encoding="utf-8")
+    upscale = vespcn_page.by_network(film_runs.load(weights, about["config"].MODEL))
+    hr, lr, _ = vespcn_pictures.example(4)
+    inside = np.s_[:3, 8:-8, 8:-8]
+    sr, bicubic = upscale(lr[:3]), films.bicubic(lr[:3], 4)
+    assert metrics.psnr(sr[inside], hr[inside]) > metrics.psnr(bicubic[inside], hr[inside]) + 0.5
 
 
 def test_shipped_configurations_tell_no_paths():

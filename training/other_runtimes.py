@@ -2,8 +2,9 @@
 
 `train.py … --export-update DIR` writes three files, with which JAX (or another program that runs XLA) can train:
 
-    update.hlo   the XLA program. Parameters: crops, turns and every variable of the training. Results: the logged
-                 scalars, sorted by name, and the new values of the variables that an update changes
+    update.hlo   the XLA program. Parameters: crops, turns (and LR, with DATA.degradation=photo) and every variable of
+                 the training. Results: the logged scalars, sorted by name, and the new values of the variables that an
+                 update changes
     start.npz    the initial values of the variables, except those that are zeros, ones or Glorot's random numbers:
                  about.json names these, so that a discriminator of 100 MB need not be copied
     about.json   what each parameter and result is; batch, crop and learning rate; the run's configuration
@@ -33,15 +34,15 @@ CONSTANTS = {0.0: "zeros", 1.0: "ones"}
 def export_update(folder, run, state, whole_update, batch, facts):
     """Write update.hlo, start.npz and about.json into a folder.
 
-    run: store.Run; state: TrainState; whole_update: the function from train.make_update; batch: (crops, turns) of
+    run: store.Run; state: TrainState; whole_update: the function from train.make_update; batch: the arrays of
     data.Batches, for their shapes; facts: a dict that is added to about.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     step = tf.function(whole_update, jit_compile=True, autograph=False)
-    crops, turns = map(tf.constant, batch)
-    program = step.experimental_get_compiler_ir(crops, turns)
+    batch = list(map(tf.constant, batch))
+    program = step.experimental_get_compiler_ir(*batch)
     (folder / "update.hlo").write_bytes(program(stage="hlo_serialized"))
-    traced = step.get_concrete_function(tf.TensorSpec(crops.shape, tf.uint8), tf.TensorSpec(turns.shape, tf.bool))
+    traced = step.get_concrete_function(*(tf.TensorSpec(array.shape, array.dtype) for array in batch))
 
     places = {captured.ref(): i for i, captured in enumerate(traced.captured_inputs)}
     parameters, arrays = describe_parameters(traced, state)

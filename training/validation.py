@@ -3,6 +3,7 @@
 import numpy as np
 
 import utils
+from images import degradation
 from scoring import metrics
 from utils import LazyModule
 
@@ -21,6 +22,8 @@ class Validation:
         side = min(256, *(n for photo in photographs for n in photo.shape[:2])) // self.scale * self.scale
         self.hr = [self.middle(photo, side) for photo in photographs]
         self.lr = [utils.imresize(hr, 1 / self.scale) for hr in self.hr]
+        if config.DATA.degradation == "photo":
+            self.lr = [degradation.photo(np.random.default_rng(i), hr, self.scale) for i, hr in enumerate(self.hr)]
         self.bicubic = [utils.imresize(lr, self.scale) for lr in self.lr]
         self.infer = tf.function(lambda lr_01: generator(lr_01, training=False), jit_compile=xla)
 

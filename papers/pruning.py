@@ -1,0 +1,149 @@
+"""Gradually global pruning (Wang et al., ICIP 2017, 1703.09916): a trained SRResNet loses feature maps step by step.
+
+    python -m papers.pruning --weights srresnet_x4 --data ~/photos --lose 0.1
+
+Each round ranks the maps of all layers together, drops a share of them, and trains what is left for some updates. The
+last round is the one after which validation has fallen by more than --lose. The runs are pruned-WEIGHTS-1, -2 and so on
+in checkpoint/; the thinnest good one is named at the end, and is used as any other. Stopped, the same command goes on.
+"""
+
+import argparse
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+import data
+from cli import terminal
+from networks import counting, thinning
+from papers.runner import has_ended, train_run
+from runs import store
+from training.validation import Validation
+from utils import UserError
+
+SIDE = 24  # LR pixels of a side at which work is counted
+BATCHES = 8  # of 16 crops, by which maps are ranked
+# Short fine-tuning: the statistics stay, the rate rises to this and falls to zero.
+RULE = {"TRAIN.batch_norm": "frozen", "TRAIN.schedule": "cosine", "TRAIN.learning_rate": 2e-4, "TRAIN.ema": 0.99}
+
+
+class Round(NamedTuple):
+    """A network after a round; work: multiply-adds per SR pixel; psnr: PSNR-Y of validation in dB."""
+
+    run: str
+    widths: str
+    work: float
+    psnr: float
+
+
+class Bench:
+    """The photographs that maps are ranked and networks validated by: the same in each round."""
+
+    def __init__(self, config, data_directory):
+        photographs, _ = data.read_training(data_directory, config)
+        indices, held_out = photographs.split(config.DATA.validation)
+        self.held_out = [photographs[i] for i in held_out or indices[:1]]
+        self.batches = data.Batches(
+            photographs, indices, config.TRAIN.batch, config.DATA.crop, config.MODEL.scale, seed=1
+        )
+
+    def rank(self, network, config):
+        """{group: worth of each map}, from thinning.scores."""
+        pairs = (data.degrade(*self.batches(i), config.MODEL.scale) for i in range(BATCHES))
+        return thinning.scores(network, config.MODEL, tqdm(pairs, "ranking", BATCHES, unit="batch", leave=False))
+
+    def measure(self, run):
+        """The Round of a run's weights."""
+        network, about = store.load_generator(run)
+        model = about["config"].MODEL
+        work = counting.multiply_adds(network, (1, SIDE, SIDE, 3)) / (SIDE * model.scale) ** 2
+        psnr, *_ = Validation(network, about["config"], self.held_out, xla=False)()
+        return Round(run, model.widths or f"{model.width} everywhere", work, psnr)
+
+
+def prune_once(run, name, share, ranking, bench):
+    """Write the run `name` with what is left of another after one round's dropping, not yet trained."""
+    network, about = store.load_generator(run)
+    config = about["config"]
+    kept = thinning.choose(bench.rank(network, config), share, ranking)
+    if all(len(kept[group]) == n for group, n in thinning.groups_of(config.MODEL).items()):
+        raise UserError(f"{run} has no more maps to drop")
+    thinner, config.MODEL = thinning.thin(network, config.MODEL, kept)
+    begun = store.Run(store.root() / name, about["mode"], about["preset"], config)
+    store.create(begun, {"pruned from": run})
+    store.save_weights(thinner, begun.directory / store.WEIGHTS)
+
+
+def command_of(name, start, args):
+    """The arguments of train.py that train the run `name` from the weights of the run `start`."""
+    about = store.describe_weights(start)[1]
+    model = about["config"].MODEL
+    settings = {f"MODEL.{key}": model[key] for key in store.ARCHITECTURE if key != "scale"} | RULE
+    settings |= {"MODEL.scale": model.scale, "TRAIN.validate_every": args.steps, "TRAIN.batch": args.batch}
+    command = ["--mode", about["mode"], "--name", name, "--init", start, "--steps", str(args.steps)]
+    command += ("--data", args.data) if args.data else ()
+    for setting in (*(f"{key}={value}" for key, value in settings.items()), *args.set):
+        command += ("--set", setting)
+    return command
+
+
+def prune(args):
+    """All rounds. Returns [Round], the first of the weights that it began with; prints each."""
+    weights, about = store.describe_weights(args.weights)
+    thinning.groups_of(about["config"].MODEL)
+    bench = Bench(about["config"], args.data)
+    rounds = [bench.measure(args.weights)]
+    show(rounds)
+    stem = f"pruned-{weights.parent.name}" + ("-layers" if args.ranking == "layers" else "")
+    while rounds[-1].psnr >= rounds[0].psnr - args.lose and rounds[-1].work > args.work * rounds[0].work:
+        name = f"{stem}-{len(rounds)}"
+        start = f"{name}-start"
+        if not has_ended(name):
+            if not (store.root() / start / store.WEIGHTS).is_file():
+                prune_once(rounds[-1].run, start, args.share, args.ranking, bench)
+            train_run(name, command_of(name, start, args), args.data)
+        rounds.append(bench.measure(name))
+        show(rounds)
+    return rounds
+
+
+def show(rounds):
+    first, last = rounds[0], rounds[-1]
+    share, change = last.work / first.work, last.psnr - first.psnr
+    print(f"{last.run}: {100 * share:.0f} % of the multiply-adds, validation {last.psnr:.2f} dB ({change:+.2f})")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="example: python -m papers.pruning --weights srresnet_x4 --data ~/photos --lose 0.1",
+    )
+    add = parser.add_argument
+    add("--weights", required=True, metavar="RUN", help="the SRResNet to make thinner: a run's name or directory")
+    above = terminal.number(float, 1e-6, 100, "a number above zero")
+    add("--lose", type=above, default=0.1, metavar="DB", help="how much validation may fall (default: 0.1 dB)")
+    part = terminal.number(float, 1e-3, 0.9, "a share from 0.001 to 0.9")
+    add("--share", type=part, default=0.05, help="share of all maps that a round drops (default: 0.05)")
+    add("--work", type=part, default=0.1, help="stop at this share of the multiply-adds (default: 0.1)")
+    help_ranking = "global: maps of all layers together, as in the paper; layers: the same share of each layer"
+    add("--ranking", choices=("global", "layers"), default="global", help=f"{help_ranking} (default: global)")
+    count = terminal.number(int, 1, 10**9, "a whole number above zero")
+    add("--steps", type=count, default=200, metavar="N", help="updates of training in each round (default: 200)")
+    add("--batch", type=count, default=16, metavar="N", help="crops per update (default: 16)")
+    add("--data", metavar="DIR", help="photographs, as for train.py")
+    add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of training; repeatable")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    rounds = prune(args)
+    good = [each for each in rounds if each.psnr >= rounds[0].psnr - args.lose]
+    if len(good) == 1:
+        print(f"after the first round validation had fallen by more than {args.lose:g} dB: more --steps may help")
+        return
+    best = min(good, key=lambda each: each.work)
+    print(f"the thinnest within {args.lose:g} dB is {best.run}, with maps {best.widths}")
+
+
+if __name__ == "__main__":
+    terminal.run_command(main)

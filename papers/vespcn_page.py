@@ -1,0 +1,345 @@
+"""The page of VESPCN (docs/vespcn.md): Vid4 by all networks that were trained, beside the paper's figures; pictures."""
+
+import re
+
+import numpy as np
+from tqdm import tqdm
+
+import utils
+from images import hashes
+from inference.tiles import Upscaler
+from networks import counting, vespcn
+from networks.registry import build_generator
+from papers import results, vespcn_pictures
+from runs import film_runs, store
+from scoring import films
+from utils import LazyModule, UserError
+
+tf = LazyModule("tensorflow")
+
+# The paper's mean PSNR and SSIM on Vid4, and GOps for a frame of 1080 lines, by (method, scale).
+PAPER = {
+    ("bicubic", 3): {"PSNR": 25.38, "SSIM": 0.7613},
+    ("ESPCN", 3): {"PSNR": 26.97, "SSIM": 0.8364, "GOps": 9.92},
+    ("5L-E3", 3): {"PSNR": 27.05, "SSIM": 0.8388, "GOps": 7.96},
+    ("9L-E3-MC", 3): {"PSNR": 27.25, "SSIM": 0.8447, "GOps": 24.23},
+    ("bicubic", 4): {"PSNR": 23.82, "SSIM": 0.6548},
+    ("ESPCN", 4): {"PSNR": 25.06, "SSIM": 0.7394, "GOps": 6.08},
+    ("5L-E3", 4): {"GOps": 4.85},
+    ("9L-E3-MC", 4): {"PSNR": 25.35, "SSIM": 0.7557, "GOps": 14.00},
+}
+# Claims of the paper, as (what is said to be better, than what).
+PAIRS = (("5L-E3", "5L-E1"), ("9L-E3", "9L-E1"), ("9L-E3-MC", "9L-E3"), ("5L-E3", "7L-E1"), ("5L-E3", "ESPCN"))
+FILES = ("vespcn.md", "vespcn.json", "vespcn_slice.png", "vespcn_flow.png")
+
+
+def work(name, scale):
+    """GOps of a network of vespcn.NETWORKS, or of a run of train.py, for one frame of 1920×1080; two a multiply-add."""
+    if name in vespcn.NETWORKS:
+        network, channels = vespcn.build(name, scale), vespcn.NETWORKS[name].frames
+    else:
+        network, channels = build_generator(store.describe_weights(name)[1]["config"].MODEL), 3
+    return 2 * counting.multiply_adds(network, (1, 1080 // scale, 1920 // scale, channels)) / 1e9
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores
+
+
+def find_methods(scale):
+    """{name: (facts for vespcn.json, function that makes the function of LR)} of all that can be scored at a factor.
+
+    These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights. The last functions take
+    uint8 [n, h, w] to [n, scale·h, scale·w].
+    """
+    methods = {"bicubic": ({"network": "bicubic"}, lambda: lambda lr: films.bicubic(lr, scale))}
+    named = re.compile(rf"vespcn-.*-x{scale}-\d+|vespcn_x{scale}")
+    places = dict.fromkeys((store.PROJECT / "checkpoint", store.root()))
+    for path in sorted(path for place in places for path in place.glob("vespcn*") if named.fullmatch(path.name)):
+        if run := film_runs.describe(path):
+            weights, about = run
+            facts = {"network": about["config"].MODEL.network, **about["config"].TRAIN, "commit": about["commit"]}
+            facts["sha256"] = hashes.file_digest(weights, "sha256")
+            methods[path.name] = (facts, lambda run=run: by_network(film_runs.load(run[0], run[1]["config"].MODEL)))
+    name = f"srresnet_x{scale}"
+    if weights := store.find_runs().get(name):
+        facts = {"network": name, "sha256": hashes.file_digest(weights[0], "sha256")}
+        methods[name] = (facts, lambda: frame_by_frame(Upscaler(name, engine="tensorflow")))
+    return methods
+
+
+def by_network(network):
+    """The function from LR to SR of a film, uint8 both; its first and last frame stand for those beyond."""
+    frames = network.inputs[0].shape[-1]
+    compiled = tf.function(network, reduce_retracing=True)
+
+    def upscale(lr):
+        padded, sr = np.pad(lr, ((frames // 2, frames // 2), (0, 0), (0, 0)), "edge"), []
+        for i in range(len(lr)):
+            outputs = compiled(utils.u8_to_01(np.moveaxis(padded[i : i + frames], 0, -1))[None])
+            outputs = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+            sr.append(utils.round_u8(255 * np.asarray(outputs)[0, ..., 0]))
+        return np.stack(sr)
+
+    return upscale
+
+
+def frame_by_frame(upscaler):
+    """The same by an Upscaler of pictures, which takes Y for a gray picture."""
+    return lambda lr: np.stack([upscaler.upscale(frame) for frame in lr])
+
+
+def score_all(found, scale, path, most=None):
+    """The content of vespcn.json at `path`, which is written after each step; what is there is not scored again.
+
+    {"scale", "most", "frames": {film: number}, "runs": {name: facts | {"scores": {film: [PSNR, SSIM, T-PSNR]}}}}.
+    found: {film: path}; most: how many frames of each are scored, from the first on; None for all.
+    """
+    before = store.read_json(path) if path.is_file() else {}
+    before = before["runs"] if (before.get("scale"), before.get("most")) == (scale, most) else {}
+    methods, study = find_methods(scale), {"scale": scale, "most": most, "frames": {}, "runs": {}}
+    for name, (facts, _) in methods.items():
+        old = before.get(name, {})
+        scores = old["scores"] if old.get("sha256") == facts.get("sha256") and old else {}
+        study["runs"][name] = facts | {"scores": {film: scores[film] for film in found if film in scores}}
+    made = {}
+    for film, place in found.items():
+        hr = films.read_luma(place)[:most]
+        study["frames"][film] = len(hr)
+        missing = [name for name in methods if film not in study["runs"][name]["scores"]]
+        if not missing:
+            continue
+        hr, lr = films.shrink(hr, scale)
+        flows = films.flows_of(hr)
+        for name in tqdm(missing, desc=film, disable=None):
+            made[name] = made.get(name) or methods[name][1]()
+            study["runs"][name]["scores"][film] = films.score(made[name](lr), hr, flows)
+            store.write_json(path, study)
+    store.write_json(path, study)
+    return study
+
+
+def means_of(study, network):
+    """[seeds, 3] of PSNR, SSIM and T-PSNR, means over the films, of all runs of a network but the shipped one's."""
+    return np.array([np.mean(list(run["scores"].values()), axis=0) for run in runs_of(study, network).values()])
+
+
+def runs_of(study, network):
+    """{seed: run} of a network."""
+    runs = {name: run for name, run in study["runs"].items() if run["network"] == network and name[:7] != "vespcn_"}
+    return {run.get("seed", 0): run for run in runs.values()}
+
+
+def networks_of(study):
+    """The names of the networks in the order of the table."""
+    known = ["bicubic", "ESPCN", f"srresnet_x{study['scale']}", *vespcn.NETWORKS]
+    return [name for name in dict.fromkeys(known) if runs_of(study, name)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+TEXT = """# VESPCN: what neighbouring frames know
+
+Written by `python -m papers.vespcn --score FOLDER` from [vespcn.json](vespcn.json).
+
+Caballero et al., "Real-time video super-resolution with spatio-temporal networks and motion compensation" (CVPR 2017):
+small networks that take several frames at a time (E3: three, in the first layer), and a network that first brings the
+neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is VESPCN.
+
+```bash
+python -m papers.vespcn --list                                     # all networks, parameters, GOps
+python data.py vid4 --from ~/my/vid4                               # four films, see data.md
+python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 --steps {steps}   # trains what is not there
+python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
+{shipped}
+python upscale.py film.mp4 --weights vespcn_x4                     # see upscaling.md
+```
+
+**Training.** {training}
+All rows have the same budget, which is far below the paper's: read differences between rows, not distances to the
+paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as in the paper.
+
+## Vid4, ×{scale}
+
+{protocol}. {frames}
+Means over the frames of a film, then over the four films; ± is the standard deviation over seeds. T-PSNR is the PSNR
+of what changes from frame to frame along the motion in the original, its own change subtracted
+(`scoring/films.changes`): what flickers. GOps are for a frame of 1920×1080, two operations a multiply-add.
+
+| | PSNR | SSIM | T-PSNR | GOps | seeds | the paper's: PSNR | SSIM | GOps |
+|---|---|---|---|---|---|---|---|---|
+{table}
+
+PSNR of each film:
+
+| | {films} |
+|---|{dashes}|
+{by_film}
+
+{notes}
+
+## Claims and findings
+
+Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which have the same films:
+
+{claims}
+
+## Pictures
+
+Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
+frame below the other: an edge that moves is a slanted line, and what flickers is rough along it. Upright stripes are
+the grid of pixel shuffles that had little training.
+
+![rows of pixels over time](vespcn_slice.png)
+
+![flows and what they leave](vespcn_flow.png)
+
+*A frame and the next; the true flow and VESPCN's (the colour is its direction); the change before and after
+warping. {flow}*
+
+Trained at {commits}.
+"""
+
+
+def spread(values, digits):
+    """The mean and, of several, the standard deviation as text."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
+
+
+def table_of(study):
+    """The lines of the table: a network each, means over its seeds, beside the paper's."""
+    lines = []
+    for name in networks_of(study):
+        means, paper = means_of(study, name), PAPER.get((name, study["scale"]), {})
+        cells = [spread(means[:, k], digits) for k, digits in enumerate((2, 4, 2))]
+        cells += ["" if name == "bicubic" else f"{work(name, study['scale']):.2f}", str(len(means))]
+        cells += [f"{paper[key]:.{n}f}" if key in paper else "" for key, n in (("PSNR", 2), ("SSIM", 4), ("GOps", 2))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_film(study):
+    """The lines of PSNR by film."""
+    lines = []
+    for name in networks_of(study):
+        runs = runs_of(study, name).values()
+        cells = [f"{np.mean([run['scores'][film][0] for run in runs]):.2f}" for film in study["frames"]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claims_of(study):
+    """A line for each of PAIRS that was trained: differences of the runs with the same seeds."""
+    lines = []
+    for one, other in PAIRS:
+        ours, theirs = (runs_of(study, name) for name in (one, other))
+        if seeds := sorted(set(ours) & set(theirs)):
+            psnr, steady = (
+                np.array([np.mean([ours[s]["scores"][f][k] - theirs[s]["scores"][f][k] for f in study["frames"]])
+                          for s in seeds])
+                for k in (0, 2)
+            )  # fmt: skip
+            share = work(one, study["scale"]) / work(other, study["scale"]) - 1
+            higher = f"higher with {int(np.sum(psnr > 0))} of {len(seeds)} seeds"
+            cost = f"{share:+.0%} of GOps".replace("-", "−")
+            lines.append(
+                f"- **{one} against {other}** ({cost}): {signed(psnr)} dB, {higher}; T-PSNR {signed(steady)} dB."
+            )
+    return "\n".join(lines)
+
+
+def signed(values):
+    return " ".join(f"{value:+.3f}" for value in values).replace("-", "−")
+
+
+def notes_of(study):
+    """Sentences on the rows that are no equals."""
+    scale, notes = study["scale"], []
+    if f"srresnet_x{scale}" in study["runs"]:
+        notes.append(
+            f"srresnet_x{scale} is the project's own ([MODEL_CARD.md](../checkpoint/MODEL_CARD.md)), trained for hours "
+            "on RGB. It takes Y for a gray picture, frame by frame."
+        )
+    bicubic = means_of(study, "bicubic")[0, 0]
+    if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
+        notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
+    if shipped := study["runs"].get(f"vespcn_x{scale}"):
+        means = np.mean(list(shipped["scores"].values()), axis=0)
+        notes.append(
+            f"The weights that ship, vespcn_x{scale} ({shipped['network']}, {shipped['steps']:,} updates on "
+            f"{shipped['films']:,} films): {means[0]:.2f} dB, {means[1]:.4f}, T-PSNR {means[2]:.2f} dB."
+        )
+    return " ".join(notes)
+
+
+def shipped_command(study):
+    """The command that trained the weights that ship."""
+    name = f"vespcn_x{study['scale']}"
+    if not (run := study["runs"].get(name)):
+        return "python -m papers.vespcn 9L-E3-MC                               # VESPCN alone"
+    command = f"python -m papers.vespcn {run['network']} --steps {run['steps']} --films {run['films']} --name {name}"
+    return f"{command}   # the weights that ship"
+
+
+def flow_in_words(truth, error):
+    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels."""
+    learned = "It has not learned to follow motion." if error > 0.8 * truth else "It follows motion."
+    return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
+
+
+def training_of(study):
+    """A sentence on the budget of the rows."""
+    runs = [run for name, run in study["runs"].items() if "steps" in run and name[:7] != "vespcn_"]
+    if not runs:
+        return "Nothing was trained but the weights that ship."
+    facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
+    words = {key: " or ".join(f"{value:,}" for value in values) for key, values in facts.items()}
+    return (
+        f"{words['steps']} updates of batch {words['batch']} on crops of {words['crop']} LR pixels from "
+        f"{words['films']} films, Adam, cosine from {words['learning_rate']}."
+    )
+
+
+def page_of(study, flow):
+    """The text of vespcn.md; flow: as draw_flow returns."""
+    trained = [run for run in study["runs"].values() if "steps" in run]
+    frames = ", ".join(f"{film} {count}" for film, count in study["frames"].items())
+    which = "The first frames" if study["most"] else "All frames"
+    return TEXT.format(
+        scale=study["scale"],
+        shipped=shipped_command(study),
+        steps=max((run["steps"] for name, run in study["runs"].items() if name.startswith("vespcn-")), default=0),
+        training=training_of(study),
+        protocol=films.PROTOCOL,
+        frames=f"{which}: {frames}.",
+        table=table_of(study),
+        films=" | ".join(study["frames"]),
+        dashes="---|" * (len(study["frames"]) - 1) + "---",
+        by_film=by_film(study),
+        notes=notes_of(study),
+        claims=claims_of(study),
+        flow=flow_in_words(*flow),
+        commits=results.in_words(list(dict.fromkeys(run["commit"] for run in trained))),
+    )
+
+
+def write(found, scale, out, most=None):
+    """Score all that is trained on {film: path}, and write FILES into the folder `out`; most: see score_all."""
+    out.mkdir(parents=True, exist_ok=True)
+    methods = find_methods(scale)
+    shown = ["bicubic", *(f"vespcn-{name}-x{scale}-0" for name in ("ESPCN", "9L-E1", "9L-E3", "9L-E3-MC"))]
+    shown = [name for name in (*shown, f"vespcn_x{scale}") if name in methods]
+    if not shown[-1].endswith(("-MC-x4-0", "-MC-x3-0", f"vespcn_x{scale}")):
+        raise UserError("train 9L-E3-MC first: the page shows its flow")
+    study = score_all(found, scale, out / "vespcn.json", most)
+    hr, lr, flows = vespcn_pictures.example(scale)
+    vespcn_pictures.draw_slice(out / "vespcn_slice.png", hr, {name: methods[name][1]()(lr) for name in shown})
+    weights, about = film_runs.describe(shown[-1])
+    flow = vespcn_pictures.draw_flow(out / "vespcn_flow.png", lr, flows, film_runs.load(weights, about["config"].MODEL))
+    text = page_of(study, flow)
+    utils.write_atomically(out / "vespcn.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    for name in networks_of(study):
+        print(f"{name:12} " + "  ".join(f"{spread(values, 3)}" for values in means_of(study, name).T))
+    print(f"written: {out / 'vespcn.md'}, its figures and its pictures")

@@ -1,0 +1,125 @@
+"""Pruning: the thinner network is the same where dropped maps were unread, and what a map is worth."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import TINY_SETTINGS, make_run, photo
+
+import utils
+from config import make_config
+from networks import counting, thinning
+from networks.registry import build_generator
+from papers import pruning, runner
+from runs import store
+from utils import UserError
+
+SMALL = ["MODEL.blocks=2", "MODEL.width=8"]
+
+
+def random_network(rng, *overrides):
+    """(network, MODEL section) with random weights everywhere, also in batch norms and slopes."""
+    config = make_config(overrides=[*SMALL, *overrides]).MODEL
+    network = build_generator(config)
+    network.set_weights([rng.uniform(0.1, 0.5, value.shape) for value in network.get_weights()])
+    return network, config
+
+
+@pytest.fixture
+def batch(rng):
+    return rng.random((2, 9, 11, 3), np.float32), rng.random((2, 36, 44, 3), np.float32)
+
+
+def unread(network, config, group, maps):
+    """Set to zero what reads these maps of a group."""
+    for name, (read, _) in thinning.wires_of(config).items():
+        layer = network.get_layer(name)
+        values = layer.get_weights()
+        if read == group:
+            values[0][:, :, maps] = 0
+        layer.set_weights(values)
+
+
+@pytest.mark.parametrize("overrides", [(), ("MODEL.widths=7 8 6 6 8",), ("MODEL.scale=2", "MODEL.skip=none")])
+def test_what_nobody_reads_is_dropped_without_a_trace(rng, batch, overrides):
+    network, config = random_network(rng, *overrides)
+    dropped = {group: [1, 3] for group in thinning.groups_of(config)}
+    for group, maps in dropped.items():
+        unread(network, config, group, maps)
+    worth = thinning.scores(network, config, [(batch[0], batch[1][:, : 9 * config.scale, : 11 * config.scale])])
+    assert all(np.all(worth[group][maps] == 0) for group, maps in dropped.items())
+    share = sum(map(len, dropped.values())) / sum(map(len, worth.values()))
+    kept = thinning.choose(worth, share)
+    assert all(set(kept[group]).isdisjoint(maps) for group, maps in dropped.items())
+    thinner, section = thinning.thin(network, config, kept)
+    assert section.widths == " ".join(str(n - 2) for n in thinning.groups_of(config).values())
+    np.testing.assert_allclose(thinner(batch[0]), network(batch[0]), rtol=1e-4, atol=1e-4)
+    work = [counting.multiply_adds(each, (1, 9, 11, 3)) for each in (network, thinner)]
+    assert work[1] < 0.8 * work[0]
+
+
+def test_worth_is_what_the_loss_changes_by(rng, batch):
+    """Against the loss with a map scaled down a little, image by image."""
+    network, config = random_network(rng)
+    worth = thinning.scores(network, config, [batch])["block2"]
+    layer, by_hand = network.get_layer("block2_conv2"), np.zeros(8)
+    before, step = layer.get_weights(), 1e-2
+    for k in range(8):
+        losses = []
+        for factor in (1 + step, 1 - step):
+            kernel = before[0].copy()
+            kernel[:, :, k] *= factor
+            layer.set_weights([kernel, before[1]])
+            sr = np.asarray(network(batch[0], training=False), float)
+            losses.append(((sr - batch[1]) ** 2).mean(axis=(1, 2, 3)))
+        by_hand[k] = np.abs(losses[0] - losses[1]).sum()
+    layer.set_weights(before)
+    np.testing.assert_allclose(worth, by_hand / by_hand.mean(), rtol=2e-2)
+
+
+@pytest.mark.slow
+def test_two_rounds_of_the_command(tmp_path, rng, monkeypatch, capsys):
+    """Each round is thinner, and what is finished is not done again."""
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    for i in range(3):
+        utils.write_image(tmp_path / "photos" / f"{i}.png", photo(rng, 64, 70))
+    make_run(tmp_path / "runs" / "thick", "srresnet")
+    command = ["pruning.py", "--weights=thick", "--lose=100", "--share=0.2", "--work=0.7", "--steps=2", "--batch=2"]
+    command += [f"--set={setting}" for setting in TINY_SETTINGS if "MODEL" not in setting]
+    monkeypatch.setattr(sys, "argv", [*command, f"--data={tmp_path / 'photos'}"])
+    pruning.main()
+    printed = capsys.readouterr().out
+    last = printed.splitlines()[-1].split("is ")[1].split(",")[0]
+    thin, thick = (store.load_generator(name)[0].count_params() for name in (last, "thick"))
+    assert last.startswith("pruned-thick-") and thin < 0.8 * thick
+    monkeypatch.setattr(runner.subprocess, "Popen", None)  # nothing is started
+    pruning.main()
+    assert capsys.readouterr().out.splitlines()[-1] == printed.splitlines()[-1]
+
+
+def test_global_and_layerwise_ranking():
+    worth = {"a": np.array([0.1, 0.2, 3, 3, 3, 3, 0.3, 3]), "b": np.array([1.0, 2, 1, 2, 1, 2, 1, 2])}
+    kept = thinning.choose(worth, 3 / 16)
+    assert list(kept["a"]) == [2, 3, 4, 5, 7] and len(kept["b"]) == 8
+    kept = thinning.choose(worth, 0.25, "layers")
+    assert list(kept["a"]) == [2, 3, 4, 5, 6, 7] and list(kept["b"]) == [0, 1, 2, 3, 5, 7]
+    assert len(thinning.choose(worth, 0.9)["b"]) == thinning.LEAST
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["MODEL.widths=8 8"], "takes 5 numbers for 2 blocks and ×4"),
+        (["MODEL.widths=8 8 x 8 8"], "numbers above zero"),
+        (["MODEL.widths=8 8 0 8 8"], "numbers above zero"),
+        (["MODEL.network=espcn", "MODEL.widths=8"], "is for srresnet"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(overrides, words):
+    with pytest.raises(UserError, match=words):
+        make_config(overrides=[*SMALL, *overrides])
+
+
+def test_other_networks_are_not_pruned():
+    with pytest.raises(UserError, match="only an srresnet"):
+        thinning.groups_of(make_config(overrides=["MODEL.network=espcn"]).MODEL)
