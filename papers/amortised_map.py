@@ -218,7 +218,8 @@ def write_page(folder, out):
     out.mkdir(parents=True, exist_ok=True)
     studies = read_studies(folder)
     text = page_of(folder, out, studies)
-    store.write_json(out / "amortised_map.json", studies | {"commit": store.git_commit()})
+    roll = {key: value for key, value in studies["swiss_roll"].items() if key not in ("points", "truth")}
+    store.write_json(out / "amortised_map.json", studies | {"swiss_roll": roll, "commit": store.git_commit()})
     utils.write_atomically(out / "amortised_map.md", lambda path: path.write_text(text, encoding="utf-8"))
     print(f"written: {out / 'amortised_map.md'}, its figures and amortised_map.json")
 
