@@ -200,7 +200,7 @@ class Converted(NamedTuple):
 
 ENGINES = {
     "tensorflow": None,
-    # 72 bytes are 18 maps: each convolution keeps 9 pointers of 8 bytes for every pixel (measured, as all of these).
+    # The bytes were measured on a CPU, by LiteRT with XNNPACK.
     "litert": Converted(".tflite", write_litert, load_litert, ("ai_edge_litert",), (), ("tensorflow",), 72),
     "onnxruntime": Converted(
         ".onnx", write_onnx, load_onnx, ("onnxruntime",), ("tf2onnx", "onnx"), ("tensorflow", "tf2onnx"), 24

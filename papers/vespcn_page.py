@@ -150,7 +150,7 @@ neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is V
 ```bash
 python -m papers.vespcn --list                                     # all networks, parameters, GOps
 python data.py vid4 --from ~/my/vid4                               # four films, see data.md
-python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 --steps {steps}   # trains what is not there
+python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 {budget}   # trains what is not there
 python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
 {shipped}
 python upscale.py film.mp4 --weights vespcn_x4                     # see upscaling.md
@@ -247,6 +247,8 @@ def claims_of(study):
             lines.append(
                 f"- **{one} against {other}** ({cost}): {signed(psnr)} dB, {higher}; T-PSNR {signed(steady)} dB."
             )
+    if lines and max(len(runs_of(study, name)) for name in networks_of(study)) < 3:
+        lines += ["", "With fewer than three seeds these differences neither support nor refute the paper's claims."]
     return "\n".join(lines)
 
 
@@ -289,6 +291,11 @@ def flow_in_words(truth, error):
     return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
 
 
+def most_of(study, key):
+    """The largest value of a setting among the rows that were trained."""
+    return max((run[key] for name, run in study["runs"].items() if name.startswith("vespcn-")), default=0)
+
+
 def training_of(study):
     """A sentence on the budget of the rows."""
     runs = [run for name, run in study["runs"].items() if "steps" in run and name[:7] != "vespcn_"]
@@ -310,7 +317,7 @@ def page_of(study, flow):
     return TEXT.format(
         scale=study["scale"],
         shipped=shipped_command(study),
-        steps=max((run["steps"] for name, run in study["runs"].items() if name.startswith("vespcn-")), default=0),
+        budget=" ".join(f"--{key} {most_of(study, key)}" for key in ("steps", "films")),
         training=training_of(study),
         protocol=films.PROTOCOL,
         frames=f"{which}: {frames}.",

@@ -64,7 +64,7 @@ def described(path):
     words += ["interlaced"] * film.interlaced + ["cut off"] * (not film.complete)
     with av.open(str(path)) as container:
         words.insert(0, container.streams.video[0].codec_context.name)
-        kinds = Counter((stream.type, stream.codec_context.name) for stream in container.streams[1:])
+        kinds = Counter((stream.type, stream.codec_context.name) for stream in list(container.streams)[1:])
         for (kind, codec), count in kinds.items():
             words.append(f"{count} {kind} ({codec})")
         words += [f"{len(container.chapters())} chapters"] * bool(container.chapters())
