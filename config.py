@@ -254,6 +254,8 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         )
     if config.TRAIN.relativistic and mode != "srgan":
         raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
+    if config.MODEL.projection != "none" and config.DATA.degradation != "bicubic":
+        raise UserError("MODEL.projection=bicubic needs LR that is bicubic alone: not with DATA.degradation=photo")
     if config.TRAIN.instance_noise and mode != "srgan":
         raise UserError("TRAIN.instance_noise is for --mode=srgan: it needs a discriminator")
     if config.TRAIN.adversarial != "log" and (mode != "srgan" or config.TRAIN.relativistic):

@@ -176,7 +176,8 @@ def image_denoiser(channels, width):
     x = image = keras.Input((None, None, channels))
     for i in range(1, 4):
         x = block(x, width, f"conv{i}")
-    return keras.Model(image, image + conv(x, channels, 3, "tail"), name="denoiser")
+    noise = conv(x, channels, 3, "tail", kernel_initializer="zeros")  # so that it teaches nothing before it has learned
+    return keras.Model(image, image + noise, name="denoiser")
 
 
 MIXTURE = 5  # Gaussians for each value

@@ -116,7 +116,7 @@ that were trained without it.
 In tiles (`upscale.py`), each tile sees at least {halo} LR pixels around it, and the projection needs 10. So a
 border between tiles is as consistent as the inside; the tiles differ there by what the network itself makes of the
 pixels that it does not see. Beyond black and white SR is cut off, which contradicts LR again: `ppt3` in Set14,
-black text on white, is the worst of all.
+black text on white, is the worst of that set.
 
 Nothing was trained for these figures: the weights are those that ship.
 
@@ -218,7 +218,8 @@ def write_page(folder, out):
     out.mkdir(parents=True, exist_ok=True)
     studies = read_studies(folder)
     text = page_of(folder, out, studies)
-    store.write_json(out / "amortised_map.json", studies | {"commit": store.git_commit()})
+    roll = {key: value for key, value in studies["swiss_roll"].items() if key not in ("points", "truth")}
+    store.write_json(out / "amortised_map.json", studies | {"swiss_roll": roll, "commit": store.git_commit()})
     utils.write_atomically(out / "amortised_map.md", lambda path: path.write_text(text, encoding="utf-8"))
     print(f"written: {out / 'amortised_map.md'}, its figures and amortised_map.json")
 

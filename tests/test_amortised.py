@@ -78,6 +78,7 @@ def test_the_discriminator_alone_sees_the_noise(small_judge, rng, monkeypatch):
         ("srresnet", ["TRAIN.adversarial=logit"], "is for --mode=srgan"),
         ("srgan", ["TRAIN.adversarial=logit", "TRAIN.relativistic=true"], "not with TRAIN.relativistic"),
         ("srgan", ["TRAIN.instance_noise=-1"], "zero or more"),
+        ("srresnet", ["MODEL.projection=bicubic", "DATA.degradation=photo"], "LR that is bicubic alone"),
         ("srresnet", ["MODEL.projection=cubic"], "MODEL.projection must be one of none, bicubic"),
     ],
 )

@@ -6,7 +6,7 @@ from conftest import TINY_SETTINGS, photo, slow_but
 
 import utils
 from config import make_config
-from inference import compiled, engines, formats, tiles
+from inference import compiled, formats, tiles
 from layers import borders, projection
 from networks import receptive, registry
 from runs import store
@@ -29,6 +29,14 @@ def random_network(rng, *overrides, amount=0.1):
     network = registry.build_generator(config)
     network.set_weights([w + rng.normal(0, amount, w.shape) for w in network.get_weights()])
     return network, config
+
+
+def write_run(directory, network, *overrides):
+    """The store.Run of a random network, with its weights."""
+    run = store.Run(directory, "srresnet", "default", make_config(overrides=[*TINY_SETTINGS, *overrides]))
+    store.create(run, {})
+    store.save_weights(network, directory / store.WEIGHTS)
+    return run
 
 
 def contradiction(degradation, sr_m11, lr_01):
@@ -135,7 +143,7 @@ def test_weights_fit_with_and_without(rng, tmp_path):
     store.load_weights(network, path)
 
 
-def test_folded_split_and_in_tiles(rng, monkeypatch):
+def test_folded_split_and_in_tiles(rng, tmp_path, monkeypatch):
     """Any tile is as the whole picture inside its halo, and an engine's parts are as the network."""
     network, config = random_network(rng, PROJECTED)
     folded = compiled.fold_batch_norm(network, config)
@@ -150,13 +158,11 @@ def test_folded_split_and_in_tiles(rng, monkeypatch):
     moved = np.abs(np.asarray(folded(changed)) - whole)[0].max(axis=(1, 2)) > 1e-5
     assert not moved[: 4 * 13].any() and moved[4 * 15 :].any()
 
-    parts = [compiled.as_function(part) for part in (trunk, rest)]
-    monkeypatch.setattr(tiles.engines, "load", lambda *_: engines.Loaded(parts, radii[:2]))
-    monkeypatch.setattr(tiles, "choose_weights", lambda *_: (None, None, config))
-    monkeypatch.setattr(tiles, "source_of", lambda *_: None)
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
+    write_run(tmp_path / "mine", network, PROJECTED)
     monkeypatch.setattr(tiles, "STRIP", 400)
     lr_u8 = photo(rng, 90, 70)
-    tiled = tiles.Upscaler(tile=24, engine="tensorflow")
+    tiled = tiles.Upscaler("mine", tile=24, engine="tensorflow")
     assert tiled.count(90, 70) == 6 and tiled.halo == 16
     sr = tiled.upscale(lr_u8).astype(int)
     whole = utils.m11_to_u8(network(utils.u8_to_01(lr_u8)[None], training=False))[0].astype(int)
@@ -185,9 +191,7 @@ def test_a_run_is_made_of_anothers_weights(rng, tmp_path, monkeypatch, call):
     """Its SR shrinks to LR; it is made once, and cannot be blended with a run that has no projection."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     network, _ = random_network(rng)
-    run = store.Run(tmp_path / "mine", "srresnet", "default", make_config(overrides=TINY_SETTINGS))
-    store.create(run, {})
-    store.save_weights(network, run.directory / store.WEIGHTS)
+    run = write_run(tmp_path / "mine", network)
     for _ in range(2):
         result = call("-m", "papers.projection", "mine")
         assert result.returncode == 0, result.stderr
@@ -259,9 +263,7 @@ def test_exports_shrink_to_lr(name, rng, tmp_path):
 def test_exact_tiles_equal_the_whole_picture(rng, tmp_path, monkeypatch):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     network, _ = random_network(rng, PROJECTED)
-    run = store.Run(tmp_path / "mine", "srresnet", "default", make_config(overrides=[*TINY_SETTINGS, PROJECTED]))
-    store.create(run, {})
-    store.save_weights(network, run.directory / store.WEIGHTS)
+    write_run(tmp_path / "mine", network, PROJECTED)
     lr = photo(rng, 96, 120)
     small, large = (tiles.Upscaler("mine", tile=side, exact=True) for side in (24, 256))
     assert small.count(96, 120) > 1 == large.count(96, 120)
