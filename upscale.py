@@ -344,7 +344,7 @@ def remark_on(picture, upscaler):
     suited = store.photo_weights(dict.fromkeys((upscaler.scale, 4)))
     if upscaler.for_photos or not suited or not compression.is_compressed(picture):
         return ""
-    return f"it looks like a JPEG, whose traces are enlarged too: --weights {suited.name} suits it better"
+    return f"it looks like a JPEG, whose traces are enlarged too: the weights {suited.name} suit it better"
 
 
 def weights_for(job, weights, scale, max_megapixels):

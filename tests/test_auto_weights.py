@@ -53,7 +53,7 @@ def folder(tmp_path, rng):
 def test_a_compressed_picture_is_told(command, folder):
     status, (clean, blocky), errors = command(folder, "-o", folder / "out")
     assert status == 0, errors
-    assert clean["remark"] == "" and "--weights srresnet_x4_photo suits it better" in blocky["remark"]
+    assert clean["remark"] == "" and "the weights srresnet_x4_photo suit it better" in blocky["remark"]
     _, (one, other), _ = command(folder, "-o", folder / "fine", "--weights", "srresnet_x4_photo")
     assert one["remark"] == other["remark"] == ""
 

@@ -22,6 +22,8 @@ import requests
 from conftest import PROJECT, content_of, open_page, photo, requested
 from PIL import Image
 
+import utils
+
 import demo
 from cli import terminal
 from images import pictures
@@ -283,7 +285,7 @@ def test_from_drop_to_download(server, browser, runs_there, rng, tmp_path):
 def test_the_slider_the_dial_and_the_crops(server, browser, rng, tmp_path):
     from selenium.webdriver import ActionChains
 
-    (tmp_path / "a.png").write_bytes(content_of(photo(rng, 120, 160)))
+    (tmp_path / "a.png").write_bytes(content_of(utils.imresize(photo(rng, 30, 40), 4)))  # smooth: not like a JPEG
     open_demo(browser, server)
     drop(browser, tmp_path / "a.png")
     wait_until(lambda: text_of(browser, "status") == "Done.")

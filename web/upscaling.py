@@ -184,7 +184,7 @@ def results(made, folder):
     names = list(made.views)
     left, right = (names[0], names[-1]) if names else (None, None)
     return (
-        "\n".join(made.said) or "Done.",
+        "\n".join(["Done.", *made.said]),
         gr.File([str(file) for file in made.files] or None, visible=bool(made.files)),
         gr.Dropdown(names, value=left),
         gr.Dropdown(names, value=right),
