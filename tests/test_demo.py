@@ -22,9 +22,8 @@ import requests
 from conftest import PROJECT, content_of, open_page, photo, requested
 from PIL import Image
 
-import utils
-
 import demo
+import utils
 from cli import terminal
 from images import pictures
 from inference.tiles import Upscaler
