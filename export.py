@@ -220,6 +220,16 @@ def parse_arguments():
     return args
 
 
+def write_report(folder, title, results, facts):
+    """Print the table and write it as table.md, and export.json with it and the facts, into the folder."""
+    lines = [title, "", *table(results)]
+    print("", *lines, sep="\n")
+    text = "\n".join(lines) + "\n"
+    utils.write_atomically(folder / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    store.write_json(folder / "export.json", facts | {"formats": tables.finite(results)})
+    print(f"\nfiles, table.md and export.json: {folder}")
+
+
 def main():
     args = parse_arguments()
     for name in args.to or ():
@@ -266,21 +276,13 @@ def main():
     for name, (ms, ratio) in time_in_turns(functions, args.size, args.rounds).items():
         results[name] |= {"ms": ms, "speed": 1 / ratio}
 
-    lines = [
+    title = (
         f"{run} ×{config.scale} on {len(images)} photographs ({', '.join(sets)}); ms: an LR image of "
         f"{args.size}×{args.size} on {os.cpu_count()} cores; speed: relative to the source, which is "
-        "the plain graph of evaluate.py; all took turns.",
-        "",
-        *table(results),
-    ]
-    print("", *lines, sep="\n")
-    utils.write_atomically(
-        out / "table.md", lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        "the plain graph of evaluate.py; all took turns."
     )
     facts = {"about": source.about, "machine": store.machine(*MACHINE), "photographs": [image.name for image in images]}
-    facts |= {"calibration_crops": len(crops), "timed_lr": args.size, "formats": tables.finite(results)}
-    store.write_json(out / "export.json", facts)
-    print(f"\nfiles, table.md and export.json: {out}")
+    write_report(out, title, results, facts | {"calibration_crops": len(crops), "timed_lr": args.size})
     if failed:
         raise UserError(f"not all formats could be made: {'; '.join(failed)}")
 
