@@ -145,18 +145,15 @@ def test_no_line_stands_out_of_the_srgans_spectrum(shared):
 
 
 @pytest.mark.slow
-def test_the_photo_weights_suit_jpegs(upscaled):
-    """On photographs that neither was trained on: better than the SRResNet at quality 50, close to it on clean ones."""
-    psnr = {}
-    for name in ("srresnet_x4", "srresnet_x4_photo"):
-        generator, psnr[name] = store.load_generator(name)[0], []
-        for lr, hr in pairs():
-            sr = generator(utils.u8_to_01(degradation.jpeg(lr, 50))[None], training=False)[0]
-            psnr[name].append(metrics.psnr_y(utils.m11_to_u8(sr), hr, 4))
-        clean = zip(upscaled[name], upscaled["original"], strict=True)
-        psnr[name] = np.array([np.mean(psnr[name]), np.mean([metrics.psnr_y(sr, hr, 4) for sr, hr in clean])])
-    gain = psnr["srresnet_x4_photo"] - psnr["srresnet_x4"]
-    assert gain[0] > 0.2 and gain[1] > -0.5, gain
+def test_the_photo_weights_suit_jpegs():
+    """On photographs that neither was trained on, at quality 50; on clean test sets they lose half a dB at most."""
+    psnr, names = [], ("srresnet_x4", "srresnet_x4_photo")
+    for generator in (store.load_generator(name)[0] for name in names):
+        calls = (generator(utils.u8_to_01(degradation.jpeg(lr, 50))[None], training=False)[0] for lr, _ in pairs())
+        psnr.append([metrics.psnr_y(utils.m11_to_u8(sr), hr, 4) for sr, (_, hr) in zip(calls, pairs(), strict=True)])
+    assert np.mean(psnr[1]) > np.mean(psnr[0]) + 0.3, psnr
+    clean, photo = (store.read_scores(store.find_runs()[name][0]) for name in names)
+    assert all(photo[name]["psnr_y"] >= clean[name]["psnr_y"] - 0.5 for name in clean)
 
 
 def test_a_gan_starts_from_the_shipped_srresnet():
