@@ -50,6 +50,7 @@ def folder(tmp_path, rng):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_compressed_picture_is_told(command, folder):
     status, (clean, blocky), errors = command(folder, "-o", folder / "out")
     assert status == 0, errors
@@ -58,6 +59,7 @@ def test_a_compressed_picture_is_told(command, folder):
     assert one["remark"] == other["remark"] == ""
 
 
+@pytest.mark.slow
 def test_auto_takes_the_weights_that_suit(command, folder):
     status, lines, errors = command(folder, "-o", folder / "out", "--weights", "auto")
     assert status == 0 and {line["remark"] for line in lines} == {""}, errors

@@ -64,6 +64,7 @@ def make(upload, methods, folder, share=1, stopped=None, report=lambda share, na
     return making
 
 
+@pytest.mark.slow
 def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
     """With alpha; the same bytes as upscale.py's file."""
     lr = np.dstack([photo(rng, 24, 30), np.full((24, 30), 255, np.uint8)])

@@ -125,6 +125,7 @@ def test_a_dead_server_is_named_at_once(tmp_path):
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.slow
 def test_a_silent_server_does_not_hold_up_the_fallback():
     """A connection that is accepted and never answered: `reachable` gives up in its time."""
     import socket

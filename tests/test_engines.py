@@ -109,6 +109,7 @@ def test_too_small_a_halo_of_strips_shows(tiny_run, rng):
 # Conversions
 
 
+@pytest.mark.slow
 def test_a_conversion_is_made_once_for_the_same_weights(tiny_run, cache, monkeypatch):
     source = source_of(tiny_run, None, None)
     loaded = engines.load("litert", source)

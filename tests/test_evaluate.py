@@ -141,6 +141,7 @@ def test_rows_of_mixed_weights(trained, call, clone):
     assert np.abs(picture.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_lr_that_was_saved_as_jpeg(call, clone):
     """The rows beside the clean ones are those of a JPEG made here, and its quality counts."""
     arguments = ["--sets=samples", "--methods=bicubic", "--metrics=psnr_y,consistency", "--out=jpeg"]

@@ -67,6 +67,7 @@ def test_frames_and_their_neighbours_of_the_scene_are_upscaled(rng):
     assert seen == [[level] for level in levels]
 
 
+@pytest.mark.slow
 def test_y_is_the_networks_and_colour_is_bicubic(upscaler, film_run, frames):
     """Y against the network by itself, and Cb and Cr against another implementation of bicubic."""
     lr = stacked(frames, 2)
@@ -108,6 +109,7 @@ def test_tiles_show_no_seams(upscaler, rng, monkeypatch):
     assert np.abs(whole.astype(int) - upscaler.upscale(stacked(frames, 1))).max() <= 1
 
 
+@pytest.mark.slow
 def test_films_by_the_command(call, film_run, tmp_path, frames):
     """The frames of the result are those of the network with their neighbours; smaller factors are shrunk."""
     film = write_film(tmp_path / "film.mp4", (0, 40, 80, 120, 160), frames)

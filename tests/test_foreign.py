@@ -254,6 +254,7 @@ def sets(clone, rng, photos):
     return clone
 
 
+@pytest.mark.slow
 def test_foreign_pictures_are_rows_like_the_others(sets, call):
     """The same pictures under other names score as ours do; what was planted is printed, in the JSON and the page."""
     arguments = ["--data=foreign", "--sets=mine", "--methods=bicubic,lanczos", "--out=f", "--significance"]

@@ -130,6 +130,7 @@ def test_nothing_tells_what_a_picture_is(lasting):
     assert same[0] == same[1]
 
 
+@pytest.mark.slow
 @needs_packages
 def test_the_policy_allows_only_the_page_itself(lasting):
     policy = requests.get(lasting.links[0], timeout=20).headers["content-security-policy"]

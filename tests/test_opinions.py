@@ -223,6 +223,7 @@ def test_the_files_of_a_report(opened):
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_distribution_shows_shares_and_means(opened):
     """The paper's Figure 5, read back from the drawing: the middle of each field is as dark as the ratings are many."""
     ratings = [r for r in opened.ratings() if r.kind == "first"]

@@ -192,6 +192,7 @@ def test_host_memory_is_bounded(tmp_path, rng, monkeypatch, cache):
     assert len(photos.kept) == {"ram": 10, "disk": 48, "none": 0}[cache]
 
 
+@pytest.mark.slow
 def test_no_more_results_wait_than_may(monkeypatch):
     """A consumer slower than the decoders, as a disk may be: they stop at 32 results, or at so many bytes."""
     monkeypatch.setattr(photographs, "IN_FLIGHT", 35)

@@ -143,6 +143,7 @@ def test_weights_fit_with_and_without(rng, tmp_path):
     store.load_weights(network, path)
 
 
+@pytest.mark.slow
 def test_folded_split_and_in_tiles(rng, tmp_path, monkeypatch):
     """Any tile is as the whole picture inside its halo, and an engine's parts are as the network."""
     network, config = random_network(rng, PROJECTED)

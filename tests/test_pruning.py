@@ -40,7 +40,14 @@ def unread(network, config, group, maps):
         layer.set_weights(values)
 
 
-@pytest.mark.parametrize("overrides", [(), ("MODEL.widths=7 8 6 6 8",), ("MODEL.scale=2", "MODEL.skip=none")])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("MODEL.widths=7 8 6 6 8",),
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("MODEL.scale=2", "MODEL.skip=none"), marks=pytest.mark.slow),
+    ],
+)
 def test_what_nobody_reads_is_dropped_without_a_trace(rng, batch, overrides):
     network, config = random_network(rng, *overrides)
     dropped = {group: [1, 3] for group in thinning.groups_of(config)}
@@ -58,6 +65,7 @@ def test_what_nobody_reads_is_dropped_without_a_trace(rng, batch, overrides):
     assert work[1] < 0.8 * work[0]
 
 
+@pytest.mark.slow
 def test_worth_is_what_the_loss_changes_by(rng, batch):
     """Against the loss with a map scaled down a little, image by image."""
     network, config = random_network(rng)

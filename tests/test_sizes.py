@@ -204,6 +204,7 @@ def test_all_pages_of_a_tiff(command, tmp_path, rng, tiny_run):
         pictures.read(tmp_path / "a.tif", 1)  # for training
 
 
+@pytest.mark.slow
 def test_floating_point_numbers(command, tmp_path):
     ramp = np.linspace(0, 1, 20 * 30, dtype=np.float32).reshape(20, 30)
     Image.fromarray(ramp).save(tmp_path / "a.tif")
@@ -245,6 +246,7 @@ def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
     assert (tmp_path / "out" / "a.png").is_file()
 
 
+@pytest.mark.slow
 def test_standard_input(command, picture, tmp_path):
     names = f"{picture}\n\n{tmp_path / 'nothing.png'}\n"
     status, printed, errors = command("-", "-o", tmp_path / "out", standard_input=names.encode())
@@ -256,6 +258,7 @@ def test_standard_input(command, picture, tmp_path):
     assert command("-", standard_input=b"")[0] == 2
 
 
+@pytest.mark.slow
 def test_what_is_printed(command, picture, tmp_path):
     shutil.copy(picture, tmp_path / "b.png")
     (tmp_path / "c.png").write_text("x")

@@ -90,6 +90,7 @@ def tiny_state(mode="srresnet", *settings):
     return state.TrainState(make_config(mode, overrides=[*TINY[1::2], *settings]), mode)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_everything():
     whole = tiny_state("srgan").parts()
     assert set(whole) == {"generator", "g_optimizer", "average", "discriminator", "d_optimizer", "state"}

@@ -627,6 +627,7 @@ def test_on_nan_rollback_goes_back_with_a_smaller_learning_rate(tmp_path, monkey
     assert log[-1]["learning_rate"] == pytest.approx(0.25e-4)
 
 
+@pytest.mark.slow
 def test_rollbacks_come_to_an_end(tmp_path, monkeypatch):
     with pytest.raises(train.NotFinite, match="step 7"):
         loop_with_planted_nan(tmp_path, monkeypatch, "rollback", {7}, 0)

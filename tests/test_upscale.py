@@ -101,6 +101,7 @@ def test_tiles_are_the_whole_picture(tiny, rng):
         assert all(np.array_equal(results[0], result) for result in results[1:])
 
 
+@pytest.mark.slow
 def test_a_halo_that_is_too_small_shows(tiny, rng, monkeypatch):
     lr = photo(rng, 96, 96)
     whole = tiny.upscale(lr)
@@ -108,6 +109,7 @@ def test_a_halo_that_is_too_small_shows(tiny, rng, monkeypatch):
     assert not np.array_equal(tiny.upscale(lr), whole)
 
 
+@pytest.mark.slow
 def test_tiles_with_the_bicubic_skip(rng, tmp_path):
     config = make_config(overrides=[*TINY_SETTINGS, "MODEL.skip=bicubic"])
     generator = build_generator(config.MODEL)
@@ -238,6 +240,7 @@ def test_tile_follows_free_memory(tiny_run, monkeypatch):
     assert upscaler.affordable_tile(config) == 72 - 2 * upscaler.halo
 
 
+@pytest.mark.slow
 def test_an_engine_gives_its_memory_back_and_goes_on(tiny_run, rng):
     """What a converted engine had loaded is gone after release(), and the next picture is the same."""
     pytest.importorskip("ai_edge_litert")
@@ -321,6 +324,7 @@ def test_folders_keep_their_structure_and_finished_files_are_skipped(command, al
     assert (out / "a.png").stat().st_mtime_ns > before
 
 
+@pytest.mark.slow
 def test_beside_the_input_and_again(command, album):
     """Outputs of the first run are no inputs of the second, whatever its factor."""
     assert command(album)[0] == 0
@@ -334,6 +338,7 @@ def test_beside_the_input_and_again(command, album):
     assert names(album) == sorted([*first, "a_x2.png", "b_x2.JPG", "deep/c_x2.bmp"])
 
 
+@pytest.mark.slow
 def test_what_was_made_here_is_known_by_itself(command, album, tmp_path, rng):
     """Also under another name and elsewhere; a photograph that is only called so is taken, and what is named alone."""
     assert command(album / "a.png", "-o", album / "large.png")[0] == 0
@@ -385,6 +390,7 @@ def test_two_names_that_a_folder_takes_for_one(command, album, tmp_path, monkeyp
     assert upscale.ignores_case(tmp_path / "case" / "new")
 
 
+@pytest.mark.slow
 def test_what_o_names_is_what_is_written(command, album, tmp_path):
     for out, more, words in [
         ("b.jpg", ("--format", "png"), "is no png, as --format has it"),
@@ -402,6 +408,7 @@ def test_what_o_names_is_what_is_written(command, album, tmp_path):
     assert names(tmp_path / "version.2") == ["a.png"]
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf_8(command, album, tmp_path, monkeypatch):
     strange = os.fsdecode(b"caf\xe9.png")
     (album / "a.png").rename(album / strange)
@@ -443,6 +450,7 @@ def test_inks_are_upscaled_as_they_are(command, tiny, rng, tmp_path):
     assert np.array_equal(result[..., 3:], 255 - tiny.upscale(255 - inks[..., 3:]))
 
 
+@pytest.mark.slow
 def test_bad_files_do_not_stop_the_others(command, album, tmp_path):
     (album / "empty.png").write_bytes(b"")
     (album / "cut.jpg").write_bytes((album / "b.JPG").read_bytes()[:300])

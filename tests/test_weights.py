@@ -179,6 +179,7 @@ def test_shipped_runs_are_of_a_command_in_the_documentation(name):
     assert sum(found) == 1, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILMS)
 def test_weights_for_films(name):
     """The committed bytes, by a command of the documentation; above bicubic on a film."""
