@@ -250,7 +250,8 @@ def test_work_of_a_layer_used_many_times():
     assert counting.multiply_adds(network, (1, 5, 6, 3)) == 5 * 6 * 16 * a_pixel
 
 
-@pytest.mark.parametrize("name", slow_but(["espcn"], [name for name in NETWORKS if name != "srresnet"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "srresnet"])
 def test_each_learns(name, rng):
     """Some updates by its own loss, at a rate that fits so small a network, and the loss has come down."""
     small = ["MODEL.width=8", "MODEL.blocks=2", "DATA.crop=32", "TRAIN.batch=2", "TRAIN.steps=40", "TRAIN.xla=false"]

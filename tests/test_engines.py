@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import photo, slow_but
+from conftest import photo
 
 from inference import compiled, engines
 from inference.engines import fastest
@@ -62,7 +62,8 @@ def test_half_is_near(cache):
     assert 0 < error < 255**2 / 10**4.2  # over 42 dB, where an 8-bit JPEG of quality 95 has about 40
 
 
-@pytest.mark.parametrize("name", slow_but(["tensorflow"], ALL))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
 def test_all_kinds_of_arrays_by_each_engine(name, tiny_run, rng, cache):
     """Also tiles of changing sizes, one pixel, and a network without the bicubic skip."""
     exact, upscaler = Upscaler(tiny_run, exact=True), Upscaler(tiny_run, tile=24, engine=name)

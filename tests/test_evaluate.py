@@ -51,6 +51,7 @@ def test_samples_are_scored_where_there_is_no_set(trained, call, clone):
     assert all(float(mean[name]) == pytest.approx(scores["samples"]["tiny"][name]) for name in metrics.USUAL)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_pictures(trained, call, clone, rng):
     """Computed again from the PNGs, by scikit-image and with the shave and colour conversion written out here."""
     from skimage.color import rgb2ycbcr

@@ -3,7 +3,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import slow_but
 
 import model
 from config import make_config
@@ -14,7 +13,8 @@ from utils import UserError
 LAYERS = [("conv2_2", "block2_conv2"), ("pool4", "block4_pool"), ("conv5_4", "block5_conv4")]  # ours, Keras's
 
 
-@pytest.mark.parametrize(("layer", "keras_layer"), slow_but(LAYERS[:1], LAYERS))
+@pytest.mark.slow
+@pytest.mark.parametrize(("layer", "keras_layer"), LAYERS)
 def test_vgg19_against_keras_applications(layer, keras_layer, tmp_path, rng):
     """The same random weights in Keras's VGG19, fed with Keras's own preprocessing, give the same features."""
     import keras

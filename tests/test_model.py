@@ -178,7 +178,8 @@ def with_random_weights(network, rng):
 FOLDED = [(2, "none"), (4, "none"), (8, "none"), (4, "bicubic")]
 
 
-@pytest.mark.parametrize(("scale", "skip"), slow_but([(2, "none")], FOLDED))
+@pytest.mark.slow
+@pytest.mark.parametrize(("scale", "skip"), FOLDED)
 def test_folded_generator_equals_the_unfolded(scale, skip, rng):
     """With an epsilon that counts, at odd sizes, up to the borders; also through the compiled function."""
     import tensorflow as tf

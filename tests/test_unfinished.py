@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import photo, slow_but
+from conftest import photo
 from filelock import FileLock
 from PIL import Image
 
@@ -42,7 +42,8 @@ def command(tiny_run, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("kind", slow_but(["RGB"], ["RGB", "LA", "CMYK", "deep"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["RGB", "LA", "CMYK", "deep"])
 def test_an_interrupted_picture_goes_on(command, folder, tiny_run, tmp_path, rng, monkeypatch, kind):
     pixels = np.dstack([photo(rng, 100, 70), photo(rng, 100, 70)[..., :1]])
     path = tmp_path / ("a.tif" if kind == "CMYK" else "a.png")
