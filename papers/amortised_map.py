@@ -17,6 +17,7 @@ import numpy as np
 import data
 import utils
 from cli import terminal
+from inference.tiles import HALO
 from layers import projection as layers
 from papers import amortised_pictures, projection, swiss_roll
 from runs import store
@@ -159,7 +160,7 @@ PICTURES = """![{names}]({figure})
 
 {table}
 
-{steps:,} updates of {batch} crops, one seed, 24 test crops; methods with a critic begin with the weights of MSE or
+{steps:,} updates of {batch} crops, one seed, {tests} test crops; methods with a critic begin with the weights of MSE or
 AffMSE. The paper's Table 2 is of CelebA's faces, with larger networks and longer trainings, so its figures can only be
 compared in their order: projected methods are consistent up to float32's rounding, the others are not.
 """
@@ -172,6 +173,7 @@ def picture_part(folder, out, study, set_name):
     figure = f"amortised_map_{set_name}.png"
     names = amortised_pictures.draw(out / figure, folder, set_name)
     facts = {"steps": study["steps"], "batch": amortised_pictures.TRAIN.batch, "table": amortised_pictures.table(study)}
+    facts["tests"] = amortised_pictures.TESTED
     return PICTURES.format(names=", ".join(names), figure=figure, title=TITLES[set_name], **facts)
 
 
@@ -188,7 +190,7 @@ def page_of(folder, out, studies):
     errors = [f"{error:.0e} ({n} LR pixel{'s' if n > 1 else ''} wide)" for n, error in identity_errors().items()]
     return TEXT.format(
         identity=", ".join(errors),
-        halo=16,
+        halo=HALO,
         bridge=bridge_table(studies["bridge"]),
         changes=changes_of(studies["bridge"]),
         longer=swiss_roll.longer_words(roll),

@@ -8,11 +8,13 @@ in checkpoint/; the thinnest good one is named at the end, and is used as any ot
 """
 
 import argparse
+import shutil
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 import data
+import train
 from cli import terminal
 from networks import counting, thinning
 from papers.runner import has_ended, train_run
@@ -21,7 +23,7 @@ from training.validation import Validation
 from utils import UserError
 
 SIDE = 24  # LR pixels of a side at which work is counted
-BATCHES = 8  # of 16 crops, by which maps are ranked
+BATCHES = 8  # of the run's own, by which maps are ranked
 # Short fine-tuning: the statistics stay, the rate rises to this and falls to zero.
 RULE = {"TRAIN.batch_norm": "frozen", "TRAIN.schedule": "cosine", "TRAIN.learning_rate": 2e-4, "TRAIN.ema": 0.99}
 
@@ -42,13 +44,12 @@ class Bench:
         photographs, _ = data.read_training(data_directory, config)
         indices, held_out = photographs.split(config.DATA.validation)
         self.held_out = [photographs[i] for i in held_out or indices[:1]]
-        self.batches = data.Batches(
-            photographs, indices, config.TRAIN.batch, config.DATA.crop, config.MODEL.scale, seed=1
-        )
+        self.batches = train.batches_of(photographs, indices, config)
 
     def rank(self, network, config):
         """{group: worth of each map}, from thinning.scores."""
-        pairs = (data.degrade(*self.batches(i), config.MODEL.scale) for i in range(BATCHES))
+        batches = map(self.batches, range(BATCHES))
+        pairs = (data.degrade(crops, turns, config.MODEL.scale, *lr) for crops, turns, *lr in batches)
         return thinning.scores(network, config.MODEL, tqdm(pairs, "ranking", BATCHES, unit="batch", leave=False))
 
     def measure(self, run):
@@ -69,6 +70,7 @@ def prune_once(run, name, share, ranking, bench):
         raise UserError(f"{run} has no more maps to drop")
     thinner, config.MODEL = thinning.thin(network, config.MODEL, kept)
     begun = store.Run(store.root() / name, about["mode"], about["preset"], config)
+    shutil.rmtree(begun.directory, ignore_errors=True)  # what an interrupted call left
     store.create(begun, {"pruned from": run})
     store.save_weights(thinner, begun.directory / store.WEIGHTS)
 
@@ -76,9 +78,9 @@ def prune_once(run, name, share, ranking, bench):
 def command_of(name, start, args):
     """The arguments of train.py that train the run `name` from the weights of the run `start`."""
     about = store.describe_weights(start)[1]
-    model = about["config"].MODEL
-    settings = {f"MODEL.{key}": model[key] for key in store.ARCHITECTURE if key != "scale"} | RULE
-    settings |= {"MODEL.scale": model.scale, "TRAIN.validate_every": args.steps, "TRAIN.batch": args.batch}
+    settings = {f"MODEL.{key}": value for key, value in about["config"].MODEL.items()} | RULE
+    settings |= {"DATA.degradation": about["config"].DATA.degradation}
+    settings |= {"TRAIN.validate_every": args.steps, "TRAIN.batch": args.batch}
     command = ["--mode", about["mode"], "--name", name, "--init", start, "--steps", str(args.steps)]
     command += ("--data", args.data) if args.data else ()
     for setting in (*(f"{key}={value}" for key, value in settings.items()), *args.set):
@@ -93,7 +95,7 @@ def prune(args):
     bench = Bench(about["config"], args.data)
     rounds = [bench.measure(args.weights)]
     show(rounds)
-    stem = f"pruned-{weights.parent.name}" + ("-layers" if args.ranking == "layers" else "")
+    stem = f"pruned-{weights.resolve().parent.name}" + ("-layers" if args.ranking == "layers" else "")
     while rounds[-1].psnr >= rounds[0].psnr - args.lose and rounds[-1].work > args.work * rounds[0].work:
         name = f"{stem}-{len(rounds)}"
         start = f"{name}-start"
@@ -123,7 +125,9 @@ def parse_arguments():
     add("--lose", type=above, default=0.1, metavar="DB", help="how much validation may fall (default: 0.1 dB)")
     part = terminal.number(float, 1e-3, 0.9, "a share from 0.001 to 0.9")
     add("--share", type=part, default=0.05, help="share of all maps that a round drops (default: 0.05)")
-    add("--work", type=part, default=0.1, help="stop at this share of the multiply-adds (default: 0.1)")
+    add(
+        "--work", type=part, default=0.1, metavar="SHARE", help="stop at this share of the multiply-adds (default: 0.1)"
+    )
     help_ranking = "global: maps of all layers together, as in the paper; layers: the same share of each layer"
     add("--ranking", choices=("global", "layers"), default="global", help=f"{help_ranking} (default: global)")
     count = terminal.number(int, 1, 10**9, "a whole number above zero")

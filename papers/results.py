@@ -1,5 +1,7 @@
 """The page that reproduce.py writes (docs/results.md is ours): trained rows beside the paper's, claims and findings."""
 
+import numpy as np
+
 import data
 from papers.rows import ALL, ROWS, SAME_RULE, run_name
 from scoring import tables
@@ -136,6 +138,12 @@ def between(numbers):
     """The smallest and largest of some numbers as text: "2 to 5", or "2" if all are equal."""
     words = [f"{number:,.0f}" for number in (min(numbers), max(numbers))]
     return " to ".join(dict.fromkeys(words))
+
+
+def spread(values, digits):
+    """The mean and standard deviation of values, one per seed, as text."""
+    mean = f"{np.mean(values):.{digits}f}"
+    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
 
 
 def in_words(commits):

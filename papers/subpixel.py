@@ -164,12 +164,6 @@ Trained at {commits}.
 """
 
 
-def spread(values, digits):
-    """The mean and standard deviation of values, one per seed, as text."""
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
-
-
 def moved(study):
     """How much the difference of two arms in validation varies with the seed, as text; "" for a single seed."""
     if study["seeds"] == 1:
@@ -193,10 +187,10 @@ def page_of(study):
         loss, board = (np.array(arm[key]) for key in ("mse_loss", "checkerboard"))
         first[row.name] = board[:, 0]
         early[row.name], late[row.name] = loss[:, :fifth].mean(1), loss[:, -tenth:].mean(1)
-        cells = [f"{arm['parameters']:,}", spread(arm["validation"], 2)]
-        cells += [spread(early[row.name], 4), spread(late[row.name], 5)]
+        cells = [f"{arm['parameters']:,}", results.spread(arm["validation"], 2)]
+        cells += [results.spread(early[row.name], 4), results.spread(late[row.name], 5)]
         grids = (board[:, 0], smooth(board)[:, min(tenth, board.shape[1] - 1)], board[:, -tenth:].mean(1))
-        cells += [spread(values, 2) for values in grids]
+        cells += [results.spread(values, 2) for values in grids]
         lines.append(f"| {row.title} | {' | '.join(cells)} |")
 
     def against_both(values):

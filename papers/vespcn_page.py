@@ -202,18 +202,12 @@ Trained at {commits}.
 """
 
 
-def spread(values, digits):
-    """The mean and, of several, the standard deviation as text."""
-    mean = f"{np.mean(values):.{digits}f}"
-    return f"{mean} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else mean
-
-
 def table_of(study):
     """The lines of the table: a network each, means over its seeds, beside the paper's."""
     lines = []
     for name in networks_of(study):
         means, paper = means_of(study, name), PAPER.get((name, study["scale"]), {})
-        cells = [spread(means[:, k], digits) for k, digits in enumerate((2, 4, 2))]
+        cells = [results.spread(means[:, k], digits) for k, digits in enumerate((2, 4, 2))]
         cells += ["" if name == "bicubic" else f"{work(name, study['scale']):.2f}", str(len(means))]
         cells += [f"{paper[key]:.{n}f}" if key in paper else "" for key, n in (("PSNR", 2), ("SSIM", 4), ("GOps", 2))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -348,5 +342,5 @@ def write(found, scale, out, most=None):
     text = page_of(study, flow)
     utils.write_atomically(out / "vespcn.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     for name in networks_of(study):
-        print(f"{name:12} " + "  ".join(f"{spread(values, 3)}" for values in means_of(study, name).T))
+        print(f"{name:12} " + "  ".join(f"{results.spread(values, 3)}" for values in means_of(study, name).T))
     print(f"written: {out / 'vespcn.md'}, its figures and its pictures")

@@ -86,12 +86,14 @@ def test_worth_is_what_the_loss_changes_by(rng, batch):
 
 
 @pytest.mark.slow
-def test_two_rounds_of_the_command(tmp_path, rng, monkeypatch, capsys):
+def test_two_rounds_of_the_command(clone, tmp_path, rng, monkeypatch, capsys):
     """Each round is thinner, and what is finished is not done again."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(store, "PROJECT", clone)  # whose train.py writes samples
     for i in range(3):
         utils.write_image(tmp_path / "photos" / f"{i}.png", photo(rng, 64, 70))
     make_run(tmp_path / "runs" / "thick", "srresnet")
+    (tmp_path / "runs" / "pruned-thick-1-start").mkdir()  # of a call that was stopped
     command = ["pruning.py", "--weights=thick", "--lose=100", "--share=0.2", "--work=0.7", "--steps=2", "--batch=2"]
     command += [f"--set={setting}" for setting in TINY_SETTINGS if "MODEL" not in setting]
     monkeypatch.setattr(sys, "argv", [*command, f"--data={tmp_path / 'photos'}"])
