@@ -6,8 +6,6 @@ It can be stopped and started again: finished rows are kept, an unfinished one i
 
 import argparse
 import importlib
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,14 +19,19 @@ from images import hashes
 from networks.registry import NETWORKS
 from papers.results import page_of
 from papers.rows import ROWS, command_of, run_name, steps_of
-from papers.runner import is_finished, train_row
+from papers.runner import evaluate, is_finished, train_row
 from runs import store
 from runs.logs import read_metrics
 from training import plan
 from utils import UserError
 
 PICTURES = store.PROJECT / "samples" / "reproduce"
-PAPERS = {"amortised-map": "papers.amortised_map"}  # other papers, each with its own module: reproduce.py NAME
+# Other papers, each with its own module: reproduce.py NAME.
+PAPERS = {"amortised-map": "papers.amortised_map", "pruning": "papers.pruning"}
+    "amortised-map": "papers.amortised_map",
+    "pruning": "papers.pruning",
+}  # other papers, each with its own module: reproduce.py NAME
+MEASURES = ("psnr_y", "ssim_y", "ssim_paper")
 LENGTH = {"TRAIN.steps", "TRAIN.init_steps", "TRAIN.save_every", "TRAIN.validate_every", "TRAIN.log_every"}
 
 
@@ -71,18 +74,10 @@ def facts_of(row):
 
 def score(names, data_directory, sets):
     """Score bicubic and rows by evaluate.py: {row name: {set: {measure: mean}}}. Raises UserError."""
-    path, rows = PICTURES / "results.json", [run_name(name) for name in names]
-    command = ["--methods", ",".join(["bicubic", *rows]), "--metrics", "psnr_y,ssim_y,ssim_paper"]
-    if rows:
-        command += ["--weights", *(store.root() / row / store.WEIGHTS for row in rows)]
-    command += ["--out", PICTURES, "--sets", ",".join(sets)]
-    command += ["--data", data_directory] if data_directory else []
-    if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
-        raise UserError("the rows could not be scored, see above")
+    weights = {run_name(name): store.root() / run_name(name) / store.WEIGHTS for name in names}
     scores = {}
-    for set_name, methods in json.loads(path.read_text(encoding="utf-8")).items():
-        for method, values in methods.items():
-            means = {name: values[name] for name in ("psnr_y", "ssim_y", "ssim_paper")}
+    for set_name, methods in evaluate(weights, MEASURES, PICTURES, data_directory, sets).items():
+        for method, means in methods.items():
             scores.setdefault(method.removeprefix("row-"), {})[set_name] = means
     return scores
 

@@ -8,18 +8,16 @@ docs/amortised_map.md.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-import data
 import utils
 from cli import terminal
 from inference.tiles import HALO
 from layers import projection as layers
 from papers import amortised_pictures, projection, swiss_roll
+from papers.runner import evaluate
 from runs import store
 from utils import UserError
 
@@ -42,21 +40,10 @@ def bridge(folder, argument):
         return store.read_json(path)
     for run in RUNS:
         projection.make(run)
-    methods = [name for run in RUNS for name in (run, projection.name_of(run))]
-    command = ["--weights", *methods, "--methods", ",".join(["bicubic", *methods])]
-    command += ["--metrics", ",".join(MEASURES), "--out", folder / "evaluate"]
-    command += ["--sets", ",".join(data.find_test_sets(argument))]
-    command += ["--data", argument] if argument else []
-    if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
-        raise UserError("the runs with the projection could not be scored, see above")
-    results = store.read_json(folder / "evaluate" / "results.json")
-    store.write_json(path, {name: shown(methods) for name, methods in results.items()})
-    return store.read_json(path)
-
-
-def shown(methods):
-    """The MEASURES alone of {method: {measure: mean, …}}."""
-    return {method: {name: means[name] for name in MEASURES} for method, means in methods.items()}
+    methods = {name: name for run in RUNS for name in (run, projection.name_of(run))}
+    scores = evaluate(methods, MEASURES, folder / "evaluate", argument)
+    store.write_json(path, scores)
+    return scores
 
 
 def bridge_table(scores):

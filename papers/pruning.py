@@ -1,14 +1,17 @@
 """Gradually global pruning (Wang et al., ICIP 2017, 1703.09916): a trained SRResNet loses feature maps step by step.
 
-    python -m papers.pruning --weights srresnet_x4 --data ~/photos --lose 0.1
+    python reproduce.py pruning --weights srresnet_x4 --data ~/photos --lose 0.1
 
-Each round ranks the maps of all layers together, drops a share of them, and trains what is left for some updates. The
-last round is the one after which validation has fallen by more than --lose. The runs are pruned-WEIGHTS-1, -2 and so on
-in checkpoint/; the thinnest good one is named at the end, and is used as any other. Stopped, the same command goes on.
+Without --weights, srresnet_x4 is pruned by both rankings, and a page of the results is written. Each round ranks the
+maps of all layers together, drops a share of them, and trains what is left for some updates. The last round is the one
+after which validation has fallen by more than --lose. The runs are pruned-WEIGHTS-1, -2 and so on in checkpoint/; the
+thinnest good one is named at the end, and is used as any other. Stopped, the same command goes on.
 """
 
 import argparse
+import math
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -16,13 +19,14 @@ from tqdm import tqdm
 import data
 import train
 from cli import terminal
-from networks import counting, thinning
+from networks import thinning
+from papers import pruning_page
 from papers.runner import has_ended, train_run
 from runs import store
 from training.validation import Validation
 from utils import UserError
 
-SIDE = 24  # LR pixels of a side at which work is counted
+COMPARED, LEAST_WORK = "srresnet_x4", 0.3  # what the page prunes, and down to which share of its work
 BATCHES = 8  # of the run's own, by which maps are ranked
 # Short fine-tuning: the statistics stay, the rate rises to this and falls to zero.
 RULE = {"TRAIN.batch_norm": "frozen", "TRAIN.schedule": "cosine", "TRAIN.learning_rate": 2e-4, "TRAIN.ema": 0.99}
@@ -56,7 +60,7 @@ class Bench:
         """The Round of a run's weights."""
         network, about = store.load_generator(run)
         model = about["config"].MODEL
-        work = counting.multiply_adds(network, (1, SIDE, SIDE, 3)) / (SIDE * model.scale) ** 2
+        work = pruning_page.work_of(network, model.scale)
         psnr, *_ = Validation(network, about["config"], self.held_out, xla=False)()
         return Round(run, model.widths or f"{model.width} everywhere", work, psnr)
 
@@ -89,7 +93,7 @@ def command_of(name, start, args):
 
 
 def prune(args):
-    """All rounds. Returns [Round], the first of the weights that it began with; prints each."""
+    """All rounds. Returns [Round], the first of the weights that it began with; prints each. Raises UserError."""
     weights, about = store.describe_weights(args.weights)
     thinning.groups_of(about["config"].MODEL)
     bench = Bench(about["config"], args.data)
@@ -117,29 +121,50 @@ def show(rounds):
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0],
-        epilog="example: python -m papers.pruning --weights srresnet_x4 --data ~/photos --lose 0.1",
+        epilog="example: python reproduce.py pruning --weights srresnet_x4 --data ~/photos --lose 0.1",
     )
     add = parser.add_argument
-    add("--weights", required=True, metavar="RUN", help="the SRResNet to make thinner: a run's name or directory")
+    compared = f"default: {COMPARED}, by both rankings down to {LEAST_WORK:.0%} of its multiply-adds, for the page"
+    add("--weights", metavar="RUN", help=f"the SRResNet to make thinner: a run's name or directory ({compared})")
     above = terminal.number(float, 1e-6, 100, "a number above zero")
     add("--lose", type=above, default=0.1, metavar="DB", help="how much validation may fall (default: 0.1 dB)")
     part = terminal.number(float, 1e-3, 0.9, "a share from 0.001 to 0.9")
     add("--share", type=part, default=0.05, help="share of all maps that a round drops (default: 0.05)")
-    add(
-        "--work", type=part, default=0.1, metavar="SHARE", help="stop at this share of the multiply-adds (default: 0.1)"
-    )
+    add("--work", type=part, metavar="SHARE", help="stop at this share of the multiply-adds (default: 0.1)")
     help_ranking = "global: maps of all layers together, as in the paper; layers: the same share of each layer"
     add("--ranking", choices=("global", "layers"), default="global", help=f"{help_ranking} (default: global)")
     count = terminal.number(int, 1, 10**9, "a whole number above zero")
     add("--steps", type=count, default=200, metavar="N", help="updates of training in each round (default: 200)")
     add("--batch", type=count, default=16, metavar="N", help="crops per update (default: 16)")
-    add("--data", metavar="DIR", help="photographs, as for train.py")
+    add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of photographs")
     add("--set", action="append", default=[], metavar="SECTION.key=value", help="any setting of training; repeatable")
+    default = store.PROJECT / "samples" / "reproduce" / "pruning"
+    add(
+        "--out",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="where the page goes (default: samples/reproduce/pruning)",
+    )
     return parser.parse_args()
+
+
+def compare(args):
+    """Prune COMPARED by both rankings, and write the page. Raises UserError."""
+    data.find_test_sets(args.data, pruning_page.SETS)
+    args.weights, args.lose, args.work = COMPARED, math.inf, args.work or LEAST_WORK
+    rounds = {}
+    for args.ranking in pruning_page.RANKINGS:
+        rounds[args.ranking] = prune(args)
+    pruning_page.write(rounds, args)
 
 
 def main():
     args = parse_arguments()
+    if not args.weights:
+        compare(args)
+        return
+    args.work = args.work or 0.1
     rounds = prune(args)
     good = [each for each in rounds if each.psnr >= rounds[0].psnr - args.lose]
     if len(good) == 1:

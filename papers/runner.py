@@ -1,10 +1,11 @@
-"""Training a row: train.py starts or resumes its run in another process."""
+"""Training and scoring rows: train.py and evaluate.py in processes of their own."""
 
 import contextlib
 import signal
 import subprocess
 import sys
 
+import data
 from papers.rows import command_of, run_name, steps_of
 from runs import store
 from training.state import newest_step
@@ -49,3 +50,22 @@ def train_run(name, command, data_directory=None):
         signal.signal(signal.SIGTERM, before)
     if not has_ended(name):
         raise UserError(f"{name} is not finished; the same command continues it")
+
+
+def evaluate(weights, metrics, out, data_directory=None, sets=None):
+    """Score bicubic and {name of a run: its weights} by evaluate.py: {set: {method: {measure: mean}}}.
+
+    metrics: names of measures; out: the folder of the pictures and results.json; sets: their names, None for all that
+    are there. Raises UserError.
+    """
+    command = ["--methods", ",".join(["bicubic", *weights]), "--metrics", ",".join(metrics), "--out", out]
+    command += ["--weights", *weights.values()] if weights else []
+    command += ["--sets", ",".join(sets or data.find_test_sets(data_directory))]
+    command += ["--data", data_directory] if data_directory else []
+    if subprocess.run([sys.executable, store.PROJECT / "evaluate.py", *command], check=False).returncode:
+        raise UserError(f"{', '.join(weights) or 'bicubic'} could not be scored, see above")
+    results = store.read_json(out / "results.json")
+    return {
+        name: {method: {measure: means[measure] for measure in metrics} for method, means in methods.items()}
+        for name, methods in results.items()
+    }
