@@ -28,9 +28,6 @@ from utils import UserError
 PICTURES = store.PROJECT / "samples" / "reproduce"
 # Other papers, each with its own module: reproduce.py NAME.
 PAPERS = {"amortised-map": "papers.amortised_map", "pruning": "papers.pruning"}
-    "amortised-map": "papers.amortised_map",
-    "pruning": "papers.pruning",
-}  # other papers, each with its own module: reproduce.py NAME
 MEASURES = ("psnr_y", "ssim_y", "ssim_paper")
 LENGTH = {"TRAIN.steps", "TRAIN.init_steps", "TRAIN.save_every", "TRAIN.validate_every", "TRAIN.log_every"}
 
