@@ -16,7 +16,7 @@ import utils
 from cli import terminal
 from inference.tiles import HALO
 from layers import projection as layers
-from papers import amortised_pictures, projection, swiss_roll
+from papers import amortised_pictures, amortised_srgan, projection, swiss_roll
 from papers.runner import evaluate
 from runs import store
 from utils import UserError
@@ -77,10 +77,6 @@ def identity_errors(scale=4, sizes=(1, 3, 9, 64)):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The page
-
-EACH = "python train.py --mode=srgan --data DATA --init srresnet_x4 --steps 500 --name"
-LOGIT, NOISE = "--set TRAIN.adversarial=logit", "--set TRAIN.instance_noise=0.2"
-TRAININGS = (f"{EACH} log", f"{EACH} logit {LOGIT}", f"{EACH} log-noise {NOISE}", f"{EACH} logit-noise {LOGIT} {NOISE}")
 
 TEXT = """# Amortised MAP inference: super-resolution that cannot contradict its input
 
@@ -189,13 +185,13 @@ def page_of(folder, out, studies):
         grid_mse=roll["best"]["MSE"][0],
         grid_mae=roll["best"]["MAE"][0],
         pictures="\n".join(parts),
-        trainings="Not run. Equal starts, equal crops, 500 updates each:\n\n```bash\n" + "\n".join(TRAININGS) + "\n```",
+        trainings=amortised_srgan.part_of_page(studies.get("srgan")),
     )
 
 
 def read_studies(folder):
-    """{"swiss_roll", "bridge", "grass", "photos": its content} of what was run. Raises UserError."""
-    names = ("swiss_roll", "bridge", *amortised_pictures.SETS)
+    """{"swiss_roll", "bridge", "grass", "photos", "srgan": its content} of what was run. Raises UserError."""
+    names = ("swiss_roll", "bridge", *amortised_pictures.SETS, "srgan")
     studies = {name: store.read_json(folder / f"{name}.json") for name in names if (folder / f"{name}.json").is_file()}
     if missing := {"swiss_roll", "bridge"} - set(studies):
         raise UserError(f"not run yet: {', '.join(sorted(missing))}")
@@ -239,6 +235,7 @@ def main():
         swiss_roll.run(folder, range(SEEDS))
         for name in amortised_pictures.SETS:
             amortised_pictures.run(folder, name, args.data)
+        amortised_srgan.run(folder, args.data)
     write_page(folder, args.out)
 
 

@@ -11,9 +11,10 @@ import utils
 from config import make_config
 from networks import amortised_map, losses
 from papers import amortised_map as amortised_page
-from papers import amortised_pictures, swiss_roll
+from papers import amortised_pictures, amortised_srgan, swiss_roll
 from papers.amortised_training import fit
 from runs import store
+from training import plan
 from training.state import TrainState
 from utils import UserError
 
@@ -201,7 +202,7 @@ def test_the_page(tmp_path, monkeypatch, call, rng):
     means = {"psnr_y": 30.123, "niqe_own": 4.567, "consistency": 58.9, "ssim_y": 0.5}
     scores = {"bicubic": means, "srgan_x4": means, "srgan_x4-projected": means | {"psnr_y": 30.2}}
     monkeypatch.setattr(amortised_page, "RUNS", ("srgan_x4",))
-    store.write_json(folder / "bridge.json", {"Set5": amortised_page.shown(scores)})
+    store.write_json(folder / "bridge.json", {"Set5": scores})
     rows = {name: {"0": [4.0, 0.0], "1": [5.0, 0.0]} for name in swiss_roll.NAMES}
     best = {name: [3.0, 0.0] for name in ("MAP", "MSE", "MAE")}
     points = rng.normal(size=(9, 2)).tolist()
@@ -228,4 +229,31 @@ def test_the_page(tmp_path, monkeypatch, call, rng):
     )
     assert "| AffGAN | 0.32 | 20.50 | 2.0e-09 | 0.81 / 23.02 / 9.1e-10 |" in page
     assert "| AffDG | not run | not run | not run |  |" in page and "Crops of photographs: not run here" in page
+    assert "-logit D" in page and "Not run. Equal starts" in page
     assert utils.list_images(out) == [out / "amortised_map_grass.png", out / "amortised_map_roll.png"]
+
+
+def test_how_a_gans_stability_is_told():
+    """Medians of the second half; where D has won; the doctor's words, each once."""
+    keys = ("mse_loss", "mse_loss_grad", "g_gan_loss", "g_gan_loss_grad", "colour_drift", "checkerboard", "g_grad")
+    calm = dict.fromkeys(keys, 0.1) | {"d_real": 0.7, "d_fake": 0.4}
+    won = calm | {"d_real": 1.0, "d_fake": 0.0, "g_grad": 0.3}
+    found = amortised_srgan.stability([calm] * 10 + [won] * 10)
+    assert found["won"] == 0.5 and found["g_grad"] == 0.3 and found["d_fake"] == 0 and found["swing"] == 0
+    assert found["remarks"] == ["the discriminator has won"]
+    swings = amortised_srgan.stability([calm, won] * 10)
+    assert swings["swing"] == pytest.approx(0.35) and not swings["remarks"]
+
+
+def test_the_four_trainings_differ_in_what_is_compared():
+    names = ("TRAIN.adversarial", "TRAIN.instance_noise")
+    plans = {
+        name: plan.read_config(plan.parse_arguments(amortised_srgan.command_of(name, None)))[0]
+        for name in amortised_srgan.ROWS
+    }
+    seen = {name: (config.TRAIN.adversarial, config.TRAIN.instance_noise) for name, config in plans.items()}
+    assert seen == {"log": ("log", 0), "logit": ("logit", 0), "log-noise": ("log", 0.2), "logit-noise": ("logit", 0.2)}
+    for config in plans.values():
+        for name in names:
+            config.TRAIN.pop(name.split(".")[1])
+    assert all(config == plans["log"] for config in plans.values())
