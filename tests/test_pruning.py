@@ -10,7 +10,7 @@ import utils
 from config import make_config
 from networks import counting, thinning
 from networks.registry import build_generator
-from papers import pruning, runner
+from papers import pruning, pruning_page, runner
 from runs import store
 from utils import UserError
 
@@ -133,3 +133,58 @@ def test_widths_that_do_not_fit_are_refused(overrides, words):
 def test_other_networks_are_not_pruned():
     with pytest.raises(UserError, match="only an srresnet"):
         thinning.groups_of(make_config(overrides=["MODEL.network=espcn"]).MODEL)
+
+
+def study_of(gain):
+    """The content of a pruning.json, by hand: at equal work the global ranking is `gain` dB better."""
+    facts = {
+        "srresnet_x4": {"work": 1000.0, "ms": 100.0, "psnr": {"Set5": 31.0, "Set14": 28.0}, "widths": ""},
+        "srresnet_x4_fast": {"work": 500.0, "ms": 60.0, "psnr": {"Set5": 30.9, "Set14": 27.9}, "widths": "5 6 7 8"},
+    }
+    for ranking, more in (("global", gain), ("layers", 0)):
+        for i, work in enumerate((800.0, 600.0), start=1):
+            psnr = {"Set5": 31.0 - i / 10 + more, "Set14": 28.0 - i / 10 + more}
+            facts[f"{ranking}-{i}"] = {"work": work, "ms": work / 10, "psnr": psnr, "widths": "5 6 7 8"}
+    for name in pruning_page.OTHERS:
+        facts[name] = {"work": 300.0, "ms": 30.0, "psnr": {"Set5": 30.0, "Set14": 27.0}}
+    rounds = {
+        ranking: [{"run": name, "widths": "", "work": facts[name]["work"], "psnr": 29.0} for name in names]
+        for ranking, names in (
+            ("global", ("srresnet_x4", "global-1", "global-2")),
+            ("layers", ("srresnet_x4", "layers-1", "layers-2")),
+        )
+    }
+    return {
+        "weights": "srresnet_x4",
+        "width": 64,
+        "share": 0.05,
+        "steps": 200,
+        "batch": 16,
+        "rounds": rounds,
+        "finished": ["srresnet_x4_fast"],
+        "networks": facts,
+    }
+
+
+def test_the_page(tmp_path):
+    study = study_of(0.2)
+    gains = pruning_page.gains_of(study)  # 0 at 1000, 0.2 at 800 and at 600: 0.15 on the mean
+    assert gains == pytest.approx({"Set5": 0.15, "Set14": 0.15}, abs=0.003)
+    page = pruning_page.page_of(study)
+    assert "| 2 | 60% | 31.00 | 28.00 | 60% | 30.80 | 27.80 |" in page
+    assert "+0.15 dB on Set5, +0.15 dB on Set14 on the mean from layer by layer: as claimed." in page
+    assert "| srresnet_x4_fast | 50% | 60 | 30.90, 27.90 |" in page and "5 between the blocks, 6 within" in page
+    assert "the contrary" in pruning_page.page_of(study_of(-0.3))
+    pruning_page.draw(tmp_path / "pruning.png", study)
+    assert utils.list_images(tmp_path) == [tmp_path / "pruning.png"]
+
+
+@pytest.mark.slow
+def test_work_and_times_of_other_networks():
+    """ESPCN's multiply-adds per SR pixel by hand; the milliseconds are above zero."""
+    networks = pruning_page.other_networks(4)
+    assert pruning_page.work_of(networks["espcn"][0], 4) == pytest.approx(
+        (25 * 64 + 9 * 64 * 32 + 9 * 32 * 16) / 16, rel=0.01
+    )
+    times = pruning_page.times_of({"espcn": networks["espcn"]})
+    assert 0 < times["espcn"] < 5000
