@@ -80,18 +80,22 @@ def cells_of(images, size):
 
 
 def grid_losses(weight, fake, real, scale):
-    """The square of a pattern that repeats from cell to cell of the upsampling: a grid, which VGG hardly sees.
+    """The square of patterns that repeat from cell to cell of the upsampling: a grid, which VGG hardly sees.
 
     SR - HR is averaged over windows of 8×8 cells, or fewer in a small crop: detail that the network misses averages
-    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. A cell here is
-    twice as wide as the upsampling's (2·scale pixels), so that a pattern which alternates from cell to cell counts too.
+    out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. There are two sizes of
+    cells. 2·scale pixels, twice the upsampling's, so that a pattern which alternates from cell to cell counts too; and
+    2 pixels, those of the last pixel shuffle, whose windows are small enough for a grid that lies along edges alone.
     """
-    cells = cells_of(fake - real, 2 * scale)
-    cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
-    h, w, pixels, channels = cells.shape[1:]
-    cells = tf.reshape(cells, [-1, h, w, pixels * channels])
-    means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
-    return {"grid_loss": weight * tf.reduce_mean(means**2)}
+    loss = 0.0
+    for size in (2 * scale, 2):
+        cells = cells_of(fake - real, size)
+        cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
+        h, w, pixels, channels = cells.shape[1:]
+        cells = tf.reshape(cells, [-1, h, w, pixels * channels])
+        means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
+        loss += tf.reduce_mean(means**2)
+    return {"grid_loss": weight * loss}
 
 
 def noisy(images, deviation, seed, step):

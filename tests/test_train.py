@@ -121,16 +121,26 @@ def test_the_loss_on_a_grid_sees_a_grid_and_little_else(rng):
     def loss(fake):
         return float(losses.grid_losses(2.0, fake, real, 4)["grid_loss"])
 
-    error, squares = grid + noise, []
-    for image in error:
-        for x in (0, 32):
-            window = image[:, x : x + 64]
-            mean = sum(window[i : i + 8, j : j + 8] for i, j in 8 * np.indices((8, 8)).reshape(2, 64).T) / 64
-            squares.append((mean - mean.mean(axis=(0, 1))) ** 2)
-    assert loss(real + error) == pytest.approx(2 * np.mean(squares), rel=1e-6)
+    def expected(error, cell):
+        """The mean square of a cell's pattern: over all windows of 8×8 cells, four cells apart."""
+        squares, side, step = [], 8 * cell, 4 * cell
+        for image in error:
+            for y, x in np.ndindex((64 - side) // step + 1, (96 - side) // step + 1):
+                window = image[y * step : y * step + side, x * step : x * step + side]
+                places = cell * np.indices((8, 8)).reshape(2, 64).T
+                mean = sum(window[i : i + cell, j : j + cell] for i, j in places) / 64
+                squares.append((mean - mean.mean(axis=(0, 1))) ** 2)
+        return np.mean(squares)
+
+    error = grid + noise
+    assert loss(real + error) == pytest.approx(2 * (expected(error, 8) + expected(error, 2)), rel=1e-6)
     for planted in (grid, grid_of(8), np.roll(grid, (1, 3), (1, 2))):
-        assert loss(real + planted) == pytest.approx(2 * np.mean(planted**2), rel=1e-6)
-    assert loss(real + noise) < 0.03 * loss(real + grid) and loss(real + 0.3) < 1e-12
+        of_shuffle = 2 * expected(planted, 2)
+        assert loss(real + planted) == pytest.approx(2 * np.mean(planted**2) + of_shuffle, rel=1e-6)
+    fine = np.zeros((1, 64, 96, 1))  # a grid in one place alone, as of the last pixel shuffle
+    fine[:, 24:40, 40:56] = 0.1 * np.tile([[1, -1], [-1, 1]], (8, 8))[None, :, :, None]
+    assert loss(real + fine) > 0.8 * np.mean(fine**2) > 5 * expected(fine.repeat(2, 0), 8)
+    assert loss(real + noise) < 0.06 * loss(real + grid) and loss(real + 0.3) < 1e-12
     config = make_config("srresnet", overrides=["TRAIN.grid=2"])
     terms = train.generator_losses(config, real + grid, real)
     assert list(terms) == ["mse_loss", "grid_loss"] and float(terms["grid_loss"]) == pytest.approx(loss(real + grid))
