@@ -20,7 +20,7 @@ from training import doctor, plan
 
 SHIPPED = {
     "srresnet_x4": "5c807de4314fe72fca019f14dc841391490e4ea25804875a152bf18e04092bc2",
-    "srgan_x4": "62dec02a36f2b7fe1cb35df030cd041ca004701b6e12d34f5ebbcfc92612b31e",
+    "srgan_x4": "de98a87ae4e57caf533f610ce6f588be2cfdb63e8b7eec4ad92d8923235ad606",
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
 }
 FILMS = {
@@ -29,7 +29,7 @@ FILMS = {
 # PSNR-Y in dB that they have at least: the SRResNet as much as VDSR in its paper.
 LEAST = {
     "srresnet_x4": {"Set5": 31.35, "Set14": 28.01, "BSD100": 27.25},
-    "srgan_x4": {"Set5": 28.4},
+    "srgan_x4": {"Set5": 28.8, "Set14": 26.0, "BSD100": 25.3},
     "srresnet_x4_photo": {"Set5": 30.85, "Set14": 27.5, "BSD100": 26.75},  # half a dB less than the SRResNet's
 }
 GOLDEN = PROJECT / "tests" / "golden"
@@ -121,7 +121,7 @@ def test_the_srgan_has_texture_keeps_colours_and_has_no_grid(upscaled):
         return doctor.strengths(doctor.measure(2 * sr_01 - 1, 2 * hr_01 - 1, lr_01, 4))["checkerboard"]
 
     strengths = {name: np.mean([texture(sr) for sr in results]) for name, results in upscaled.items()}
-    assert strengths["bicubic"] < strengths["srresnet_x4"] < strengths["srgan_x4"], strengths
+    assert strengths["bicubic"] < strengths["srresnet_x4"] < 0.9 * strengths["srgan_x4"], strengths
     for sr, hr, (lr, _) in zip(upscaled["srgan_x4"], upscaled["original"], pairs(), strict=True):
         assert metrics.consistency(sr, lr) > 35 and grid(sr, hr, lr) < 0.7
     before, after = (store.read_scores(store.find_runs()[name][0]) for name in ("srresnet_x4", "srgan_x4"))
