@@ -14,12 +14,12 @@ from utils import LazyModule
 
 cv2 = LazyModule("cv2")
 
-CLEAN = 0.2  # share of the LR images that are only shrunk, so that clean pictures keep their quality
-SOME = 0.3  # shares of the others that are blurred, and that are noisy
+CLEAN = 0.25  # share of the LR images that are only shrunk, so that clean pictures keep their quality
+SOME = 0.5  # shares of the others that are blurred, and that are noisy
 BLUR = 0.4  # the largest standard deviation of the blur, in LR pixels
 NOISE = 4.0  # the largest standard deviation of the noise, in levels of 255
 GRAY = 0.4  # share of the noise that is the same in all channels, as in the paper
-QUALITIES = (30, 95)  # of JPEG, least and most
+QUALITIES = (50, 95)  # of JPEG, least and most
 BLOCK = 16  # pixels: side of JPEG's blocks with colours in half the resolution
 MARGIN = BLOCK + 3  # LR pixels around a crop: for the place of the blocks, and for shrinking
 
