@@ -1,4 +1,4 @@
-"""Feature map inversion (Xia et al., "Every filter extracts a specific texture", 1608.04170): pictures from VGG's codes.
+"""Feature map inversion (Xia et al., 2016, "Every filter extracts a specific texture", 1608.04170): codes to pictures.
 
 A code is the output of one layer of VGG for one picture, [h, w, c]: c maps, none of them negative behind a ReLU. The
 sum of a map is what the paper calls its energy. A code is changed, and then a picture is sought that has this code.
@@ -50,16 +50,19 @@ def randomly(code, rng):
     return with_sums(code, now.sum() * shares / max(shares.sum(), 1e-12)) * (now > 0)
 
 
-def purposefully(code, style):
+def purposefully(code, style, ranks=True):
     """The code [h, w, c] with the energy of a painting's code [h', w', c]: each map has as much per pixel as there.
 
-    Ranks are matched: the map that is k-th in energy there becomes the one that is k-th here, then it is scaled. The
-    authors' code adds a number to the map instead, by which some values become negative.
+    ranks: the map that is k-th in energy there becomes the one that is k-th here, as in the authors' code; otherwise
+    each stays where it is. Then it is scaled; the authors' code adds a number instead, by which some values become
+    negative.
     """
-    energy, wanted = code.sum(axis=(0, 1)), style.mean(axis=(0, 1)) * np.prod(code.shape[:2])
-    matched = np.empty_like(code)
-    matched[..., np.argsort(wanted, kind="stable")] = code[..., np.argsort(energy, kind="stable")]
-    return with_sums(matched, wanted)
+    wanted = style.mean(axis=(0, 1)) * np.prod(code.shape[:2])
+    if ranks:
+        energy, maps = code.sum(axis=(0, 1)), code
+        code = np.empty_like(maps)
+        code[..., np.argsort(wanted, kind="stable")] = maps[..., np.argsort(energy, kind="stable")]
+    return with_sums(code, wanted)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,6 +123,11 @@ def energies(feature):
     return tf.reduce_mean(feature, axis=(1, 2))
 
 
+def gram_of(energy):
+    """The Gram matrix of maps with these energies per pixel that do not vary together: [batch, c] → [batch, c, c]."""
+    return energy[:, :, None] * energy[:, None] / energy.shape[-1]
+
+
 def distance(one, other):
     """The relative squared distance ‖one - other‖² / ‖other‖² of each of a batch: [batch, …] → [batch]."""
     axes = list(range(1, len(one.shape)))
@@ -169,7 +177,7 @@ class Rule(NamedTuple):
 
 
 def adam(steps, rate=8.0):
-    """Ours: Adam with a rate in grey levels that falls to zero along a cosine; pictures stay between black and white."""
+    """Ours: Adam with a rate in grey levels, which falls along a cosine; pictures stay between black and white."""
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
 
     def update(levels, gradient):
@@ -229,7 +237,7 @@ def invert(network, loss, shape, rule="adam", steps=None, seed=0, words="inversi
 
 
 def denoise(picture, weight):
-    """A picture [h, w, 3] in [0, 255] as uint8, after total-variation denoising (Chambolle, 2004); weight: 0 for none."""
+    """A picture [h, w, 3] in [0, 255] as uint8, after Chambolle's total-variation denoising; weight: 0 for none."""
     picture = np.clip(picture, 0, 255) / 255
     if weight:
         picture = restoration.denoise_tv_chambolle(picture, weight=weight, channel_axis=-1)

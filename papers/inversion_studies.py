@@ -18,10 +18,11 @@ from utils import LazyModule
 
 tf = LazyModule("tensorflow")
 
+SIDE, TEXTURE = 128, 96  # pixels of the pictures; of textures, of which there are many
 FILTERS = 4  # of each layer, the strongest
-STYLED = ("conv2_1", "conv3_1", "conv4_1")  # layers whose code is reallocated
+STYLED = ("conv2_1", "conv3_1")  # layers whose code is reallocated
 TOLD_BY = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")  # layers that a painting's style is told by, as in the paper
-CONTENT = "conv4_2"
+CONTENT = "conv2_2"  # the layer that a photograph is told by there
 WEIGHTS = {"energy": 1.0, "gram": 1.0}  # of style, in inversion.style_loss
 LOSSES = ("conv2_2", "pool4", "conv5_4")  # SRGAN-VGG22's, the slides' and SRGAN-VGG54's
 RUNS = ("srresnet_x4", "srgan_x4")  # that come with the project
@@ -113,7 +114,11 @@ def textures(folder, path, weights, side, steps):
         vgg = inversion.load(weights, [layer])
         [code] = codes_of(vgg, [photograph])[layer]
         filters = strongest(code, FILTERS)
-        codes = [code, *(inversion.one_map(code, k) for k in filters), inversion.randomly(code, np.random.default_rng(0))]
+        codes = [
+            code,
+            *(inversion.one_map(code, k) for k in filters),
+            inversion.randomly(code, np.random.default_rng(0)),
+        ]
         found, _, left = invert_codes(vgg, layer, np.stack(codes), side, layer, steps=steps)
         facts = {"maps": code.shape[-1], "silent": int((code.sum(axis=(0, 1)) == 0).sum()), "filters": filters}
         shown = [inversion.denoise(picture, DENOISE) for picture in found]
@@ -125,28 +130,33 @@ def style(folder, path, paintings, weights, side, steps):
     """A photograph in the style of paintings: its code reallocated, and searches for a painting's energies and Grams.
 
     Returns NAME.json's content; a row is a painting, with the distances of each of its pictures. Strips: the painting,
-    a picture for each layer of STYLED, one for each of inversion.STATISTICS.
+    two pictures for each layer of STYLED (ranks matched, maps scaled in place), one for each of inversion.STATISTICS.
     """
     settings = {"network": inversion.name_of(weights), "side": side, "steps": steps, "photograph": path.name}
     kept = Kept(folder, "style", settings)
     for painting in paintings:
         if kept.lacks(painting.stem):
             began = time.perf_counter()
-            shown, distances = styled(square(path, side), square(painting, side), weights, steps)
-            kept.add(painting.stem, shown, distances=distances, seconds=time.perf_counter() - began)
+            shown, facts = styled(square(path, side), square(painting, side), weights, steps)
+            kept.add(painting.stem, shown, **facts, seconds=time.perf_counter() - began)
     return kept.content
 
 
 def styled(photograph, painting, weights, steps):
-    """([picture uint8], {title: distances()}) of one painting; both arguments are uint8 [side, side, 3]."""
+    """([picture uint8], facts) of one painting; photograph, painting: uint8 [side, side, 3].
+
+    The facts: {"distances": {title: distances()}, "by energies": the relative squared distance of the painting's Gram
+    matrices from those that its energies alone would give, for each of TOLD_BY}.
+    """
     side = len(photograph)
     vgg = inversion.load(weights, [*dict.fromkeys((*TOLD_BY, *STYLED, CONTENT))])
     ours, theirs = (codes_of(vgg, [image]) for image in (photograph, painting))
     found = {"photograph": photograph}
     for layer in STYLED:
-        code = inversion.purposefully(ours[layer][0], theirs[layer][0])
+        codes = [inversion.purposefully(ours[layer][0], theirs[layer][0], ranks) for ranks in (True, False)]
         part = inversion.load(weights, [layer])
-        found[layer] = invert_codes(part, layer, code[None], side, f"{layer} reallocated", steps=steps)[0][0]
+        pair, *_ = invert_codes(part, layer, np.stack(codes), side, f"{layer} reallocated", steps=steps)
+        found |= {f"{layer} ranked": pair[0], f"{layer} scaled": pair[1]}
     for statistic, measure in inversion.STATISTICS.items():
         wanted = {layer: measure(tf.constant(theirs[layer])) for layer in TOLD_BY}
         loss = inversion.style_loss(statistic, wanted, {CONTENT: tf.constant(ours[CONTENT])}, WEIGHTS[statistic])
@@ -155,7 +165,10 @@ def styled(photograph, painting, weights, steps):
         title: distances(codes_of(vgg, [utils.round_u8(picture)]), ours, theirs) for title, picture in found.items()
     }
     shown = [inversion.denoise(picture, DENOISE) for title, picture in found.items() if title != "photograph"]
-    return [painting, *shown], measured
+    grams = [features.gram_matrix(theirs[layer]) for layer in TOLD_BY]
+    alone = [inversion.gram_of(inversion.energies(theirs[layer])) for layer in TOLD_BY]
+    by_energies = numbers([inversion.distance(a, b) for a, b in zip(alone, grams, strict=True)])
+    return [painting, *shown], {"distances": measured, "by energies": by_energies}
 
 
 def distances(codes, ours, theirs):
@@ -165,7 +178,10 @@ def distances(codes, ours, theirs):
     """
     found = {
         name: numbers(
-            [inversion.distance(measure(tf.constant(codes[layer])), measure(tf.constant(theirs[layer]))) for layer in TOLD_BY]
+            [
+                inversion.distance(measure(tf.constant(codes[layer])), measure(tf.constant(theirs[layer])))
+                for layer in TOLD_BY
+            ]
         )
         for name, measure in inversion.STATISTICS.items()
     }

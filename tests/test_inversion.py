@@ -1,11 +1,11 @@
-"""Feature map inversion: changed codes and losses against NumPy, the search, and the whole command on random weights."""
+"""Feature map inversion: changed codes and losses against NumPy; the search and the command with random weights."""
 
 import json
 import sys
 
 import numpy as np
 import pytest
-from conftest import assert_refused, photo
+from conftest import photo
 
 import model
 import utils
@@ -54,7 +54,9 @@ def check_purposeful(changed, code, style):
     """Energies per pixel are the style's, and the map that is k-th in energy there is the k-th of `code`, scaled."""
     wanted, ours = energy_of(style) / style[..., 0].size, energy_of(code)
     np.testing.assert_allclose(energy_of(changed) / code[..., 0].size, wanted, rtol=1e-5)
-    for there, here in zip(sorted(range(6), key=wanted.__getitem__), sorted(range(6), key=ours.__getitem__), strict=True):
+    for there, here in zip(
+        sorted(range(6), key=wanted.__getitem__), sorted(range(6), key=ours.__getitem__), strict=True
+    ):
         if ours[here]:
             pattern = code[..., here] / ours[here]
             np.testing.assert_allclose(changed[..., there], pattern * energy_of(changed)[there], rtol=1e-4, atol=1e-6)
@@ -71,9 +73,8 @@ def test_purposeful_reallocation_matches_ranks(code, rng):
 def test_ranks_that_are_not_matched_are_found(code, rng):
     """A planted fault: maps are scaled where they stand."""
     style = rng.random((3, 4, 6)).astype(np.float32) * np.array([1, 6, 2, 5, 3, 4])
-    wanted = style.mean(axis=(0, 1)) * 35
     with pytest.raises(AssertionError):
-        check_purposeful(inversion.with_sums(code, wanted), code, style)
+        check_purposeful(inversion.purposefully(code, style, ranks=False), code, style)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -108,17 +109,26 @@ def test_style_loss_against_numpy(statistic, rng):
     np.testing.assert_allclose(loss({"a": shallow, "b": deep}), [3 * style + content], rtol=1e-10)
 
 
+def test_energies_alone_make_the_gram_matrix_of_maps_that_are_unrelated(rng):
+    """Exactly of even maps; nearly of many independent values, if the maps themselves do not vary much."""
+    even = np.ones((1, 4, 5, 1)) * rng.random(6)
+    np.testing.assert_allclose(inversion.gram_of(inversion.energies(even)), features.gram_matrix(even))
+    maps = 1 + 0.1 * rng.standard_normal((1, 100, 100, 6))
+    apart = inversion.distance(inversion.gram_of(inversion.energies(maps)), features.gram_matrix(maps))
+    assert 0 < apart[0] < 1e-4
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The network
 
 
 @pytest.fixture(scope="module")
 def random_vgg():
-    """VGG16 with random weights up to conv3_1, that keep the size of what goes through."""
+    """VGG16 with random weights, that keep the size of what goes through."""
     import keras
 
     keras.utils.set_random_seed(0)
-    vgg = model.vgg("VGG16", "conv3_1")
+    vgg = model.vgg("VGG16", "conv5_3")
     for layer in features.convolutions_of(vgg):
         layer.kernel.assign(layer.kernel * 1.6)
     return vgg
@@ -186,3 +196,77 @@ def test_denoising(rng):
     noisy = picture + rng.normal(0, 20, picture.shape)
     rough, smooth = (np.abs(inversion.denoise(noisy, weight) - picture).mean() for weight in (0, 0.1))
     assert smooth < 0.7 * rough
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def start(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["inversion.py", *map(str, arguments)])
+    command.main()
+
+
+def test_pictures_of_one_layer(random_weights, monkeypatch, rng, tmp_path, capsys):
+    utils.write_image(tmp_path / "a.png", photo(rng, 40, 50))
+    utils.write_image(tmp_path / "b.png", photo(rng, 60, 40))
+    start(
+        monkeypatch,
+        *(tmp_path / "a.png", "--layers", "conv2_1", "--filters", "3,70", "--random", 1, "--side", 32, "--steps", 2),
+        *("--style", tmp_path / "b.png", "--out", tmp_path / "out"),
+    )
+    names = ["filter3", "filter70", "random0", "ranked_b", "scaled_b"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"a_conv2_1_{name}.png" for name in names]
+    assert pictures.read_image(tmp_path / "out" / "a_conv2_1_filter3.png").shape == (32, 32, 3)
+    assert "conv2_1: 2 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--layers", "conv6_1"], "VGG16 has no layer conv6_1"),
+        (["--layers", "conv1_1", "--filters", "64"], "conv1_1 has filters 0 to 63, not 64"),
+        (["--style", "nowhere.jpg"], "nowhere.jpg"),
+    ],
+)
+def test_mistakes_are_named(arguments, words, random_weights, monkeypatch, rng, tmp_path):
+    utils.write_image(tmp_path / "a.png", photo(rng, 40, 50))
+    with pytest.raises((UserError, OSError), match=words):
+        start(monkeypatch, tmp_path / "a.png", *arguments, "--side", 32, "--out", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_page(random_weights, monkeypatch, rng, tmp_path, capsys):
+    """All studies with two steps, of 32 pixels; what is finished is not done again; the pictures show what they say."""
+    utils.write_image(tmp_path / "a_painting.png", photo(rng, 60, 40))
+    shown = {title: photo(rng, 32, 32) for title in ("HR", "bicubic", "srresnet_x4", "srgan_x4")}
+    monkeypatch.setattr(inversion_studies, "crops", lambda side: shown)
+    monkeypatch.setitem(inversion.RULES, "sgd", inversion.RULES["sgd"]._replace(steps=3))
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
+    arguments = ["--side", 32, "--steps", 2, "--out", tmp_path / "out"]
+    start(monkeypatch, *arguments)
+    text = (tmp_path / "out" / "what_vgg_sees.md").read_text(encoding="utf-8")
+    assert "no painting was named" in text and not (tmp_path / "out" / "what_vgg_sees_style.png").exists()
+    start(monkeypatch, *arguments, "--style", tmp_path / "a_painting.png")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    plates = {f"what_vgg_sees_{name}.png" for name in ("textures", "style", "losses", "searches")}
+    assert names == plates | {"what_vgg_sees.md", "what_vgg_sees.json"}
+    text = (tmp_path / "out" / "what_vgg_sees.md").read_text(encoding="utf-8")
+    assert text.count(inversion_page.NOT_SEEN) == 4 and "{" not in text
+    found = json.loads((tmp_path / "out" / "what_vgg_sees.json").read_text(encoding="utf-8"))
+    assert len(found["textures"]["rows"]) == 13 and list(found["style"]["rows"]) == ["a_painting"]
+    plate = pictures.read_image(tmp_path / "out" / "what_vgg_sees_losses.png")
+    assert np.array_equal(plate[16:48, -140:-108], shown["HR"])  # the first of four pictures with gaps of four
+    monkeypatch.setattr(inversion, "invert", None)
+    start(monkeypatch, *arguments, "--style", tmp_path / "a_painting.png")
+    monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="not run yet: textures, losses, searches"):
+        start(monkeypatch, "--report", "--out", tmp_path / "out")
+
+
+def test_distances_of_a_painting_from_itself_are_zero(rng):
+    names = (*inversion_studies.TOLD_BY, inversion_studies.CONTENT)
+    ours, theirs = ({name: rng.random((1, 4, 4, 3)) for name in names} for _ in range(2))
+    far = inversion_studies.distances(theirs, ours, theirs)
+    assert max(far["gram"] + far["energy"]) == 0 < far["content"]
+    assert inversion_studies.distances(ours, ours, theirs)["content"] == 0
