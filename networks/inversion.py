@@ -206,17 +206,22 @@ def levels_to_m11(levels):
     return (levels + MEANS) / 127.5 - 1
 
 
-def invert(network, loss, shape, rule="adam", steps=None, seed=0, words="inversion"):
+def noise(shape, seed=0):
+    """What the paper's search begins with: [batch, h, w, 3] of MEANS plus U(-0.1, 0.1); shape: (batch, h, w)."""
+    return MEANS + np.random.default_rng(seed).uniform(-0.1, 0.1, (*shape, 3)).astype(np.float32)
+
+
+def invert(network, loss, start, rule="adam", steps=None, words="inversion"):
     """(Pictures float32 [batch, h, w, 3] in [0, 255] with a small loss, their losses [steps, batch]).
 
-    network: from load; loss: one of those above; shape: (batch, h, w); rule: a name of RULES; steps: if not the rule's
-    own number; words: for the line of progress. As in the paper, the search begins with the mean colour plus U(-0.1,
-    0.1) grey levels. By the paper's rule values may leave [0, 255]. Each picture has its own loss, so that what else is
-    in the batch does not matter to it, but for the end of the paper's rule.
+    network: from load; loss: one of those above; start: the pictures to begin with, such as noise(); rule: a name of
+    RULES; steps: if not the rule's own number; words: for the line of progress. By the paper's rule values may leave
+    [0, 255]. Each picture has its own loss, so that what else is in the batch does not matter to it, but for the end of
+    the paper's rule.
     """
     most, least, optimizer = RULES[rule]
     most = steps or most
-    levels = tf.Variable(np.random.default_rng(seed).uniform(-0.1, 0.1, (*shape, 3)).astype(np.float32))
+    levels = tf.Variable((start - MEANS).astype(np.float32))
     update = optimizer(most)
 
     @tf.function

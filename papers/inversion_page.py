@@ -51,6 +51,7 @@ def strips(folder, name, content, words=lambda row: row):
     return {words(row): pictures.read_image(folder / f"{name}_{row}.png") for row in content["rows"]}
 
 
+LED = "bicubic to HR"  # a search that begins with bicubic and seeks HR's code
 PLATES = {name: f"what_vgg_sees_{name}.png" for name in NAMES}
 
 
@@ -69,7 +70,7 @@ def draw(folder, out, found):
 
     filters = [f"filter {i + 1}" for i in range(studies.FILTERS)]
     write("textures", ["its code", *filters, "at random"])
-    write("losses", found["losses"]["rows"]["pictures"]["titles"])
+    write("losses", [*found["losses"]["rows"]["pictures"]["titles"], LED])
     write("searches", ["ours", "the paper's"])
     if "style" in found:
         write("style", ["painting", *style_titles(found["style"])], short)
@@ -121,13 +122,21 @@ def style_table(rows):
 def losses_table(rows):
     """Of each layer: how far the methods are from HR in its features, and how much of each picture it keeps."""
     hr, *methods = rows["pictures"]["titles"]
-    head = ["", *(f"{title}: from HR" for title in methods), *(f"{title}: found, dB" for title in (hr, *methods))]
-    pixels = ["PSNR-Y, dB", *(f"{value:.2f}" for value in rows["pictures"]["psnr"]), *[""] * (1 + len(methods))]
+    head = ["", *(f"{title}: from HR" for title in methods), *(f"{title}: found, dB" for title in (hr, *methods, LED))]
+    pixels = ["PSNR-Y, dB", *(f"{value:.2f}" for value in rows["pictures"]["psnr"]), *[""] * (2 + len(methods))]
     lines = [pixels]
     for layer, row in [(layer, row) for layer, row in rows.items() if layer != "pictures"]:
         apart = [f"{value:.3f}" for value in row["apart"]]
         lines.append([layer, *apart, *(f"{value:.1f}" for value in row["psnr"])])
     return lines_of(head, lines)
+
+
+def left_words(rows):
+    """What is left in the layers of losses.json, as text: "1.0 to 3.7 % (conv2_2), …"."""
+    parts = []
+    for layer, row in [(layer, row) for layer, row in rows.items() if layer != "pictures"]:
+        parts.append(f"{percent(min(row['left']))} to {percent(max(row['left']))} % ({layer})")
+    return ", ".join(parts)
 
 
 def searches_table(rows):
@@ -194,8 +203,9 @@ is left of codes with one map, since all maps of a layer see the same pixels: no
 ## What each loss of SRGAN asks for
 
 The same crop as HR, by bicubic interpolation, by our SRResNet and by our SRGAN, and each of them found again from what
-a loss sees of it. Here VGG has max pooling, as in the losses. `conv2_2` is compared by SRGAN-VGG22, `pool4` by the
-slides' loss, `{deepest}` by SRGAN-VGG54.
+a loss sees of it. In the last column ("{led}") the search begins with bicubic and seeks what the loss sees of HR, as
+a generator would that nothing but this loss trains, for one picture. Here VGG has max pooling, as in the losses.
+`conv2_2` is compared by SRGAN-VGG22, `pool4` by the slides' loss, `{deepest}` by SRGAN-VGG54.
 
 ![the four pictures, and what each layer keeps of them]({losses_plate})
 
@@ -204,7 +214,8 @@ slides' loss, `{deepest}` by SRGAN-VGG54.
 {losses_table}
 
 "From HR" is ‖φ(SR) - φ(HR)‖² / ‖φ(HR)‖², the loss but for a factor. "Found" is the PSNR-Y between a picture and what
-was found from its φ after {longer} steps: how much of it the layer keeps, by this search.
+was found from its φ after {longer} steps, before total variation was removed; in the last column, between HR and what
+was found. After the search {left} of ‖φ‖² are left.
 
 ## Two ways to search
 
@@ -223,11 +234,11 @@ was found from its φ after {longer} steps: how much of it the layer keeps, by t
 Made at {commit}.
 """
 
-STYLE = """A photograph of a person with the energies of a painting: each map of its code gets as much energy per pixel as it
-has in the painting. "Ranked" also puts the map that is k-th in energy where the painting has its k-th; "scaled" leaves
-each in place. In the paper's own way a picture is sought that has the energies of the painting in {told},
-and the photograph's code in {content}. In the last column Gram matrices replace the energies, as in Gatys et al.
-and Johnson et al.
+STYLE = """A photograph of a person with the energies of a painting: each map of its code gets as much energy per
+pixel as it has in the painting. "Ranked" also puts the map that is k-th in energy where the painting has its k-th;
+"scaled" leaves each in place. In the paper's own way a picture is sought that has the energies of the painting in
+{told}, and the photograph's code in {content}. In the last column Gram matrices replace the
+energies, as in Gatys et al. and Johnson et al.
 
 ![paintings, and the photograph in their style]({plate})
 
@@ -295,6 +306,8 @@ def page_of(found):
         steps=settings["steps"],
         longer=found["losses"]["settings"]["steps"],
         deepest=deepest,
+        led=LED,
+        left=left_words(found["losses"]["rows"]),
         style=style_part(found.get("style")),
         textures_table=textures_table(textures["rows"]),
         losses_table=losses_table(found["losses"]["rows"]),

@@ -46,14 +46,15 @@ def codes_of(network, images_u8):
     return {layer: np.asarray(output) for layer, output in outputs.items()}
 
 
-def invert_codes(network, layer, codes, side, words, **search):
-    """(pictures [batch, side, side, 3] in [0, 255], their losses [steps, batch], ‖Φ(x) - F'‖² / ‖F'‖² at the end).
+def invert_codes(network, layer, codes, start, words, **search):
+    """(pictures [batch, h, w, 3] in [0, 255], their losses [steps, batch], ‖Φ(x) - F'‖² / ‖F'‖² at the end).
 
-    layer: whose codes [batch, h, w, c] these are; words: for the line of progress; search: further arguments of
-    inversion.invert.
+    layer: whose codes [batch, h', w', c] these are; start: the pictures to begin with, or their side for noise; words:
+    for the line of progress; search: further arguments of inversion.invert.
     """
+    start = inversion.noise((len(codes), start, start)) if isinstance(start, int) else start
     loss = inversion.code_loss({layer: tf.constant(codes)})
-    found, losses = inversion.invert(network, loss, (len(codes), side, side), words=words, **search)
+    found, losses = inversion.invert(network, loss, start, words=words, **search)
     sizes = (codes.astype(float) ** 2).sum(axis=(1, 2, 3)) / 2
     return found, losses, losses[-1] / np.maximum(sizes, 1e-12)
 
@@ -160,7 +161,9 @@ def styled(photograph, painting, weights, steps):
     for statistic, measure in inversion.STATISTICS.items():
         wanted = {layer: measure(tf.constant(theirs[layer])) for layer in TOLD_BY}
         loss = inversion.style_loss(statistic, wanted, {CONTENT: tf.constant(ours[CONTENT])}, WEIGHTS[statistic])
-        [found[statistic]], _ = inversion.invert(vgg, loss, (1, side, side), steps=steps, words=statistic)
+        [found[statistic]], _ = inversion.invert(
+            vgg, loss, inversion.noise((1, side, side)), steps=steps, words=statistic
+        )
     measured = {
         title: distances(codes_of(vgg, [utils.round_u8(picture)]), ours, theirs) for title, picture in found.items()
     }
@@ -205,7 +208,8 @@ def crops(side):
 def losses(folder, weights, side, steps):
     """HR, bicubic and the SR of RUNS, as the layers see them that the losses of SRGAN compare; max pooling, as there.
 
-    Returns the content of losses.json. A row is a layer with the four inversions; the row "pictures" has themselves.
+    Returns the content of losses.json. A row is a layer with the four inversions, and a fifth: of HR's code, by a
+    search that begins with bicubic. The row "pictures" has the four pictures themselves.
     """
     network = inversion.name_of(weights)
     kept = Kept(folder, "losses", {"network": network, "side": side, "steps": steps})
@@ -214,16 +218,19 @@ def losses(folder, weights, side, steps):
         return kept.content
     began = time.perf_counter()
     titles, images = zip(*crops(side).items(), strict=True)
-    apart = [metrics.psnr_y(image, images[0], 0) for image in images[1:]]
+    hr, bicubic, *_ = images
+    apart = [metrics.psnr_y(image, hr, 0) for image in images[1:]]
     kept.add("pictures", images, titles=titles, psnr=numbers(apart), seconds=time.perf_counter() - began)
     for layer in filter(kept.lacks, layers):
         began = time.perf_counter()
         vgg = inversion.load(weights, [layer], average=False)
         codes = codes_of(vgg, images)[layer]
-        found, _, left = invert_codes(vgg, layer, codes, side, layer, steps=steps)
-        shown = [inversion.denoise(picture, 0) for picture in found]
+        start = np.concatenate([inversion.noise((len(images), side, side)), bicubic[None].astype(np.float32)])
+        found, _, left = invert_codes(vgg, layer, np.concatenate([codes, codes[:1]]), start, layer, steps=steps)
         facts = {"left": numbers(left), "apart": numbers(inversion.distance(codes[1:], codes[:1]))}
-        facts["psnr"] = numbers([metrics.psnr_y(a, b, 0) for a, b in zip(shown, images, strict=True)])
+        pairs = zip(found, (*images, hr), strict=True)
+        facts["psnr"] = numbers([metrics.psnr_y(utils.round_u8(picture), image, 0) for picture, image in pairs])
+        shown = [inversion.denoise(picture, DENOISE) for picture in found]
         kept.add(layer, shown, **facts, seconds=time.perf_counter() - began)
     return kept.content
 
