@@ -150,10 +150,36 @@ def searches_table(rows):
 
 # What we saw in our own pictures. It is said only of pictures that were made with the same settings.
 SEEN = {
-    "textures": ("TEXTURES_SEEN", {}),
-    "style": ("STYLE_SEEN", {}),
-    "losses": ("LOSSES_SEEN", {}),
-    "searches": ("SEARCHES_SEEN", {}),
+    "textures": (
+        """**The code as it is.** Up to `conv2_1` the cup looks as in the photograph; from `conv2_2` on its edges have
+coloured fringes; in block 4 little more than the rims of cup and saucer is left, and rings in `conv5_1`. In
+`conv5_3` we recognise nothing.
+
+**One map.** In block 1 a filter gives a colour, with the outlines of the cup. In block 2 most give dots or stripes of
+two or three pixels, and two of `conv2_1` coloured areas. In block 3 there are strokes, knots and weaves, most in two or
+more colours; in block 4 bubbles, bricks, scales and waves, ten to twenty pixels wide; in `conv5_1` bends and rings. So
+far textures grow larger, more colourful and more intricate from block to block, as the paper says. In `conv5_2` and
+`conv5_3`, whose maps have 6×6 values here, we do not see this: most have the same maze of green and pink.
+
+**At random.** Up to block 4 the cup is still seen, in other colours and textures: with a turquoise rim in `conv1_1`,
+nearly without colour in `conv1_2`, with stripes and rings in `conv2_2`.""",
+        {"network": "VGG16", "side": 96, "steps": 100, "photograph": "coffee.png"},
+    ),
+    "style": (
+        """With matched ranks the photograph is lost: in `conv2_1` a ghost of it is left, in `conv3_1` only strokes.
+Scaled in place, `conv2_1` keeps the person whole and changes the colours, to a pink suit or to cream and ochre; `conv3_1` adds
+coarse strokes. Sought by energies, the background becomes the blue of the one painting or the pale green and ochre of
+the other, in short strokes; the suit stays orange. Sought by Gram matrices, the picture is nearly the same, with a few
+more strokes. Swirls or waves as in the paintings we see in none.""",
+        {"network": "VGG16", "side": 128, "steps": 200, "photograph": "astronaut.png"},
+    ),
+    "losses": ("LOSSES_SEEN", {"network": "VGG16", "side": 128, "steps": 200}),
+    "searches": (
+        """Both rules find the cup again in `conv1_1` and `conv3_1`. In `conv5_1` the paper's ends with a picture that
+is nearly gray: deep features of this VGG16 are small, so are its gradients, and so are the steps. Adam's steps do not
+depend on that.""",
+        {"network": "VGG16", "side": 128, "steps": 100},
+    ),
 }
 NOT_SEEN = "These pictures have other settings than ours in docs/, so that nobody has said yet what is seen in them."
 
