@@ -167,10 +167,10 @@ nearly without colour in `conv1_2`, with stripes and rings in `conv2_2`.""",
     ),
     "style": (
         """With matched ranks the photograph is lost: in `conv2_1` a ghost of it is left, in `conv3_1` only strokes.
-Scaled in place, `conv2_1` keeps the person whole and changes the colours, to a pink suit or to cream and ochre; `conv3_1` adds
-coarse strokes. Sought by energies, the background becomes the blue of the one painting or the pale green and ochre of
-the other, in short strokes; the suit stays orange. Sought by Gram matrices, the picture is nearly the same, with a few
-more strokes. Swirls or waves as in the paintings we see in none.""",
+Scaled in place, `conv2_1` keeps the person whole and changes the colours, to a pink suit or to cream and ochre;
+`conv3_1` adds coarse strokes. Sought by energies, the background becomes the blue of the one painting or the pale green
+and ochre of the other, in short strokes; the suit stays orange. Sought by Gram matrices, the picture is nearly the
+same, with a few more strokes. Swirls or waves as in the paintings we see in none.""",
         {"network": "VGG16", "side": 128, "steps": 200, "photograph": "astronaut.png"},
     ),
     "losses": ("LOSSES_SEEN", {"network": "VGG16", "side": 128, "steps": 200}),

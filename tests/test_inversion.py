@@ -149,6 +149,8 @@ def test_average_pooling_against_numpy(random_vgg, rng):
     averaged = inversion.average_pooling(random_vgg)
     outputs = [averaged.get_layer(name).output for name in ("block1_conv2", "block1_pool", "block2_conv1")]
     before, pooled, after = (np.asarray(each) for each in keras.Model(averaged.input, outputs)(image))
+    original = keras.Model(random_vgg.input, random_vgg.get_layer("block1_conv2").output)
+    np.testing.assert_allclose(before, original(image), rtol=1e-4, atol=1e-4)
     by_hand = before.reshape(1, 6, 2, 8, 2, 64).mean(axis=(2, 4))
     np.testing.assert_allclose(pooled, by_hand, rtol=1e-5, atol=1e-5)
     same = random_vgg.get_layer("block2_conv1")
