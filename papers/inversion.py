@@ -113,13 +113,20 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def check(args):
+    """Raise UserError, before anything is computed, if a file cannot be read or if arguments do not go together."""
+    if args.picture and args.report:
+        raise UserError("--report writes the page, which is made without a picture")
+    if len({path.stem for path in args.style}) < len(args.style):
+        raise UserError("two paintings have the same name: rename one")
+    for path in (*([args.picture] if args.picture else []), *args.style):
+        studies.square(path, args.side or studies.SIDE)
+
+
 def main():
     args = parse_arguments()
     args.side = args.side or (studies.SIDE if args.picture else None)
-    for path in (*([args.picture] if args.picture else []), *args.style):
-        studies.square(
-            path, args.side or studies.SIDE
-        )  # a file that cannot be read is named before anything is computed
+    check(args)
     args.out.mkdir(parents=True, exist_ok=True)
     folder = store.root() / "inversion"
     if not args.report:

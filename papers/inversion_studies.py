@@ -201,7 +201,7 @@ def crops(side):
         generator, about = store.load_generator(run)
         sr_m11 = compiled.inference(generator, about["config"].MODEL)(tf.constant(utils.u8_to_01(lr)[None]))
         whole[run] = utils.m11_to_u8(sr_m11[0])
-    top, left = PLACE
+    top, left = (min(place, max(length - side, 0)) for place, length in zip(PLACE, hr.shape, strict=False))
     return {title: image[top : top + side, left : left + side] for title, image in whole.items()}
 
 
@@ -225,7 +225,7 @@ def losses(folder, weights, side, steps):
         began = time.perf_counter()
         vgg = inversion.load(weights, [layer], average=False)
         codes = codes_of(vgg, images)[layer]
-        start = np.concatenate([inversion.noise((len(images), side, side)), bicubic[None].astype(np.float32)])
+        start = np.concatenate([inversion.noise((len(images), *hr.shape[:2])), bicubic[None].astype(np.float32)])
         found, _, left = invert_codes(vgg, layer, np.concatenate([codes, codes[:1]]), start, layer, steps=steps)
         facts = {"left": numbers(left), "apart": numbers(inversion.distance(codes[1:], codes[:1]))}
         pairs = zip(found, (*images, hr), strict=True)

@@ -229,6 +229,8 @@ def test_pictures_of_one_layer(random_weights, monkeypatch, rng, tmp_path, capsy
         (["--layers", "conv6_1"], "VGG16 has no layer conv6_1"),
         (["--layers", "conv1_1", "--filters", "64"], "conv1_1 has filters 0 to 63, not 64"),
         (["--style", "nowhere.jpg"], "nowhere.jpg"),
+        (["--style", "a/b.jpg", "c/b.png"], "two paintings have the same name"),
+        (["--report"], "made without a picture"),
     ],
 )
 def test_mistakes_are_named(arguments, words, random_weights, monkeypatch, rng, tmp_path):
