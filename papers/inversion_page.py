@@ -97,7 +97,7 @@ def percent(value):
 
 def textures_table(rows):
     """Of each layer: its maps, how many are silent, and what is left of the loss; rows: those of textures.json."""
-    head = ["layer", "maps", "silent", "filters 1 to 4", "left, %: its code", "one map", "at random"]
+    head = ["layer", "maps", "silent", f"filters 1 to {studies.FILTERS}", "left, %: its code", "one map", "at random"]
     lines = []
     for layer, row in rows.items():
         asis, *one, random = row["left"]
@@ -139,6 +139,14 @@ def left_words(rows):
     return ", ".join(parts)
 
 
+def farther_words(rows):
+    """In how many layers the SRGAN is farther from HR than the SRResNet, as text."""
+    first, second = studies.RUNS
+    apart = [row["apart"][-2:] for layer, row in rows.items() if layer != "pictures"]
+    farther = sum(other > one for one, other in apart)
+    return f"{second} is farther from HR than {first} in {farther} of {len(apart)} layers"
+
+
 def searches_table(rows):
     """Of each layer and rule of search: its steps and what is left of the loss."""
     lines = []
@@ -159,7 +167,7 @@ coloured fringes; in block 4 little more than the rims of cup and saucer is left
 two or three pixels, and two of `conv2_1` coloured areas. In block 3 there are strokes, knots and weaves, most in two or
 more colours; in block 4 bubbles, bricks, scales and waves, ten to twenty pixels wide; in `conv5_1` bends and rings. So
 far textures grow larger, more colourful and more intricate from block to block, as the paper says. In `conv5_2` and
-`conv5_3`, whose maps have 6×6 values here, we do not see this: most have the same maze of green and pink.
+`conv5_3` we do not see this: most have the same maze of green and pink. Maps of block 5 have only 6×6 values here.
 
 **At random.** Up to block 4 the cup is still seen, in other colours and textures: with a turquoise rim in `conv1_1`,
 nearly without colour in `conv1_2`, with stripes and rings in `conv2_2`.""",
@@ -173,7 +181,18 @@ and ochre of the other, in short strokes; the suit stays orange. Sought by Gram 
 same, with a few more strokes. Swirls or waves as in the paintings we see in none.""",
         {"network": "VGG16", "side": 128, "steps": 200, "photograph": "astronaut.png"},
     ),
-    "losses": ("LOSSES_SEEN", {"network": "VGG16", "side": 128, "steps": 200}),
+    "losses": (
+        """**From noise.** In `conv2_2` face and hair are found in their places, with little of their colours; HR has
+sharp eyes, bicubic has not. In `pool4` dark spots stand for the eyes, and strokes follow the hair. In `conv5_3` we
+recognise no face. Yet so little is left of the loss that these pictures have nearly the features of a face: by themselves, the
+deep losses leave a picture almost free, and only the pixel loss, the discriminator and the start keep it a photograph.
+
+**From bicubic.** By `conv2_2` eyes, teeth and strands of hair become sharper, and PSNR rises above bicubic's. By
+`pool4` and `conv5_3` the eyes become darker and edges harder too, but in patches of wrong colours, which are coarser in
+`conv5_3`; PSNR falls far below bicubic's. So the loss of `conv2_2` asks for edges where HR has them; the deep ones ask
+for the right kind of strokes in about the right place, and care little about colours.""",
+        {"network": "VGG16", "side": 128, "steps": 200},
+    ),
     "searches": (
         """Both rules find the cup again in `conv1_1` and `conv3_1`. In `conv5_1` the paper's ends with a picture that
 is nearly gray: deep features of this VGG16 are small, so are its gradients, and so are the steps. Adam's steps do not
@@ -200,7 +219,8 @@ one layer, is a wanted code F', by gradient descent from noise on ½ ‖Φ(x) - 
 is or changed. The sum of a map of the code is its energy.
 
 The network is {network}, with average pooling where nothing else is said. All
-pictures took {minutes:.0f} minutes on a busy machine of two cores. What is ours and not the paper's is listed in
+pictures took {minutes:.0f} minutes, ours on two cores that were busy with other work too. They are shown after
+total-variation denoising with a weight of {denoise}. What is ours and not the paper's is listed in
 [departures](departures.md), under "Feature map inversion".
 
 ```bash
@@ -220,7 +240,8 @@ for the {filters} maps with most of it; the energy of all maps shared out at ran
 {textures_table}
 
 A map is silent if it is zero everywhere in this photograph. "Left" is ‖Φ(x) - F'‖² / ‖F'‖² after {steps} steps. Much
-is left of codes with one map, since all maps of a layer see the same pixels: no picture can light up one alone.
+is left of codes with one map, since all maps of a layer see the same pixels: no picture can light up one alone. Above
+100 % features of nothing but zeros would be nearer.
 
 ## Style is energy, and so are Gram matrices
 
@@ -242,6 +263,7 @@ a generator would that nothing but this loss trains, for one picture. Here VGG h
 "From HR" is ‖φ(SR) - φ(HR)‖² / ‖φ(HR)‖², the loss but for a factor. "Found" is the PSNR-Y between a picture and what
 was found from its φ after {longer} steps, before total variation was removed; in the last column, between HR and what
 was found. After the search {left} of ‖φ‖² are left.
+Of this crop, {farther}.
 
 ## Two ways to search
 
@@ -257,7 +279,7 @@ was found. After the search {left} of ‖φ‖² are left.
 
 {unreached}
 
-Made at {commit}.
+Written at {commit}.
 """
 
 STYLE = """A photograph of a person with the energies of a painting: each map of its code gets as much energy per
@@ -277,14 +299,14 @@ These are relative squared distances ‖a - b‖² / ‖b‖²: of Gram matrices
 
 **Why Gram matrices are style.** An entry of a Gram matrix is the product of two maps, summed over the picture. If the
 two are large at unrelated places, that is the product of their energies: so most of a Gram matrix is energy. The
-paintings' own Gram matrices are this far from those that their energies alone would give, in {told}:
+paintings' own Gram matrices are this far from those that their energies alone would give, in the same four layers:
 {by_energies}. And a search that is told the energies alone takes the distance of the Gram matrices from {drop}.
 """
 
-UNREACHED = """- The paper's network, VGG19, and its pictures of 512 pixels: {network} and {side} pixels here.
-- Only {filters} filters of each layer are shown; `--layers`, `--filters` show any other.
-- No person was asked whether the pictures have the style of the paintings; the distances say it in VGG's own terms.
-"""
+UNREACHED = """- {network}Pictures of 512 pixels as the paper's: ours have {sides}.
+- Each study looks at one photograph. {filters} filters of each layer are shown; `--layers` and `--filters` show others.
+- The authors' own weights of painting and photograph, 1 and 10, are for other losses than our relative ones: not run.
+- No person was asked whether the pictures have the style of the paintings; the distances say it in VGG's own terms."""
 
 
 def style_part(study):
@@ -300,7 +322,7 @@ def style_part(study):
     for painting, row in rows.items():
         before, after = (np.mean(row["distances"][title]["gram"]) for title in ("photograph", "energy"))
         drops.append(f"{before:.2f} to {after:.2f} ({painting.replace('_', ' ')})")
-    return STYLE.format(
+    return STYLE.rstrip().format(
         told=", ".join(studies.TOLD_BY),
         content=studies.CONTENT,
         plate=PLATES["style"],
@@ -332,13 +354,19 @@ def page_of(found):
         steps=settings["steps"],
         longer=found["losses"]["settings"]["steps"],
         deepest=deepest,
+        denoise=studies.DENOISE,
         led=LED,
         left=left_words(found["losses"]["rows"]),
+        farther=farther_words(found["losses"]["rows"]),
         style=style_part(found.get("style")),
         textures_table=textures_table(textures["rows"]),
         losses_table=losses_table(found["losses"]["rows"]),
         searches_table=searches_table(found["searches"]["rows"]),
-        unreached=UNREACHED.format(network=network, side=f"{settings['side']} to {side}", filters=studies.FILTERS),
+        unreached=UNREACHED.format(
+            network="" if network == "VGG19" else "VGG19: not run.\n- ",
+            sides=f"{settings['side']} and {side}",
+            filters=studies.FILTERS,
+        ),
         commit=results.in_words([found["commit"]]),
     )
 

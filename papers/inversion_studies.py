@@ -23,7 +23,7 @@ FILTERS = 4  # of each layer, the strongest
 STYLED = ("conv2_1", "conv3_1")  # layers whose code is reallocated
 TOLD_BY = ("conv1_1", "conv2_1", "conv3_1", "conv4_1")  # layers that a painting's style is told by, as in the paper
 CONTENT = "conv2_2"  # the layer that a photograph is told by there
-WEIGHTS = {"energy": 1.0, "gram": 1.0}  # of style, in inversion.style_loss
+WEIGHT = 1.0  # of the painting, in inversion.style_loss
 LOSSES = ("conv2_2", "pool4", "conv5_4")  # SRGAN-VGG22's, the slides' and SRGAN-VGG54's
 RUNS = ("srresnet_x4", "srgan_x4")  # that come with the project
 SCALE = 4
@@ -160,7 +160,7 @@ def styled(photograph, painting, weights, steps):
         found |= {f"{layer} ranked": pair[0], f"{layer} scaled": pair[1]}
     for statistic, measure in inversion.STATISTICS.items():
         wanted = {layer: measure(tf.constant(theirs[layer])) for layer in TOLD_BY}
-        loss = inversion.style_loss(statistic, wanted, {CONTENT: tf.constant(ours[CONTENT])}, WEIGHTS[statistic])
+        loss = inversion.style_loss(statistic, wanted, {CONTENT: tf.constant(ours[CONTENT])}, WEIGHT)
         [found[statistic]], _ = inversion.invert(
             vgg, loss, inversion.noise((1, side, side)), steps=steps, words=statistic
         )
