@@ -73,7 +73,7 @@ def draw(folder, out, found):
     write("losses", [*found["losses"]["rows"]["pictures"]["titles"], LED])
     write("searches", ["ours", "the paper's"])
     if "style" in found:
-        write("style", ["painting", *style_titles(found["style"])], short)
+        write("style", style_titles(found["style"]), short)
 
 
 def short(name):
@@ -184,8 +184,9 @@ same, with a few more strokes. Swirls or waves as in the paintings we see in non
     "losses": (
         """**From noise.** In `conv2_2` face and hair are found in their places, with little of their colours; HR has
 sharp eyes, bicubic has not. In `pool4` dark spots stand for the eyes, and strokes follow the hair. In `conv5_3` we
-recognise no face. Yet so little is left of the loss that these pictures have nearly the features of a face: by themselves, the
-deep losses leave a picture almost free, and only the pixel loss, the discriminator and the start keep it a photograph.
+recognise no face. Yet so little is left of the loss that these pictures have nearly the features of a face: by
+themselves, the deep losses leave a picture almost free, and only the pixel loss, the discriminator and the start keep
+it a photograph.
 
 **From bicubic.** By `conv2_2` eyes, teeth and strands of hair become sharper, and PSNR rises above bicubic's. By
 `pool4` and `conv5_3` the eyes become darker and edges harder too, but in patches of wrong colours, which are coarser in
@@ -286,9 +287,9 @@ STYLE = """A photograph of a person with the energies of a painting: each map of
 pixel as it has in the painting. "Ranked" also puts the map that is k-th in energy where the painting has its k-th;
 "scaled" leaves each in place. In the paper's own way a picture is sought that has the energies of the painting in
 {told}, and the photograph's code in {content}. In the last column Gram matrices replace the
-energies, as in Gatys et al. and Johnson et al.
+energies, as in Gatys et al. and Johnson et al. The paintings themselves are not shown.
 
-![paintings, and the photograph in their style]({plate})
+![the photograph in the style of the paintings]({plate})
 
 {seen}
 

@@ -130,8 +130,8 @@ def textures(folder, path, weights, side, steps):
 def style(folder, path, paintings, weights, side, steps):
     """A photograph in the style of paintings: its code reallocated, and searches for a painting's energies and Grams.
 
-    Returns NAME.json's content; a row is a painting, with the distances of each of its pictures. Strips: the painting,
-    two pictures for each layer of STYLED (ranks matched, maps scaled in place), one for each of inversion.STATISTICS.
+    Returns NAME.json's content; a row is a painting, with the distances of each of its pictures. Strips: two
+    pictures for each layer of STYLED (ranks matched, maps scaled in place), one for each of inversion.STATISTICS.
     """
     settings = {"network": inversion.name_of(weights), "side": side, "steps": steps, "photograph": path.name}
     kept = Kept(folder, "style", settings)
@@ -171,7 +171,7 @@ def styled(photograph, painting, weights, steps):
     grams = [features.gram_matrix(theirs[layer]) for layer in TOLD_BY]
     alone = [inversion.gram_of(inversion.energies(theirs[layer])) for layer in TOLD_BY]
     by_energies = numbers([inversion.distance(a, b) for a, b in zip(alone, grams, strict=True)])
-    return [painting, *shown], {"distances": measured, "by energies": by_energies}
+    return shown, {"distances": measured, "by energies": by_energies}
 
 
 def distances(codes, ours, theirs):
