@@ -103,7 +103,7 @@ def strongest(code, count):
 def textures(folder, path, weights, side, steps):
     """For each convolution of VGG: its code as it is, with all energy in one map (FILTERS times), and at random.
 
-    path: of the photograph; weights: from features.find_vgg. Returns NAME.json's content.
+    path: of the photograph; weights: from features.find_vgg. Returns textures.json's content.
     """
     network = inversion.name_of(weights)
     kept = Kept(folder, "textures", {"network": network, "side": side, "steps": steps, "photograph": path.name})
@@ -130,8 +130,8 @@ def textures(folder, path, weights, side, steps):
 def style(folder, path, paintings, weights, side, steps):
     """A photograph in the style of paintings: its code reallocated, and searches for a painting's energies and Grams.
 
-    Returns NAME.json's content; a row is a painting, with the distances of each of its pictures. Strips: two
-    pictures for each layer of STYLED (ranks matched, maps scaled in place), one for each of inversion.STATISTICS.
+    Returns style.json's content: a row is a painting, with the distances of each of its pictures. Strips have two
+    pictures for each layer of STYLED (ranks matched, maps scaled in place) and one for each of inversion.STATISTICS.
     """
     settings = {"network": inversion.name_of(weights), "side": side, "steps": steps, "photograph": path.name}
     kept = Kept(folder, "style", settings)
