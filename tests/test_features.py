@@ -156,3 +156,11 @@ def test_vgg19_that_is_demanded_and_missing_is_an_error(monkeypatch):
     monkeypatch.setattr(features.download, "find_vgg19", lambda: None)
     with pytest.raises(UserError, match="VGG19's weights are missing"):
         features.find_vgg("vgg19")
+
+
+def test_gram_matrix_against_numpy(rng):
+    maps = rng.standard_normal((2, 5, 7, 3)).astype(np.float32)
+    by_hand = np.array([sum(np.outer(v, v) for v in image.reshape(-1, 3)) / (5 * 7 * 3) for image in maps])
+    np.testing.assert_allclose(features.gram_matrix(maps), by_hand, rtol=1e-5)
+    moved = np.roll(maps, (2, 3), axis=(1, 2))
+    np.testing.assert_allclose(features.gram_matrix(moved), by_hand, rtol=1e-5)  # where a map is large is lost
