@@ -79,6 +79,9 @@ def cells_of(images, size):
     return tf.reshape(cells, [-1, h, w, size * size, 3])
 
 
+FINE = 10  # of a grid of 2 pixels, against one of the upsampling's cells
+
+
 def grid_losses(weight, fake, real, scale):
     """The square of patterns that repeat from cell to cell of the upsampling: a grid, which VGG hardly sees.
 
@@ -86,15 +89,16 @@ def grid_losses(weight, fake, real, scale):
     out, a grid does not. With weight 1 the loss against a grid is as strong as the pixel loss. There are two sizes of
     cells. 2·scale pixels, twice the upsampling's, so that a pattern which alternates from cell to cell counts too; and
     2 pixels, those of the last pixel shuffle, whose windows are small enough for a grid that lies along edges alone.
+    It covers little of the picture, so it weighs FINE times as much.
     """
     loss = 0.0
-    for size in (2 * scale, 2):
+    for size, share in ((2 * scale, 1), (2, FINE)):
         cells = cells_of(fake - real, size)
         cells -= tf.reduce_mean(cells, axis=3, keepdims=True)  # without the cell's mean colour
         h, w, pixels, channels = cells.shape[1:]
         cells = tf.reshape(cells, [-1, h, w, pixels * channels])
         means = tf.nn.avg_pool2d(cells, (min(8, h), min(8, w)), 4, "VALID")
-        loss += tf.reduce_mean(means**2)
+        loss += share * tf.reduce_mean(means**2)
     return {"grid_loss": weight * loss}
 
 
