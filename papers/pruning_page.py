@@ -32,6 +32,7 @@ def work_of(network, scale, side=24):
 
 def times_of(networks):
     """{name: median milliseconds of an LR image of SIDE×SIDE} of {name: (network, MODEL section)}, in turns."""
+    tf.get_logger().setLevel("ERROR")  # else it warns of so many functions
     lr_01 = tf.constant(np.random.default_rng(0).random((1, SIDE, SIDE, 3), np.float32))
     functions = {name: compiled.inference(*each) for name, each in networks.items()}
     turns = {name: [] for name in functions}
