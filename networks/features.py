@@ -24,6 +24,17 @@ def convolutions_of(vgg):
     return [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
 
 
+def gram_matrix(features):
+    """The Gram matrices of feature maps: [batch, h, w, c] to [batch, c, c], divided by h·w·c as Johnson et al. do.
+
+    Entry (i, j) is the sum over all pixels of map i times map j: which features occur together, and not where.
+    """
+    shape = keras.ops.shape(features)
+    maps = keras.ops.reshape(features, (shape[0], shape[1] * shape[2], shape[3]))
+    products = keras.ops.matmul(keras.ops.transpose(maps, (0, 2, 1)), maps)
+    return products / keras.ops.cast(shape[1] * shape[2] * shape[3], products.dtype)
+
+
 def load_vgg19(path, layer, resize=0, before_relu=False):
     """VGG19 features with the weights in `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
 
