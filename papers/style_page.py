@@ -1,0 +1,2 @@
+def report(names, out):
+    return 0
