@@ -21,6 +21,7 @@ from images.photographs import each
 from layers.upsampling import UPSAMPLERS
 from networks import features, style
 from papers import style_page
+from papers.style_study import PAINTING, shrunk
 from runs import devices, logs, places, store, style_runs
 from training.state import load_checkpoint, newest_step, save_checkpoint
 from utils import LazyModule, UserError
@@ -28,7 +29,6 @@ from utils import LazyModule, UserError
 keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
-PAINTING = "painting.png"  # in a run's directory: the painting at the size that was trained with
 LEARNING_RATE = 1e-3  # Adam's, as in the paper
 ROOM = 9 / 8  # photographs are shrunk to this times the side of the crops
 LOG_EVERY, SAVE_EVERY = 10, 200  # updates
@@ -36,13 +36,6 @@ LOG_EVERY, SAVE_EVERY = 10, 200  # updates
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Photographs
-
-
-def shrunk(image, side):
-    """A picture uint8 [h, w, 1 or 3] as RGB, shrunk or enlarged until its shorter side has so many pixels."""
-    image = utils.to_rgb(image)
-    factor = side / min(image.shape[:2])
-    return utils.imresize_to(image, *(max(round(factor * length), side) for length in image.shape[:2]))
 
 
 def read_pool(paths, side, progress=True):
