@@ -33,7 +33,7 @@ tf = LazyModule("tensorflow")
 # The highest rate is the paper's, which is constant. Adam's first updates would saturate the tanh at this rate.
 RULE = {"learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05}
 ROOM = 9 / 8  # photographs are shrunk to this times the side of the crops
-LOG_EVERY, SAVE_EVERY = 10, 200  # updates
+LOG_EVERY, SAVE_EVERY = 10, 500  # updates
 
 
 # ---------------------------------------------------------------------------------------------------------------------
