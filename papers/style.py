@@ -21,7 +21,7 @@ from images import pictures
 from images.photographs import each
 from layers.upsampling import UPSAMPLERS
 from networks import features, style
-from papers import style_page
+from papers import style_page, style_study
 from papers.style_study import PAINTING, shrunk
 from runs import devices, logs, places, store, style_runs
 from training.state import load_checkpoint, newest_step, save_checkpoint
@@ -214,6 +214,8 @@ def parse_arguments():
     formats = "number format; mixed_bfloat16 is 1.5 times as fast on a CPU with AVX512-BF16 (default: %(default)s)"
     add("--precision", choices=("float32", "mixed_bfloat16"), default="float32", help=formats)
     add("--report", nargs="+", metavar="RUN", help="compare runs with Gatys et al.'s optimisation and write the page")
+    help_iterations = "of the optimisation that runs are compared with (default: %(default)s; the paper's 500)"
+    add("--iterations", type=whole, default=style_study.ITERATIONS, metavar="N", help=help_iterations)
     add(
         "--out",
         type=Path,
@@ -231,7 +233,7 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    return style_page.report(args.report, args.out) if args.report else run_training(args)
+    return style_page.report(args.report, args.out, args.iterations) if args.report else run_training(args)
 
 
 if __name__ == "__main__":

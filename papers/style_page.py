@@ -10,6 +10,7 @@ from papers.style_study import (
     DETAIL,
     ITERATIONS,
     OTHER_CELL,
+    SHOWN,
     TURNS,
     ZOOM,
     Painter,
@@ -17,7 +18,7 @@ from papers.style_study import (
     draw_losses,
     draw_pictures,
     examine,
-    read_contents,
+    read_middles,
 )
 from runs import devices, store
 
@@ -209,7 +210,7 @@ def report(names, out, iterations=ITERATIONS):
     """Examine runs and write FILES into the folder `out`; what Gatys et al.'s optimisation made is kept."""
     out.mkdir(parents=True, exist_ok=True)
     devices.choose_precision("float32")
-    vggs, contents = {}, read_contents()
+    vggs, contents = {}, read_middles(SHOWN)
     painters = [Painter(name, vggs) for name in names]
     study, made = examine(painters, contents, iterations)
     draw_pictures(out / "style_pictures.webp", painters, contents, made)

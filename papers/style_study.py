@@ -27,7 +27,7 @@ SIDE = 256  # pixels of the pictures that are compared
 ITERATIONS = 300  # of L-BFGS
 TURNS, PASSES, SHORT = 5, 10, 10  # of the timing; passes of the network and iterations in a turn
 CELL, OTHER_CELL = 4, 5  # pixels: the upsampling's cell, and one in which nothing repeats
-SHOWN = (0, 2)  # which of data.SAMPLE_TEST
+SHOWN = (data.SAMPLE_TEST[0], data.SAMPLE_TEST[2])  # the photographs on the page
 ZOOM, DETAIL = 4, 72  # of the picture that shows a grid, and its side in pixels
 
 
@@ -38,15 +38,14 @@ def shrunk(image, side):
     return utils.imresize_to(image, *(max(round(factor * length), side) for length in image.shape[:2]))
 
 
-def read_contents():
-    """{name: uint8 [SIDE, SIDE, 3]}: the middles of the photographs that are painted for the page."""
-    contents = {}
-    for i in SHOWN:
-        [path] = data.package_files(data.SAMPLE_TEST[i : i + 1])
+def read_middles(files):
+    """{name: uint8 [SIDE, SIDE, 3]}: the middles of photographs of the installed libraries, see data.SAMPLE_TEST."""
+    middles = {}
+    for path in data.package_files(files):
         image = shrunk(pictures.read_image(path), SIDE)
         top, left = ((length - SIDE) // 2 for length in image.shape[:2])
-        contents[path.stem] = image[top : top + SIDE, left : left + SIDE]
-    return contents
+        middles[path.stem] = image[top : top + SIDE, left : left + SIDE]
+    return middles
 
 
 class Painter:
@@ -123,20 +122,21 @@ def speeds(painter, content):
     return found
 
 
-def grid_of(painter, photographs, cell):
-    """The RMS, in grey levels, of what repeats in all cells of cell×cell pixels of the painted photographs.
+def grids_of(painter, photographs, cells=(CELL, OTHER_CELL)):
+    """{cell: the RMS, in grey levels, of what repeats in all cells of cell×cell pixels of painted photographs}.
 
-    It is the doctor's measure, with the photograph as HR. photographs: [uint8 [h, w, 3]].
+    It is the doctor's measure, with the photograph as HR. photographs: [uint8 [h, w, 3]] of one size.
     """
-    pattern, count = 0, 0
-    for image in photographs:
-        image = utils.mod_crop(image, cell)
-        content_01 = tf.constant(utils.u8_to_01(image)[None])
-        fake = tf.clip_by_value(painter.apply(content_01), -1, 1)
-        cells = image.size // cell**2
-        pattern += cells * doctor.measure(fake, 2 * content_01 - 1, content_01, cell)["checkerboard"]
-        count += cells
-    return float(tf.sqrt(tf.reduce_mean((pattern / count) ** 2)))
+    contents = [tf.constant(utils.u8_to_01(image)[None]) for image in photographs]
+    painted = [tf.clip_by_value(painter.apply(content), -1, 1) for content in contents]
+    fake, content_01 = tf.concat(painted, axis=0), tf.concat(contents, axis=0)
+    height, width = fake.shape[1:3]
+    found = {}
+    for cell in cells:
+        place = (slice(None), slice(height - height % cell), slice(width - width % cell))
+        values = doctor.measure(fake[place], 2 * content_01[place] - 1, content_01[place], cell)
+        found[str(cell)] = float(doctor.strengths(values)["checkerboard"])
+    return found
 
 
 def facts_of(painter, contents, photographs):
@@ -155,7 +155,7 @@ def facts_of(painter, contents, photographs):
         "multiply_adds": counting.multiply_adds(painter.network, (1, SIDE, SIDE, 3)),
         "seconds_per_step": seconds,
         "curve": [[line["step"], sum(line[term] for term in terms)] for line in log],
-        "grid": {str(cell): grid_of(painter, photographs, cell) for cell in (CELL, OTHER_CELL)},
+        "grid": grids_of(painter, photographs),
         "terms": {name: painter.terms(painter.paint(content), content) for name, content in contents.items()},
         "untouched": {name: painter.terms(content, content)["total"] for name, content in contents.items()},
     }
@@ -165,8 +165,7 @@ def examine(painters, contents, iterations):
     """(the content of style.json, {(painting, content): Gatys et al.'s picture})."""
     folder = store.root() / "style-gatys"
     folder.mkdir(parents=True, exist_ok=True)
-    paths = data.package_files(data.SAMPLE_TEST + data.SAMPLE_TRAIN)
-    photographs = [utils.to_rgb(pictures.read_image(path)) for path in paths]
+    photographs = list(read_middles(data.SAMPLE_TEST + data.SAMPLE_TRAIN).values())
     study = {"side": SIDE, "iterations": iterations, "runs": {}, "gatys": {}, "grid_pictures": len(photographs)}
     made = {}
     for painter in painters:

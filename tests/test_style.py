@@ -400,6 +400,6 @@ def test_a_grid_is_measured(rng):
             return 2 * content_01 - 1 + np.tile(pattern, (1, 30, 40, 1))[:, :height, :width]
 
     photographs = [np.clip(photo(rng, 90, 131), 30, 220) for _ in range(2)]
-    found = style_study.grid_of(Painted(), photographs, 4)
-    assert found == pytest.approx(127.5 * np.sqrt((pattern**2).mean()), rel=0.01)
-    assert style_study.grid_of(Painted(), photographs, 5) < 0.3 * found
+    found = style_study.grids_of(Painted(), photographs)
+    assert found["4"] == pytest.approx(127.5 * np.sqrt((pattern**2).mean()), rel=0.01)
+    assert found["5"] < 0.3 * found["4"]
