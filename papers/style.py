@@ -176,6 +176,9 @@ def run_training(args):
     paths = [paths[i] for i in np.random.default_rng(args.seed).permutation(len(paths))[: args.photographs]]
     pool = read_pool(paths, round(ROOM * args.crop))
     vgg, words = features.load_layers(vgg_path, features.STYLE_FACTORS)
+    begun = style_runs.describe(run.directory)
+    if begun and begun[1]["vgg"] != words:
+        raise UserError(f"{run.directory} was begun with {begun[1]['vgg']}, not {words}: give another --name")
     facts = {"painting": args.train.name, "vgg": words, "data": {"name": Path(name).name, "images": len(pool)}}
     loss = style.StyleLoss(vgg, pictures.read_image(run.directory / PAINTING), style.weights_of(run.config.TRAIN))
     print(f"run {run.name}: {args.steps:,} updates on {len(pool)} photographs, features of {words}", flush=True)

@@ -233,7 +233,11 @@ def test_training_lowers_the_loss_and_resuming_is_exact(trained, tmp_path, monke
     assert trained("other", 40, "--seed", 1).returncode == 0
     assert not all(np.array_equal(*pair) for pair in zip(weights_of("once"), weights_of("other"), strict=True))
     assert "finished before" in trained("once", 40).stdout
-    assert_refused(trained("once", 50, "--style-weight", 7), "TRAIN.style_loss 5.0, not 7.0")
+    assert_refused(trained("once", 40, "--style-weight", 7), "TRAIN.style_loss 5.0, not 7.0")
+    about = store.read_json(tmp_path / "runs" / "other" / "config.json")
+    store.write_json(tmp_path / "runs" / "other" / "config.json", about | {"vgg": "another"})
+    (tmp_path / "runs" / "other" / "checkpoint-00000040.npz").unlink()
+    assert_refused(trained("other", 40, "--seed", 1), "was begun with another, not random convolutions")
 
 
 @pytest.mark.slow
