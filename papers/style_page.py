@@ -74,10 +74,10 @@ from noise. {side}×{side} pixels; nothing was trained on these photographs.*
 *{detail}×{detail} pixels from the middle of the first photograph, enlarged {zoom} times: {grid_names}.*
 
 In the pictures of our page (by hand, for the runs trained at `9f25621`): with resizing a photograph becomes something
-like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the wave's, but the cream
-of the paper and the light blue are missing. The sub-pixel network, after as many updates, has painted dark lines every
-few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture has more of the painting's
-colours and shapes like spray, and still noise from its start.
+like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the wave's, but the
+cream of the paper and the light blue are missing. The sub-pixel network, after as many updates, has painted dark lines
+every few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture has more of the
+painting's colours and shapes like spray, and still noise from its start.
 
 ## The same loss, how much faster?
 
@@ -179,6 +179,7 @@ def page_of(study):
         columns.setdefault(run["painting"], []).append(name)
     steps, seconds = (results.between([f(run) for run in runs.values()]) for f in (updates_of, minutes_of))
     first = next(iter(runs.values()))["train"]
+    batches = f"batches of {first['batch']}, of {first['crop']}×{first['crop']}"
     ratio = speed["iteration"] / speed["network"]
     return TEXT.format(
         vgg=f"The perceptual network: {'; '.join(dict.fromkeys(run['vgg'] for run in runs.values()))}",
@@ -199,7 +200,7 @@ def page_of(study):
         ratio=ratio * study["iterations"],
         ratio500=ratio * 500,
         findings=findings(study),
-        short=f"{steps} updates with batches of {first['batch']}, crops of {first['crop']}×{first['crop']}, {seconds} minutes",
+        short=f"{steps} updates with {batches}, {seconds} minutes",
         commits=results.in_words(run["commit"] for run in runs.values()),
         **speed,
     )

