@@ -235,7 +235,7 @@ def load(name, source, whole=False, half=False):
     whole, half: TensorFlow's alone, see load_tensorflow.
     """
     if name == "tensorflow":
-        return load_tensorflow(source, whole, half)
+        return load_tensorflow(source, whole or source.whole, half)
     if lacking := missing(name):
         raise UserError(f"--engine {name} needs {' and '.join(lacking)}: pip install -r requirements-export.txt")
     engine = ENGINES[name]
