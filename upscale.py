@@ -172,6 +172,8 @@ def suffix_of(args, scale):
         return ""
     if args.fit:
         return f"_{args.fit[0]}x{args.fit[1]}"
+    if scale == 1:
+        return "_style"
     return f"_{args.width}w" if args.width else f"_{args.height}h" if args.height else f"_x{args.outscale or scale:g}"
 
 
@@ -331,7 +333,7 @@ def make_page(job, upscaler, max_megapixels, progress, keep, page, write):
     picture, remark = pictures.fit(picture, name, size=size)
     picture.kept["options"] = job.options
     with contextlib.ExitStack() as stack:
-        while picture.shape[0] < size[0] or picture.shape[1] < size[1]:
+        for _ in job.passes(upscaler.scale):
             picture = enlarge(job.source, page, picture, upscaler, progress, keep, stack)
         if picture.shape[:2] != size:
             picture = picture.resized(*size)
@@ -396,7 +398,7 @@ def parse_arguments():
         "--weights",
         metavar="RUN",
         help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srresnet_x4_photo "
-        "for pictures that look like a JPEG, else the default",
+        "for pictures that look like a JPEG, else the default; a run of papers.style paints instead (docs/style.md)",
     )
     add(
         "--blend",
@@ -589,6 +591,7 @@ def upscale_inputs(args, record):
     failures = Failures(record)
     automatic, args.weights = args.weights == AUTO, None if args.weights == AUTO else args.weights
     weights = args.weights or store.default_weights(dict.fromkeys((args.scale or 4, 4)))
+    check_style(weights, args)
     if args.scale and args.scale > describe(weights)[1]["config"].MODEL.scale:
         args.scale, args.outscale = None, args.scale  # in two passes
     config = choose_weights(weights, args.blend, args.scale)[2]
@@ -613,6 +616,14 @@ def upscale_inputs(args, record):
     if failures.count:
         print(f"{failures.count} of the inputs could not be upscaled", file=sys.stderr)
     return 1 if failures.count else 0
+
+
+def check_style(weights, args):
+    """Raise a UserError if weights that paint in a style, at a picture's size, are asked for another size or tiles."""
+    if describe(weights)[1]["config"].MODEL.scale == 1:
+        flags = ("scale", "outscale", "width", "height", "fit", "blend", "tile")
+        if given := [f"--{flag}" for flag in flags if getattr(args, flag) is not None]:
+            raise UserError(f"{weights} paints a whole picture at its own size: leave out {' and '.join(given)}")
 
 
 def upscale_group(jobs, weights, args, failures):
@@ -647,7 +658,8 @@ def list_jobs(jobs, scale, record):
 def upscale_all(jobs, upscaler, args, failures):
     """Upscale the files of [Job] with one progress bar of output megapixels; prints a line for each file."""
     tile = upscaler.tile
-    print(f"engine: {upscaler.engine}, tiles of {tile}×{tile} LR pixels and {upscaler.halo} around them")
+    parts = f"tiles of {tile}×{tile} LR pixels and {upscaler.halo} around them"
+    print(f"engine: {upscaler.engine}, {'whole pictures' if upscaler.source.whole else parts}")
     each = upscaler.scale**2 / 1e6  # megapixels that an LR pixel becomes
     total = each * sum(job.work(upscaler.scale) for job in jobs)
     hidden = True if args.quiet or args.json else None  # None: where standard error is no terminal

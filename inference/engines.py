@@ -23,8 +23,8 @@ import numpy as np
 import utils
 from images import hashes
 from inference import compiled, formats
-from networks import receptive, vespcn
-from runs import devices, film_runs, store
+from networks import receptive, style, vespcn
+from runs import devices, film_runs, store, style_runs
 from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
@@ -48,6 +48,7 @@ class Source(NamedTuple):
     config: dict  # the MODEL section
 
     frames = 1  # of a film, that it sees at a time
+    whole = False  # whether it needs the whole picture, and no tiles
 
     def generator(self):
         """The generator. Raises UserError."""
@@ -84,6 +85,19 @@ class FilmSource(Source):
     def radius(self, network):
         """Of tiles, that show no seams: a flow sees 29 LR pixels and leads to others."""
         return FILM_HALO
+
+
+class StyleSource(Source):
+    """The weights of a network that paints in a style; no partner. Its instance norms are over the whole picture."""
+
+    whole = True
+
+    def network(self):
+        """The network for pictures of any size, as a generator of scale 1. Raises UserError."""
+        return style.any_size(style_runs.load(self.weights, self.config))
+
+    def radius(self, network):
+        return 0
 
 
 class Loaded(NamedTuple):
@@ -221,7 +235,7 @@ def load(name, source, whole=False, half=False):
     whole, half: TensorFlow's alone, see load_tensorflow.
     """
     if name == "tensorflow":
-        return load_tensorflow(source, whole, half)
+        return load_tensorflow(source, whole or source.whole, half)
     if lacking := missing(name):
         raise UserError(f"--engine {name} needs {' and '.join(lacking)}: pip install -r requirements-export.txt")
     engine = ENGINES[name]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import utils
 from inference import engines
 from networks import vespcn
-from runs import film_runs, store
+from runs import film_runs, store, style_runs
 from utils import LazyModule, UserError
 
 cv2 = LazyModule("cv2")
@@ -29,6 +29,7 @@ HALO = 16  # LR pixels around a core, if the network sees further and it need no
 STRIP = 2**14  # LR pixels of a tile that go through the second part of a network at a time
 GRID = 24  # an exact window's sides are multiples of this: see `windows`
 BYTES_WHOLE = 256  # memory for each LR pixel of a window and feature map of a network in one part (measured: 270)
+BYTES_STYLE = 1000  # memory for each pixel of a picture that a network paints as a whole (measured: 820)
 BYTES_FILM, FILM_TILE = 3000, 1280  # memory for each LR pixel of a network for films, and its largest tile
 MOST = 0.75 * 2**30  # bytes that a window takes of a network in two parts, so that 12 megapixels need 1.5 GiB in all
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
@@ -51,7 +52,8 @@ class Upscaler:
     first with `pixels` LR pixels. exact: as one call on the whole picture to the last bit, by TensorFlow without
     oneDNN. half: in 16 bits, by TensorFlow. colour_fix: large areas keep the colours of LR. Raises UserError.
 
-    frames: how many frames of a film the network sees at a time; a picture stands for all of them.
+    frames: how many frames of a film the network sees at a time; a picture stands for all of them. A network that
+    paints in a style (papers/style.py) has the factor 1 and takes each picture as a whole.
     """
 
     def __init__(
@@ -74,13 +76,14 @@ class Upscaler:
         self.source = source_of(weights, partner, blend)
         self.frames = self.source.frames
         trained_on = describe(weights)[1]["config"].get("DATA", {})  # a network for films has no such section
-        self.for_photos = trained_on.get("degradation") == "photo"
-        self.engine = choose_engine(engine, exact, half, self.frames) or engines.fastest(self.source, pixels)
+        self.for_photos = self.source.whole or trained_on.get("degradation") == "photo"
+        only_tensorflow = self.frames > 1 or self.source.whole
+        self.engine = choose_engine(engine, exact, half, only_tensorflow) or engines.fastest(self.source, pixels)
         self.parts, radii, self.batch, self.bytes = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
         self.halo = (sum(radii) if exact or self.frames > 1 else min(sum(radii), HALO)) + self.margin
         self.strip_halo = radii[-1]
-        self.tile = tile or self.affordable_tile(config)
+        self.tile = sys.maxsize if self.source.whole else tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
         """The largest tile that uses half of the free memory, within MOST, TILE, EXACT_TILE or FILM_TILE."""
@@ -116,6 +119,9 @@ class Upscaler:
         known = channels in (1, 2, 3, 4, 3 * self.frames)
         if image.dtype not in (np.uint8, np.uint16) or not known or not height * width:
             raise UserError(f"takes uint8 or uint16 [h, w, 1 to 4], not {image.dtype} {list(image.shape)}")
+        if self.source.whole and height * width * BYTES_STYLE > free_memory():
+            most = free_memory() / BYTES_STYLE / 1e6
+            raise UserError(f"has {height * width / 1e6:.1f} megapixels, and there is memory for {most:.1f}: shrink it")
         if out is None:
             out = np.empty((self.scale * height, self.scale * width, channels if channels <= 4 else 3), image.dtype)
         done = 0
@@ -237,18 +243,20 @@ class Upscaler:
         tqdm.write(f"memory is short: continuing with tiles of {self.tile}×{self.tile} pixels", file=sys.stderr)
 
 
-def choose_engine(name, exact, half, frames=1):
+def choose_engine(name, exact, half, plain=False):
     """The engine that is asked for, or None for the fastest; exact and half need TensorFlow. Raises UserError.
 
-    frames: of a film, that the network sees at a time: several need TensorFlow, in float32.
+    plain: the network, for films or styles, runs in TensorFlow and float32 alone.
     """
-    if frames > 1 and (exact or half or name not in ("auto", "tensorflow")):
-        raise UserError("a network for films runs in TensorFlow and float32: leave out --exact, --half and --engine")
+    if plain and (exact or half or name not in ("auto", "tensorflow")):
+        raise UserError(
+            "a network for films or styles runs in TensorFlow and float32: leave out --exact, --half and --engine"
+        )
     if exact and half:
         raise UserError("--exact and --half exclude each other: 16 bits are not exact")
     if (exact or half) and name not in ("auto", "tensorflow"):
         raise UserError(f"--{'exact' if exact else 'half'} needs --engine tensorflow, not {name}")
-    return "tensorflow" if exact or half or frames > 1 else None if name == "auto" else name
+    return "tensorflow" if exact or half or plain else None if name == "auto" else name
 
 
 def choose_onednn(wanted):
@@ -271,13 +279,15 @@ def source_of(weights, partner, blend):
     weights, about = describe(weights)
     if about["mode"] == film_runs.MODE:
         return engines.FilmSource(weights, None, None, about["config"].MODEL)
+    if about["mode"] == style_runs.MODE:
+        return engines.StyleSource(weights, None, None, about["config"].MODEL)
     partner = partner and store.describe_weights(partner)[0]
     return engines.Source(weights, partner, blend if partner else None, about["config"].MODEL)
 
 
 def describe(weights):
-    """(weights file, config.json's content) of a generator, or of a network for films. Raises UserError."""
-    return film_runs.describe(weights) or store.describe_weights(weights)
+    """(weights file, config.json's content) of a generator, or of a network for films or styles. Raises UserError."""
+    return film_runs.describe(weights) or style_runs.describe(weights) or store.describe_weights(weights)
 
 
 def choose_weights(weights, blend, scale):

