@@ -99,8 +99,8 @@ at a time, the least useful ones wherever they are, and is trained a little afte
 own width.
 
 ```bash
-python reproduce.py pruning --data DATA                                # this page: both rankings
-python reproduce.py pruning --weights RUN --data DATA --lose 0.1       # your own network, until it has lost 0.1 dB
+python reproduce.py pruning --data DATA {budget}     # this page: both rankings
+python reproduce.py pruning --weights RUN --data DATA --lose 0.1      # your own network, until it has lost 0.1 dB
 ```
 
 **What a map is worth** is the change of the pixel loss without it, by the first term of its Taylor series, divided by
@@ -226,6 +226,7 @@ def page_of(study):
     last = study["rounds"]["global"][-1]["run"]
     return TEXT.format(
         **{key: study[key] for key in ("share", "steps", "batch", "weights", "width")},
+        budget=" ".join(f"--{key} {study[key]:g}" for key in ("share", "steps", "batch")),
         table=table_of(study),
         work=study["networks"][study["weights"]]["work"],
         found=found_of(study),

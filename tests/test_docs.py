@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import PROJECT
 
+import reproduce
+
 PAGES = sorted(
     [
         *PROJECT.glob("*.md"),
@@ -84,6 +86,8 @@ def commands_in(text):
     """(file, flags) of every `python NAME.py …` and `python -m room.name …` in code."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
         for script, module, rest in re.findall(r"python (?:(\w+\.py)|-m (\w+\.\w+))([^`#\n|&]*)", line):
+            if script == "reproduce.py" and (paper := next(iter(rest.split()), "").strip("`")) in reproduce.PAPERS:
+                module, script = reproduce.PAPERS[paper], ""
             yield script or module.replace(".", "/") + ".py", re.findall(FLAG, rest)
 
 
@@ -97,6 +101,7 @@ def test_every_flag_of_a_command_is_a_flag_of_that_command(page):
 def test_commands_and_flags_are_found():
     found = list(commands_in("`python train.py --mode=srgan --steps 2`\npython -m scoring.explain x --csv a # --b"))
     assert found == [("train.py", ["--mode", "--steps"]), ("scoring/explain.py", ["--csv"])]
+    assert list(commands_in("python reproduce.py pruning --lose 1")) == [("papers/pruning.py", ["--lose"])]
     assert {"--mode", "--no-xla", "--collect"} <= flags_of("train.py")
     assert {"--mos", "--port"} <= flags_of("demo.py")
     assert {"--xla", "--no-xla"} <= flags_of("benchmark.py")
