@@ -15,7 +15,8 @@ from utils import PROJECT, UserError, short
 
 MODE = "vespcn"  # in config.json, as the mode of other runs
 WEIGHTS = "vespcn.weights.h5"
-KEYS = {"network": tuple(vespcn.NETWORKS), "scale": (2, 3, 4), "width": range(1, 1025)}  # of MODEL
+# Of MODEL.
+KEYS = {"network": tuple(vespcn.NETWORKS), "scale": (2, 3, 4), "width": range(1, 1025), "skip": (False, True)}
 
 
 def write(directory, network, config, facts):
@@ -54,6 +55,6 @@ def describe(path):
 
 def load(weights, config):
     """The network of networks/vespcn.build with the weights of a file; config: the MODEL section. Raises UserError."""
-    network = vespcn.build(config.network, config.scale, config.width)
+    network = vespcn.build(config.network, config.scale, config.width, config.skip)
     store.load_weights(network, weights)
     return network
