@@ -159,6 +159,8 @@ python upscale.py film.mp4 --weights vespcn_x4                     # see upscali
 **Training.** {training}
 All rows have the same budget, which is far below the paper's: read differences between rows, not distances to the
 paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as in the paper.
+Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start there, and
+motion compensation learns by itself first ([departures](departures.md), 42).
 
 ## Vid4, ×{scale}
 
@@ -275,14 +277,18 @@ def shipped_command(study):
     name = f"vespcn_x{study['scale']}"
     if not (run := study["runs"].get(name)):
         return "python -m papers.vespcn 9L-E3-MC                               # VESPCN alone"
-    command = f"python -m papers.vespcn {run['network']} --steps {run['steps']} --films {run['films']} --name {name}"
-    return f"{command}   # the weights that ship"
+    keys = {"steps": "steps", "motion-steps": "motion_steps", "films": "films"}
+    flags = " ".join(f"--{flag} {run[key]}" for flag, key in keys.items() if key in run)
+    return f"python -m papers.vespcn {run['network']} {flags} --name {name}   # the weights that ship"
 
 
-def flow_in_words(truth, error):
-    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels."""
-    learned = "It has not learned to follow motion." if error > 0.8 * truth else "It follows motion."
-    return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
+def flow_in_words(truth, error, varying):
+    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels; as draw_flow returns."""
+    learned = "It has not learned to follow motion." if varying > 0.8 * truth else "It follows motion."
+    return (
+        f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}; without the part of the "
+        f"error that is the same everywhere, which the layers behind can undo, {varying:.2f}. {learned}"
+    )
 
 
 def most_of(study, key):
@@ -297,10 +303,13 @@ def training_of(study):
         return "Nothing was trained but the weights that ship."
     facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
     words = {key: " or ".join(f"{value:,}" for value in values) for key, values in facts.items()}
-    return (
+    text = (
         f"{words['steps']} updates of batch {words['batch']} on crops of {words['crop']} LR pixels from "
         f"{words['films']} films, Adam, cosine from {words['learning_rate']}."
     )
+    if before := next(((run["motion_steps"], run["motion_batch"]) for run in runs if "motion_steps" in run), None):
+        text += f" Motion compensation has {before[0]:,} updates of {before[1]} pairs of frames before."
+    return text
 
 
 def page_of(study, flow):

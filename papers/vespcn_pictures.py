@@ -43,7 +43,7 @@ def coloured(flow, most):
 def draw_flow(path, lr, flows, network, i=20):
     """Write the flow from frame i to the next as a PNG: the truth, the network's, and what each leaves of the change.
 
-    Returns the mean lengths in LR pixels of the truth and of the network's error.
+    Returns the mean lengths in LR pixels of the truth, of the network's error, and of the error less its mean.
     """
     window = utils.u8_to_01(np.moveaxis(lr[i - 1 : i + 2], 0, -1))[None]
     _, warped, found = (np.asarray(output)[0] for output in network(window))
@@ -67,4 +67,6 @@ def draw_flow(path, lr, flows, network, i=20):
         axis.title.set_size(9)
     utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))
     pyplot.close(figure)
-    return [float(np.hypot(*np.moveaxis(flow, -1, 0)).mean()) for flow in (truth, found - truth)]
+    error = found - truth
+    lengths = (truth, error, error - error.mean(axis=(0, 1)))
+    return [float(np.hypot(*np.moveaxis(flow, -1, 0)).mean()) for flow in lengths]

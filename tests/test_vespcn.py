@@ -129,10 +129,26 @@ def test_losses_are_the_papers(rng):
     warped = rng.random((2, 6, 7, 2))
     losses = vespcn.joint_losses(sr, hr, current, warped, flows)
     assert np.isclose(losses["mse_loss"], ((sr - hr) ** 2).mean())
-    assert np.isclose(losses["motion_loss"], 0.01 * 2 * ((warped - current) ** 2).mean())
+    assert np.isclose(losses["motion_loss"], 0.1 * 2 * ((warped - current) ** 2).mean())
     both = [np.mean(vespcn.huber(flows[:, :, :, i])) for i in range(2)]
     assert np.isclose(losses["smooth_loss"], 0.001 * sum(both))
     assert np.isclose(vespcn.huber(np.ones((1, 6, 7, 2)))[0], 0.1)  # a shift of all is smooth
+
+
+@pytest.mark.parametrize("name", ["5L-E1", "5L-E3-MC"])
+def test_training_starts_near_bicubic_and_without_motion(name, rng):
+    """With the skip alone."""
+    frames = rng.integers(0, 256, (1, 16, 20, vespcn.NETWORKS[name].frames), np.uint8)
+    middle = frames.shape[-1] // 2
+    coarse = utils.u8_to_01(utils.imresize(frames[0, ..., middle : middle + 1], 4))[..., 0]
+    near, far = [], []
+    for skip, errors in ((True, near), (False, far)):
+        outputs = vespcn.build(name, 4, skip=skip)(utils.u8_to_01(frames))
+        sr = outputs[0] if name.endswith("MC") else outputs
+        errors.append(np.abs(sr[0, ..., 0] - coarse).mean())
+    assert near[0] < 0.06 and far[0] > 0.2
+    if name.endswith("MC"):
+        assert np.abs(outputs[2]).max() < 0.5
 
 
 @pytest.mark.slow
@@ -320,6 +336,7 @@ def test_the_command_line(call, tmp_path):
         ("--score", tmp_path): "holds no films",
         ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
         ("5L-E1", "--name", "a/b"): "must be a plain file name",
+        ("5L-E1", "--no-skip"): "--no-skip needs --name",
     }.items():
         result = call("-m", "papers.vespcn", *arguments)
         assert result.returncode == 2 and words in result.stderr
