@@ -282,13 +282,10 @@ def shipped_command(study):
     return f"python -m papers.vespcn {run['network']} {flags} --name {name}   # the weights that ship"
 
 
-def flow_in_words(truth, error, varying):
-    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels; as draw_flow returns."""
-    learned = "It has not learned to follow motion." if varying > 0.8 * truth else "It follows motion."
-    return (
-        f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}; without the part of the "
-        f"error that is the same everywhere, which the layers behind can undo, {varying:.2f}. {learned}"
-    )
+def flow_in_words(truth, error):
+    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels."""
+    learned = "It has not learned to follow motion." if error > 0.8 * truth else "It follows motion."
+    return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
 
 
 def most_of(study, key):
