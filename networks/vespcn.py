@@ -24,7 +24,7 @@ WIDTH = 24  # feature maps of all layers but the last
 REACH = 16  # LR pixels of a flow of 1: from the middle to the border of the paper's crops of 33
 CELL = 4  # pixels of a side that have one coarse flow: the strides of its layers
 EPSILON = 0.01  # of the Huber loss (the paper's ε)
-MOTION, SMOOTH = 0.1, 0.001  # β and λ in the joint loss; the paper's β of 0.01 lets flows drift by a constant
+MOTION, SMOOTH = 0.01, 0.001  # the paper's β and λ in the joint loss
 SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
 SMALL = 0.1, 0.01  # gains of last layers' first kernels: of what is added to bicubic, and of flows, so near to none
 

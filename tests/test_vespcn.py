@@ -129,7 +129,7 @@ def test_losses_are_the_papers(rng):
     warped = rng.random((2, 6, 7, 2))
     losses = vespcn.joint_losses(sr, hr, current, warped, flows)
     assert np.isclose(losses["mse_loss"], ((sr - hr) ** 2).mean())
-    assert np.isclose(losses["motion_loss"], 0.1 * 2 * ((warped - current) ** 2).mean())
+    assert np.isclose(losses["motion_loss"], 0.01 * 2 * ((warped - current) ** 2).mean())
     both = [np.mean(vespcn.huber(flows[:, :, :, i])) for i in range(2)]
     assert np.isclose(losses["smooth_loss"], 0.001 * sum(both))
     assert np.isclose(vespcn.huber(np.ones((1, 6, 7, 2)))[0], 0.1)  # a shift of all is smooth
