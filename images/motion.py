@@ -16,7 +16,7 @@ cv2 = LazyModule("cv2")
 FINER = 2  # times the size of frames that they are rendered at
 PER_PIXEL = 1.25  # photograph's pixels for one of a frame, at a zoom of 1: the photograph's own blur shows less
 # At most from frame to frame: pixels, degrees, share, share at the border.
-SHIFT, TURN, ZOOM, TILT = 2.0, 0.6, 0.01, 0.02
+SHIFT, TURN, ZOOM, TILT = 6.0, 0.6, 0.01, 0.02
 
 
 class Film(NamedTuple):
@@ -68,10 +68,11 @@ def film_of(photograph, frames, height, width, rng, layer=True):
 def path_of(shape, frames, height, width, rng):
     """[frames] of 3×3 matrices that take a frame's pixels (x, y, 1) to the photograph's: a smooth motion.
 
-    Of five things at once: a shift in x and in y, a turn, a zoom and a tilt. Each has a speed that swings.
+    Of five things at once: a shift in x and in y, a turn, a zoom and a tilt. Each has a speed that swings. The whole
+    has a pace of its own, so that there are calm and quick films.
     """
     swing = np.sin(np.arange(frames) * rng.uniform(0.1, 0.5, (5, 1)) + rng.uniform(0, 6, (5, 1)))
-    speed = (rng.uniform(-1, 1, (5, 1)) + swing / 2) / 1.5
+    speed = rng.uniform(0, 1) * (rng.uniform(-1, 1, (5, 1)) + swing / 2) / 1.5
     x, y, turn, zoom, tilt = np.cumsum(speed, axis=1) * np.array([SHIFT, SHIFT, np.radians(TURN), ZOOM, TILT])[:, None]
     # As small as it must be for the whole path to stay in the photograph.
     for share in np.linspace(1, 0, 21):

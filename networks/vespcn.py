@@ -11,6 +11,7 @@ from easydict import EasyDict as edict
 
 from layers.blocks import conv
 from layers.colour import rgb_to_ycbcr
+from layers.upsampling import bicubic
 from layers.warping import warping
 from networks import baselines
 from networks.colour import in_colour
@@ -25,6 +26,7 @@ CELL = 4  # pixels of a side that have one coarse flow: the strides of its layer
 EPSILON = 0.01  # of the Huber loss (the paper's ε)
 MOTION, SMOOTH = 0.01, 0.001  # the paper's β and λ in the joint loss
 SMOOTH_ALONE = 0.01  # λ where motion compensation is trained by itself
+SMALL = 0.1, 0.01  # gains of last layers' first kernels: of what is added to bicubic, and of flows, so near to none
 
 
 class VideoNetwork(NamedTuple):
@@ -57,23 +59,24 @@ NETWORKS = {
 }
 
 
-def build(name, scale, width=WIDTH):
+def build(name, scale, width=WIDTH, skip=True):
     """The Keras model of one of NETWORKS for films of any size.
 
+    skip: whether the layers' result is added to the bicubic image of the middle frame; the paper's networks have none.
     One with motion compensation returns (SR, warped neighbours [batch, h, w, n - 1], their flows [batch, h, w, n - 1,
     2] in pixels); others return SR.
     """
     network = NETWORKS[name]
     frames = keras.Input((None, None, network.frames), name="frames")
     if not network.motion:
-        return keras.Model(frames, fused(frames, network, scale, width), name=plain(name))
+        return keras.Model(frames, fused(frames, network, scale, width, skip), name=plain(name))
     compensate = motion_compensation(width)
     middle = network.frames // 2
     current = frames[..., middle : middle + 1]
     neighbours = [frames[..., i : i + 1] for i in range(network.frames) if i != middle]
     warped, flows = zip(*(compensate([current, neighbour]) for neighbour in neighbours), strict=True)
     aligned = keras.layers.Concatenate(name="aligned")([*warped[:middle], current, *warped[middle:]])
-    sr = fused(aligned, network, scale, width)
+    sr = fused(aligned, network, scale, width, skip)
     outputs = (sr, keras.layers.Concatenate(name="warped")(list(warped)), keras.ops.stack(flows, axis=3))
     return keras.Model(frames, outputs, name=plain(name))
 
@@ -96,8 +99,21 @@ def plain(name):
     return f"net_{name}".replace("-", "_")
 
 
-def fused(frames, network, scale, width):
-    """SR of frames [batch, h, w, n] by layers over space and time (section 3.1): k3, ReLU, the last one linear."""
+def fused(frames, network, scale, width, skip):
+    """SR of frames [batch, h, w, n]: what the layers find, and with `skip` the bicubic image of the middle one."""
+    found = layered(centred(frames), network, scale, width, SMALL[0] if skip else 1)
+    if not skip:
+        return found
+    middle = network.frames // 2
+    coarse = bicubic(frames[..., middle : middle + 1], scale)
+    return keras.layers.Add(name="skip", dtype=keras.config.floatx())([found, coarse])
+
+
+def layered(frames, network, scale, width, gain):
+    """What layers over space and time (section 3.1) find in frames [batch, h, w, n]: k3, ReLU, the last one linear.
+
+    gain: of the last one's first kernels.
+    """
     n = network.frames
     if network.fusion == "espcn":
         return baselines.espcn(frames, edict(scale=scale, width=64))
@@ -108,10 +124,13 @@ def fused(frames, network, scale, width):
             times = merged(times, layer, width, network.fusion == "shared")
         else:
             times = [inner(width, f"conv{layer}")(times[0])]
-    x = conv(
-        times[0], scale**2, 3, f"conv{network.layers}", kernel_initializer=orthogonal(1), dtype=keras.config.floatx()
-    )
-    return keras.ops.depth_to_space(x, scale)
+    last = {"kernel_initializer": orthogonal(gain), "dtype": keras.config.floatx()}
+    return keras.ops.depth_to_space(conv(times[0], scale**2, 3, f"conv{network.layers}", **last), scale)
+
+
+def centred(y):
+    """Y - ½, as layers take it: a border of zeros is then gray, and training starts much better than from Y itself."""
+    return keras.layers.Rescaling(1, -0.5, dtype=y.dtype)(y)
 
 
 def merged(times, layer, width, shared):
@@ -150,10 +169,10 @@ def motion_compensation(width=WIDTH):
     A flow for all 4×4 pixels comes first, one for all 2×2 pixels is added, and the neighbour itself is warped by both.
     """
     current, neighbour = (keras.Input((None, None, 1), name=name) for name in ("current", "neighbour"))
-    both = keras.layers.Concatenate(name="pair")([current, neighbour])
+    both = centred(keras.layers.Concatenate(name="pair")([current, neighbour]))
     coarse = flow_of(both, COARSE, CELL, width, "coarse")
     near = warping(neighbour, pixels(coarse), "coarse_warp")
-    seen = keras.layers.Concatenate(name="seen")([current, neighbour, coarse, near])
+    seen = keras.layers.Concatenate(name="seen")([both, coarse, centred(near)])
     flow = keras.layers.Add(name="flow")([coarse, flow_of(seen, FINE, 2, width, "fine")])
     flow = pixels(flow)
     return keras.Model([current, neighbour], (warping(neighbour, flow, "warp"), flow), name="motion")
@@ -176,7 +195,7 @@ def flow_of(x, layers, factor, width, name):
             f"{name}{i}",
             strides=stride,
             activation="tanh" if last else "relu",
-            kernel_initializer=orthogonal(1 if last else 2**0.5),
+            kernel_initializer=orthogonal(SMALL[1] if last else 2**0.5),
         )
     return cropped(keras.ops.depth_to_space(x, factor), whole, f"{name}_crop")
 
@@ -199,13 +218,14 @@ def cropped(x, like, name):
 
 
 def huber(flow):
-    """How rough a flow [batch, h, w, 2] is: sqrt(ε + Σ (∂x Δ)² + (∂y Δ)²), the sum over x and y and all pixels of it.
+    """How rough a flow [batch, h, w, 2] is: sqrt(ε + Σ (∂x Δ)² + (∂y Δ)²), the sum over x and y, the mean over pixels.
 
-    Differences are to the pixel to the right and below; per frame [batch].
+    Differences are to the pixel to the right and below, of pixels that have both; per frame [batch].
     """
     flow = flow / REACH
-    dx, dy = flow[:, :, 1:] - flow[:, :, :-1], flow[:, 1:] - flow[:, :-1]
-    return tf.sqrt(EPSILON + tf.reduce_sum(dx**2, axis=(1, 2, 3)) + tf.reduce_sum(dy**2, axis=(1, 2, 3)))
+    here = flow[:, :-1, :-1]
+    dx, dy = flow[:, :-1, 1:] - here, flow[:, 1:, :-1] - here
+    return tf.reduce_mean(tf.sqrt(EPSILON + tf.reduce_sum(dx**2 + dy**2, axis=3)), axis=(1, 2))
 
 
 def motion_losses(current, warped, flows, motion=1.0, smooth=SMOOTH_ALONE):

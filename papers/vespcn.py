@@ -9,6 +9,7 @@ checkpoint/vespcn-NAME-xSCALE-SEED/; what is there already is not trained again.
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 
@@ -29,7 +30,10 @@ keras = LazyModule("keras")
 tf = LazyModule("tensorflow")
 
 CROP = 33  # LR pixels of a side, as in the paper
-BATCH, RATE = 4, 1e-3  # the paper's rate of 1e-4 and batches of 1 to 128 are for far longer trainings
+BATCH, RATE = 4, 2e-3  # the paper's rate of 1e-4 and batches of 1 to 128 are for far longer trainings
+MOTION_BATCH, MOTION_RATE = 16, 1e-3  # pairs of frames, while motion compensation is trained by itself
+GENTLE = 1e-4  # its rate once it is trained with the rest
+WARM_UP = 0.05  # share of the updates in which the rate rises
 FILMS = 400  # in the pool that batches are drawn from
 LENGTH = 7  # frames of one
 
@@ -91,55 +95,94 @@ def batch_of(pool, frames, size, rng):
 # Training
 
 
-def make_update(network, optimizer):
-    """The compiled update: (LR, HR) as of batch_of() → {name of a loss: value}."""
-    middle = network.inputs[0].shape[-1] // 2
+def make_update(network, optimizers, losses_of):
+    """The compiled update of a network: (inputs, target) → {name of a loss: value}.
+
+    optimizers: [(optimizer, the weights it changes)]; losses_of: (network's outputs, inputs, target) → the losses,
+    whose sum is made smaller.
+    """
 
     @tf.function
-    def update(lr, hr):
+    def update(inputs, target):
         with tf.GradientTape() as tape:
-            outputs = network(lr, training=True)
-            if isinstance(outputs, (list, tuple)):
-                sr, warped, flows = outputs
-                losses = vespcn.joint_losses(sr, hr, lr[..., middle : middle + 1], warped, flows)
-            else:
-                losses = {"mse_loss": tf.reduce_mean((outputs - hr) ** 2)}
+            losses = losses_of(network(inputs, training=True), inputs, target)
             total = tf.add_n(list(losses.values()))
-        weights = network.trainable_weights
-        optimizer.apply_gradients(zip(tape.gradient(total, weights), weights, strict=True))
+        gradients = tape.gradient(total, [weights for _, weights in optimizers])
+        for (optimizer, weights), slopes in zip(optimizers, gradients, strict=True):
+            optimizer.apply_gradients(zip(slopes, weights, strict=True))
         return losses
 
     return update
 
 
-def train(name, scale, steps, seed, pool, directory, facts, batch=BATCH):
-    """Train a network of vespcn.NETWORKS end to end on a pool of films, and write its run.
+def losses_of_sr(outputs, lr, hr):
+    """The losses of a network of vespcn.build; lr, hr: as of batch_of()."""
+    if not isinstance(outputs, (list, tuple)):
+        return {"mse_loss": tf.reduce_mean((outputs - hr) ** 2)}
+    middle = lr.shape[-1] // 2
+    sr, warped, flows = outputs
+    return vespcn.joint_losses(sr, hr, lr[..., middle : middle + 1], warped, flows)
 
-    facts: further content of config.json, see film_runs.write.
-    """
-    keras.utils.set_random_seed(seed)
-    rng = np.random.default_rng([seed, 1])
-    network = vespcn.build(name, scale)
-    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(RATE, steps))
-    update, frames = make_update(network, optimizer), vespcn.NETWORKS[name].frames
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        tqdm(total=steps, desc=name, unit="update", disable=None) as bar,
-        open(directory / "metrics.jsonl", "w", encoding="utf-8", buffering=1) as log,
-    ):
+
+def losses_of_motion(outputs, pair, target):
+    """The losses of motion compensation by itself; pair: [current, neighbour]; target is not used."""
+    warped, flow = outputs
+    return vespcn.motion_losses(pair[0], warped, flow[:, :, :, None])
+
+
+def optimizer_of(rate, steps):
+    """Adam whose rate rises from 0 in the first updates, and falls as a cosine."""
+    warm = int(WARM_UP * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=rate, warmup_steps=warm)
+    return keras.optimizers.Adam(schedule if warm else rate)
+
+
+def updates(title, update, steps, batches, log):
+    """Call an update `steps` times, and log; batches: () → (inputs, target)."""
+    with tqdm(total=steps, desc=title, unit="update", disable=None) as bar:
         for step in range(1, steps + 1):
-            losses = update(*batch_of(pool, frames, batch, rng))
+            losses = update(*batches())
             bar.update()
             if step % 50 == 0 or step == steps:
                 line = {key: float(f"{float(value):.6g}") for key, value in losses.items()}
-                log.write(json.dumps({"step": step, **line}) + "\n")
+                log.write(json.dumps({"phase": title, "step": step, **line}) + "\n")
                 bar.set_postfix(line)
-    settings = {"steps": steps, "batch": batch, "crop": pool[1].shape[-1], "films": len(pool[0]), "seed": seed}
-    config = {
-        "MODEL": {"network": name, "scale": scale, "width": vespcn.WIDTH},
-        "TRAIN": {**settings, "learning_rate": RATE},
-    }
-    film_runs.write(directory, network, config, facts)
+
+
+def train(name, scale, pool, directory, facts, settings):
+    """Train a network of vespcn.NETWORKS on a pool of films, and write its run.
+
+    Motion compensation is trained first, by its own losses; then all end to end. facts: further content of config.json,
+    see film_runs.write; settings: {"steps", "motion_steps", "batch", "seed", "skip"}.
+    """
+    keras.utils.set_random_seed(settings["seed"])
+    rng = np.random.default_rng([settings["seed"], 1])
+    network, film = vespcn.build(name, scale, skip=settings["skip"]), vespcn.NETWORKS[name]
+
+    motion = network.get_layer("motion") if film.motion else None
+    flows = motion.trainable_weights if motion else []
+    rest = [weight for weight in network.trainable_weights if all(weight is not other for other in flows)]
+    steps, before = settings["steps"], settings["motion_steps"]
+
+    def pairs():
+        lr = batch_of(pool, 2, MOTION_BATCH, rng)[0]
+        return [lr[..., 1:], lr[..., :1]], None
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / "metrics.jsonl", "w", encoding="utf-8", buffering=1) as log:
+        if motion:
+            update = make_update(motion, [(optimizer_of(MOTION_RATE, before), flows)], losses_of_motion)
+            updates("motion", update, before, pairs, log)
+        optimizers = [(optimizer_of(RATE, steps), rest), (optimizer_of(GENTLE, steps), flows)]
+        update = make_update(network, [pair for pair in optimizers if pair[1]], losses_of_sr)
+        batches = functools.partial(batch_of, pool, film.frames, settings["batch"], rng)
+        updates(name, update, steps, batches, log)
+    model = {"network": name, "scale": scale, "width": vespcn.WIDTH, "skip": settings["skip"]}
+    about = {key: settings[key] for key in ("steps", "batch", "seed")}
+    about |= {"crop": pool[1].shape[-1], "films": len(pool[0]), "learning_rate": RATE}
+    if film.motion:
+        about |= {"motion_steps": settings["motion_steps"], "motion_batch": MOTION_BATCH}
+    film_runs.write(directory, network, {"MODEL": model, "TRAIN": about}, facts)
 
 
 def directory_of(name, scale, seed):
@@ -165,7 +208,8 @@ def train_all(args):
             if pool is None:
                 print(f"films of {len(paths)} photographs from {name}")
                 pool = make_pool(paths, args.films, CROP, args.scale, np.random.default_rng(seed), progress=True)
-            train(network, args.scale, args.steps, seed, pool, place, facts)
+            settings = {"steps": args.steps, "motion_steps": args.motion_steps, "batch": BATCH, "seed": seed}
+            train(network, args.scale, pool, place, facts, settings | {"skip": not args.no_skip})
             print(f"weights: {place}", flush=True)
 
 
@@ -199,9 +243,17 @@ def parse_arguments():
     add("--data", metavar="FOLDER", help="photographs that films are made of (default: as train.py)")
     whole = terminal.number(int, 1, 10**7, "a whole number above 0")
     add("--steps", type=whole, default=2000, help="updates (default: %(default)s)")
+    add(
+        "--motion-steps",
+        type=whole,
+        default=3000,
+        metavar="N",
+        help="updates of motion compensation by itself, before these (default: %(default)s)",
+    )
     add("--films", type=whole, default=FILMS, help="how many to make (default: %(default)s)")
     add("--seed", type=int, default=0, help="the first one: of weights, films and batches (default: %(default)s)")
     add("--seeds", type=whole, default=1, metavar="N", help="runs of each network (default: %(default)s)")
+    add("--no-skip", action="store_true", help="the paper's networks: nothing is added to bicubic (with --name)")
     add("--name", metavar="RUN", help="the run's name (default: vespcn-NETWORK-xSCALE-SEED)")
     add(
         "--score",
@@ -220,6 +272,8 @@ def parse_arguments():
     args = parser.parse_args()
     if not (args.list or args.networks or args.score):
         parser.error("name a network to train, or --list, or --score")
+    if args.no_skip and not args.name:
+        parser.error("--no-skip needs --name: the table's runs have the skip")
     for name in args.networks:
         if name not in vespcn.NETWORKS:
             parser.error(f"there is no network called '{name}'; there are {', '.join(vespcn.NETWORKS)}")

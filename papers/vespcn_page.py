@@ -159,6 +159,8 @@ python upscale.py film.mp4 --weights vespcn_x4                     # see upscali
 **Training.** {training}
 All rows have the same budget, which is far below the paper's: read differences between rows, not distances to the
 paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as in the paper.
+Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start there, and
+motion compensation learns by itself first ([departures](departures.md), 42).
 
 ## Vid4, ×{scale}
 
@@ -188,15 +190,14 @@ Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which 
 ## Pictures
 
 Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
-frame below the other: an edge that moves is a slanted line, and what flickers is rough along it. Upright stripes are
-the grid of pixel shuffles that had little training.
+frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
 
 ![rows of pixels over time](vespcn_slice.png)
 
 ![flows and what they leave](vespcn_flow.png)
 
 *A frame and the next; the true flow and VESPCN's (the colour is its direction); the change before and after
-warping. {flow}*
+warping, which keeps the constant that the colours leave out. {flow}*
 
 Trained at {commits}.
 """
@@ -275,14 +276,20 @@ def shipped_command(study):
     name = f"vespcn_x{study['scale']}"
     if not (run := study["runs"].get(name)):
         return "python -m papers.vespcn 9L-E3-MC                               # VESPCN alone"
-    command = f"python -m papers.vespcn {run['network']} --steps {run['steps']} --films {run['films']} --name {name}"
-    return f"{command}   # the weights that ship"
+    keys = {"steps": "steps", "motion-steps": "motion_steps", "films": "films"}
+    flags = " ".join(f"--{flag} {run[key]}" for flag, key in keys.items() if key in run)
+    return f"python -m papers.vespcn {run['network']} {flags} --name {name}   # the weights that ship"
 
 
-def flow_in_words(truth, error):
-    """A sentence on the mean lengths of the true flow and of the network's error, in LR pixels."""
-    learned = "It has not learned to follow motion." if error > 0.8 * truth else "It follows motion."
-    return f"On the mean the true flow is {truth:.2f} LR pixels long and VESPCN's error {error:.2f}. {learned}"
+def flow_in_words(constant, truth, error, varying, changing):
+    """Sentences on flows; the arguments are what draw_flow returns."""
+    x, y = (f"{value:+.2f}".replace("-", "−") for value in constant)
+    learned = "It follows motion." if varying < 0.8 * changing else "It has not learned to follow motion."
+    return (
+        f"Over the whole film the true flow is {truth:.2f} LR pixels long on the mean, and VESPCN's error {error:.2f}. "
+        f"All its flows are off by a constant ({x}, {y}), which the layers behind it can undo; less this, the error is "
+        f"{varying:.2f}. A flow that knew nothing but the film's mean would be off by {changing:.2f}. {learned}"
+    )
 
 
 def most_of(study, key):
@@ -297,10 +304,13 @@ def training_of(study):
         return "Nothing was trained but the weights that ship."
     facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
     words = {key: " or ".join(f"{value:,}" for value in values) for key, values in facts.items()}
-    return (
+    text = (
         f"{words['steps']} updates of batch {words['batch']} on crops of {words['crop']} LR pixels from "
         f"{words['films']} films, Adam, cosine from {words['learning_rate']}."
     )
+    if before := next(((run["motion_steps"], run["motion_batch"]) for run in runs if "motion_steps" in run), None):
+        text += f" Motion compensation has {before[0]:,} updates of {before[1]} pairs of frames before."
+    return text
 
 
 def page_of(study, flow):
@@ -334,6 +344,7 @@ def write(found, scale, out, most=None):
     shown = [name for name in (*shown, f"vespcn_x{scale}") if name in methods]
     if not shown[-1].endswith(("-MC-x4-0", "-MC-x3-0", f"vespcn_x{scale}")):
         raise UserError("train 9L-E3-MC first: the page shows its flow")
+    shown = list({methods[name][0].get("sha256"): name for name in shown}.values())  # weights that ship may be a row's
     study = score_all(found, scale, out / "vespcn.json", most)
     hr, lr, flows = vespcn_pictures.example(scale)
     vespcn_pictures.draw_slice(out / "vespcn_slice.png", hr, {name: methods[name][1]()(lr) for name in shown})

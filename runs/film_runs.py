@@ -5,7 +5,13 @@ from runs.kinds import Kind
 
 MODE = "vespcn"
 WEIGHTS = "vespcn.weights.h5"
-KEYS = {"network": tuple(vespcn.NETWORKS), "scale": (2, 3, 4), "width": range(1, 1025)}
+KEYS = {"network": tuple(vespcn.NETWORKS), "scale": (2, 3, 4), "width": range(1, 1025), "skip": (False, True)}
 
-FILMS = Kind("VESPCN", MODE, WEIGHTS, KEYS, lambda config: vespcn.build(config.network, config.scale, config.width))
+
+def build(config):
+    """The network, untrained, of the MODEL section of such a run's config.json."""
+    return vespcn.build(config.network, config.scale, config.width, config.skip)
+
+
+FILMS = Kind("VESPCN", MODE, WEIGHTS, KEYS, build)
 write, describe, load = FILMS.write, FILMS.describe, FILMS.load

@@ -22,7 +22,7 @@ def film_run(tmp_path_factory):
 
     keras.utils.set_random_seed(3)
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = {"MODEL": {"network": "5L-E3-MC", "scale": 4, "width": 8}, "TRAIN": {}}
+    config = {"MODEL": {"network": "5L-E3-MC", "scale": 4, "width": 8, "skip": True}, "TRAIN": {}}
     network = vespcn.build("5L-E3-MC", 4, 8)
     for layer in ("coarse5", "fine5"):
         kernel = network.get_layer("motion").get_layer(layer).kernel

@@ -97,11 +97,11 @@ def test_slow_fusion_with_shared_weights_is_a_3d_convolution(rng):
     import tensorflow as tf
 
     frames = rng.random((1, 8, 9, 5)).astype(np.float32)
-    network = vespcn.build("7L-3D5", 3)
+    network = vespcn.build("7L-3D5", 3, skip=False)
     for layer in network.layers:
         if layer.weights:
             layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
-    x = tf.transpose(frames, [0, 3, 1, 2])[..., None]  # [batch, time, h, w, maps]
+    x = tf.transpose(frames - 0.5, [0, 3, 1, 2])[..., None]  # [batch, time, h, w, maps]
     for i in range(1, 8):
         kernel, bias = network.get_layer(f"conv{i}").get_weights()
         depth = 2 if x.shape[1] > 1 else 1
@@ -122,10 +122,8 @@ def test_losses_are_the_papers(rng):
     flows = rng.normal(0, 3, (2, 6, 7, 2, 2))
     by_hand = []
     for flow in flows[:, :, :, 0] / vespcn.REACH:
-        total = vespcn.EPSILON
-        for axis in (0, 1):
-            total += (np.diff(flow, axis=axis) ** 2).sum()
-        by_hand.append(total**0.5)
+        x, y = np.diff(flow, axis=1)[:-1], np.diff(flow, axis=0)[:, :-1]
+        by_hand.append(np.mean([(vespcn.EPSILON + (x[i] ** 2 + y[i] ** 2).sum()) ** 0.5 for i in np.ndindex(5, 6)]))
     assert np.allclose(vespcn.huber(flows[:, :, :, 0]), by_hand)
     sr, hr, current = rng.random((2, 24, 28, 1)), rng.random((2, 24, 28, 1)), rng.random((2, 6, 7, 1))
     warped = rng.random((2, 6, 7, 2))
@@ -135,6 +133,22 @@ def test_losses_are_the_papers(rng):
     both = [np.mean(vespcn.huber(flows[:, :, :, i])) for i in range(2)]
     assert np.isclose(losses["smooth_loss"], 0.001 * sum(both))
     assert np.isclose(vespcn.huber(np.ones((1, 6, 7, 2)))[0], 0.1)  # a shift of all is smooth
+
+
+@pytest.mark.parametrize("name", ["5L-E1", "5L-E3-MC"])
+def test_training_starts_near_bicubic_and_without_motion(name, rng):
+    """With the skip alone."""
+    frames = rng.integers(0, 256, (1, 16, 20, vespcn.NETWORKS[name].frames), np.uint8)
+    middle = frames.shape[-1] // 2
+    coarse = utils.u8_to_01(utils.imresize(frames[0, ..., middle : middle + 1], 4))[..., 0]
+    near, far = [], []
+    for skip, errors in ((True, near), (False, far)):
+        outputs = vespcn.build(name, 4, skip=skip)(utils.u8_to_01(frames))
+        sr = outputs[0] if name.endswith("MC") else outputs
+        errors.append(np.abs(sr[0, ..., 0] - coarse).mean())
+    assert near[0] < 0.06 and far[0] > 0.2
+    if name.endswith("MC"):
+        assert np.abs(outputs[2]).max() < 0.5
 
 
 @pytest.mark.slow
@@ -241,11 +255,16 @@ def test_a_network_is_trained(name, photographs, tmp_path, monkeypatch, rng):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     pool = paper.make_pool(photographs, 2, 12, 3, rng)
     folder = paper.directory_of(name, 3, 0)
-    paper.train(name, 3, 3, 0, pool, folder, {"data": {}}, batch=2)
-    line = (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    settings = {"steps": 3, "motion_steps": 2, "batch": 2, "seed": 0, "skip": True}
+    paper.train(name, 3, pool, folder, {"data": {}}, settings)
+    *before, line = (folder / "metrics.jsonl").read_text().splitlines()
     assert '"step": 3' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
+    assert ['"phase": "motion", "step": 2' in line for line in before] == [True] * name.endswith("MC")
     weights, about = film_runs.describe(folder.name)
-    assert about["config"].MODEL == {"network": name, "scale": 3, "width": 24} and about["config"].TRAIN.films == 2
+    assert (
+        about["config"].MODEL == {"network": name, "scale": 3, "width": 24, "skip": True}
+        and about["config"].TRAIN.films == 2
+    )
     network = film_runs.load(weights, about["config"].MODEL)
     first = vespcn.build(name, 3)
     assert not np.allclose(network.get_weights()[0], first.get_weights()[0])
@@ -295,7 +314,7 @@ def test_the_page(tmp_path, monkeypatch, capsys, rng):
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(vespcn_page.store, "find_runs", dict)
     for name, seed in (("5L-E1", 0), ("5L-E3", 0), ("5L-E3", 1), ("9L-E3-MC", 0)):
-        config = {"MODEL": {"network": name, "scale": 3, "width": 4}}
+        config = {"MODEL": {"network": name, "scale": 3, "width": 4, "skip": True}}
         config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
         film_runs.write(paper.directory_of(name, 3, seed), vespcn.build(name, 3, 4), config, {"data": {}})
     for i in range(2):
@@ -317,6 +336,7 @@ def test_the_command_line(call, tmp_path):
         ("--score", tmp_path): "holds no films",
         ("5L-E1", "--seeds", "2", "--name", "x"): "--name is for one network and one seed",
         ("5L-E1", "--name", "a/b"): "must be a plain file name",
+        ("5L-E1", "--no-skip"): "--no-skip needs --name",
     }.items():
         result = call("-m", "papers.vespcn", *arguments)
         assert result.returncode == 2 and words in result.stderr

@@ -25,7 +25,7 @@ SHIPPED = {
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
 }
 FILMS = {
-    "vespcn_x4": "c1d02445bdda8b2db938cb64ac046fa7e27c1a93fa83a2a6a043382407adb34f"
+    "vespcn_x4": "535dee73d480c0143318a19c7198c20e01e4a72a2b8b5700cbb6e56f67b1f793"
 }  # of films, by python -m papers.vespcn
 # PSNR-Y in dB that they have at least: the SRResNet as much as VDSR in its paper.
 LEAST = {
@@ -188,7 +188,8 @@ def test_weights_for_films(name):
     weights, about = film_runs.describe(PROJECT / "checkpoint" / name)
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == FILMS[name] and weights.stat().st_size < 10**6
     train, network = about["config"].TRAIN, about["config"].MODEL.network
-    command = f"python -m papers.vespcn {network} --steps {train.steps} --films {train.films} --name {name}"
+    flags = f"--steps {train.steps} --motion-steps {train.motion_steps} --films {train.films}"
+    command = f"python -m papers.vespcn {network} {flags} --name {name}"
     assert command in (PROJECT / "docs" / "vespcn.md").read_text(encoding="utf-8")
     upscale = vespcn_page.by_network(film_runs.load(weights, about["config"].MODEL))
     hr, lr, _ = vespcn_pictures.example(4)
