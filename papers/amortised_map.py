@@ -215,6 +215,8 @@ def parse_arguments():
     )
     add = parser.add_argument
     add("--data", metavar="DIR", help="a data root with train/ and the test sets in it")
+    help_set = "a setting of the four SRGAN trainings, as TRAIN.precision=mixed_bfloat16; repeatable"
+    add("--set", action="append", default=[], metavar="SECTION.key=value", help=help_set)
     add("--report", action="store_true", help="run nothing, only write the page of what is finished")
     add(
         "--out",
@@ -235,7 +237,7 @@ def main():
         swiss_roll.run(folder, range(SEEDS))
         for name in amortised_pictures.SETS:
             amortised_pictures.run(folder, name, args.data)
-        amortised_srgan.run(folder, args.data)
+        amortised_srgan.run(folder, args.data, args.set)
     write_page(folder, args.out)
 
 

@@ -27,11 +27,11 @@ RULE += ("TRAIN.ema=0.99", f"TRAIN.validate_every={STEPS}", f"TRAIN.save_every={
 MEASURES = ("psnr_y", "niqe_own", "consistency")
 
 
-def command_of(name, argument):
-    """The arguments of train.py for one of ROWS; argument: the value of --data."""
+def command_of(name, argument, settings=()):
+    """The arguments of train.py for one of ROWS; argument: the value of --data; settings: more, "SECTION.key=value"."""
     command = ["--mode=srgan", "--init", START, "--steps", str(STEPS), "--seed", "0", "--name", f"amortised-{name}"]
     command += ["--data", argument] if argument else []
-    return [*command, *(word for setting in RULE for word in ("--set", setting)), *ROWS[name]]
+    return [*command, *(word for setting in (*RULE, *settings) for word in ("--set", setting)), *ROWS[name]]
 
 
 def stability(lines):
@@ -49,10 +49,11 @@ def stability(lines):
     return found | {"won": float(np.mean(won)), "remarks": [remark.split(":")[0] for remark in remarks]}
 
 
-def run(folder, argument):
+def run(folder, argument, settings=()):
     """Train ROWS, score them on SET, and write srgan.json into the folder; what is there is kept.
 
-    Returns {"steps", "rows": {name: stability() | {measure of MEASURES: mean}}}. Raises UserError.
+    Returns {"steps", "set", "start", "rows": {name: stability() | {measure of MEASURES: mean}}}. argument, settings: as
+    for command_of. Raises UserError.
     """
     path = folder / "srgan.json"
     if path.is_file():
@@ -60,18 +61,18 @@ def run(folder, argument):
     runs = {f"amortised-{name}": name for name in ROWS}
     for each, name in runs.items():
         if not has_ended(each):
-            train_run(each, command_of(name, argument), argument)
+            train_run(each, command_of(name, argument, settings), argument)
     weights = {each: store.root() / each / store.WEIGHTS for each in (*runs, START)}
     weights[START] = START
     scores = evaluate(weights, MEASURES, folder / "evaluate", argument, (SET,))[SET]
     rows = {name: stability(read_metrics(store.root() / each)) | scores[each] for each, name in runs.items()}
-    store.write_json(path, {"steps": STEPS, "start": scores[START], "rows": rows})
+    store.write_json(path, {"steps": STEPS, "set": list(settings), "start": scores[START], "rows": rows})
     return store.read_json(path)
 
 
-def commands():
+def commands(settings=()):
     """The commands of ROWS as a person would type them, for the page."""
-    return "\n".join(f"python train.py {' '.join(command_of(name, 'DATA'))}" for name in ROWS)
+    return "\n".join(f"python train.py {' '.join(command_of(name, 'DATA', settings))}" for name in ROWS)
 
 
 HEAD = "| | D of HR | D of SR | swing | D won | gradient | checkerboard | colour drift | PSNR-Y | NIQE-own | LR-PSNR |"
@@ -98,7 +99,7 @@ def part_of_page(study):
     remarks = [f"{TITLES[name]}: {'; '.join(row['remarks'])}." for name, row in study["rows"].items() if row["remarks"]]
     table = "\n".join(lines)
     return f"""```bash
-{commands()}
+{commands(study["set"])}
 ```
 
 Equal starts, equal crops, {study["steps"]:,} updates each, one seed. Medians over the second half of each log: the
