@@ -20,7 +20,7 @@ from training import doctor, plan
 
 SHIPPED = {
     "srresnet_x4": "5c807de4314fe72fca019f14dc841391490e4ea25804875a152bf18e04092bc2",
-    "srgan_x4": "de98a87ae4e57caf533f610ce6f588be2cfdb63e8b7eec4ad92d8923235ad606",
+    "srgan_x4": "363747076200ecaebf84a05504134de1ffc7568de21b77ff470371bfbb46addc",
     "srresnet_x4_fast": "b96b8fbc281175889f9c1898eb454e9f0802de535d0289e350d8495376f6e4b0",
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
 }
