@@ -64,10 +64,10 @@ optimisation; dashed lines are the networks' on the same picture.*
 
 ## Pictures
 
-![paintings, photographs, and what was painted](style_pictures.webp)
+![photographs, and what was painted](style_pictures.webp)
 
-*From left to right: the painting, a photograph, {columns}, Gatys et al. after {iterations} iterations
-from noise. {side}×{side} pixels; nothing was trained on these photographs.*
+*From left to right: a photograph, {columns}, Gatys et al. after {iterations} iterations
+from noise. {side}×{side} pixels; nothing was trained on these photographs. The paintings are not shown.*
 
 ![pixels of {grid_names}](style_grid.png)
 
@@ -77,7 +77,8 @@ In the pictures of our page (by hand, for the runs trained at `9f25621`): with r
 like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the wave's, but the
 cream of the paper and the light blue are missing. The sub-pixel network, after as many updates, has painted dark lines
 every few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture has more of the
-painting's colours and shapes like spray, and still noise from its start.
+painting's colours and shapes like spray, and still noise from its start. `starry-resize` is strongly blue with yellow
+strokes along every edge, over a fine grid; no swirl of the painting is in it.
 
 ## The same loss, how much faster?
 

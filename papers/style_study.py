@@ -188,7 +188,7 @@ def examine(painters, contents, iterations):
 
 
 def draw_pictures(path, painters, contents, made):
-    """Write rows of pictures, one for each content and painting; returns the titles of the columns."""
+    """Write rows of pictures, one for each content and painting: the content, by each run, by Gatys et al."""
     paintings = {painter.about["painting"]: [] for painter in painters}
     for painter in painters:
         paintings[painter.about["painting"]].append(painter)
@@ -198,8 +198,7 @@ def draw_pictures(path, painters, contents, made):
         for name, content in contents.items():
             painted = [painter.paint(content) for painter in those]
             painted += [np.full_like(content, 255)] * (most - len(painted))
-            side = shrunk(those[0].painting, SIDE)[:SIDE, :SIDE]
-            rows.append([side, content, *painted, made[painting, name]])
+            rows.append([content, *painted, made[painting, name]])
     utils.write_image(path, utils.picture_grid(rows))
 
 
