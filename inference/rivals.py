@@ -90,7 +90,7 @@ def by_realesrgan(lr):
 
 
 def has_gpu():
-    """Whether ncnn is to compute on a GPU. On Linux its first "GPU" may be Mesa's llvmpipe, much slower than the CPU."""
+    """Whether ncnn is to compute on a GPU. On Linux its first "GPU" may be Mesa's llvmpipe, slower than the CPU."""
     return sys.platform != "linux" or any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev/dri").glob("render*"))
 
 
