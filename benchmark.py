@@ -353,10 +353,10 @@ def check_same(workers):
         )
 
 
-def figures_of(what, tile, config, ours, rivals):
+def figures_of(what, tile, config, ours, theirs):
     """{key: number} of a measurement from the Workers that have done it.
 
-    tile: side of inference's LR image; config: all sections; rivals: {name of RIVALS: Worker}, empty without.
+    tile: side of inference's LR image; config: all sections; theirs: {name of RIVALS: Worker}, empty without.
     """
     amount, unit = {  # what a step produces
         "inference": ((tile * config.MODEL.scale) ** 2 / 1e6, "mp_per_s"),
@@ -369,12 +369,12 @@ def figures_of(what, tile, config, ours, rivals):
     product = float(np.median(ours.facts["products"]))
     result |= {"s_per_step": seconds, "compile_s": ours.facts["first_s"], "gflop": ours.facts["flops"] / 1e9}
     result |= {"flops_share": ours.facts["flops"] / seconds / product, "matrix_product_gflops": product / 1e9}
-    if rivals:
-        fastest = min(rivals, key=lambda name: np.median(rivals[name].turns))
+    if theirs:
+        fastest = min(theirs, key=lambda name: np.median(theirs[name].turns))
         # The median of each turn's ratio: other work on the machine in the middle of the run then spoils neither.
-        result["vs_torch"] = float(np.median(np.divide(rivals[fastest].turns, ours.turns)))
-        result["torch_fastest"], result["torch_peak_gib"] = fastest, rivals[fastest].facts["peak_gib"]
-        result |= {f"torch_{name}_{unit}": amount / float(np.median(rival.turns)) for name, rival in rivals.items()}
+        result["vs_torch"] = float(np.median(np.divide(theirs[fastest].turns, ours.turns)))
+        result["torch_fastest"], result["torch_peak_gib"] = fastest, theirs[fastest].facts["peak_gib"]
+        result |= {f"torch_{name}_{unit}": amount / float(np.median(rival.turns)) for name, rival in theirs.items()}
     return result
 
 

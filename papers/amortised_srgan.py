@@ -43,8 +43,9 @@ def stability(lines):
     keys = ("d_real", "d_fake", "g_grad", "colour_drift", "checkerboard")
     found = {key: float(np.median([line[key] for line in late])) for key in keys}
     found["swing"] = float(np.std([line["d_real"] - line["d_fake"] for line in late]))
-    won = [line["d_real"] > 0.99 and line["d_fake"] < 0.01 for line in lines]
     doctor = Doctor("srgan")
+    shows, _ = doctor.known_ailments(lines[0])["D won"]
+    won = [shows(line) for line in lines]
     remarks = [remark for line in lines for remark in doctor.examine(line)]
     return found | {"won": float(np.mean(won)), "remarks": [remark.split(":")[0] for remark in remarks]}
 
@@ -62,8 +63,7 @@ def run(folder, argument, settings=()):
     for each, name in runs.items():
         if not has_ended(each):
             train_run(each, command_of(name, argument, settings), argument)
-    weights = {each: store.root() / each / store.WEIGHTS for each in (*runs, START)}
-    weights[START] = START
+    weights = {START: START} | {each: store.root() / each / store.WEIGHTS for each in runs}
     scores = evaluate(weights, MEASURES, folder / "evaluate", argument, (SET,))[SET]
     rows = {name: stability(read_metrics(store.root() / each)) | scores[each] for each, name in runs.items()}
     store.write_json(path, {"steps": STEPS, "set": list(settings), "start": scores[START], "rows": rows})

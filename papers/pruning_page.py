@@ -9,6 +9,7 @@ from config import make_config
 from inference import compiled
 from networks import counting, registry
 from papers import results
+from papers.rows import VDSR
 from papers.runner import evaluate
 from runs import store
 from scoring import tables
@@ -21,7 +22,6 @@ SETS = ("Set5", "Set14")
 SIDE = 128  # LR pixels of a side, for milliseconds
 TURNS = 15
 OTHERS = {"srcnn": "SRCNN", "espcn": "ESPCN", "vdsr": "VDSR"}  # {network: its name in the papers' tables}
-VDSR = {"Set5": 31.35, "Set14": 28.01}  # its own paper's
 RANKINGS = {"global": "maps of all layers together", "layers": "the same share of each layer"}
 
 
@@ -72,7 +72,8 @@ def measure(rounds, args, out):
         facts[name]["psnr"] = {one: scores[one][name]["psnr_y"] for one in scores}
         facts[name]["widths"] = networks[name][1].widths
     for name, paper in OTHERS.items():
-        facts[name]["psnr"] = VDSR if name == "vdsr" else {one: tables.PAPER[one][paper][0] for one in SETS}
+        known = VDSR if name == "vdsr" else {one: tables.PAPER[one][paper] for one in SETS}
+        facts[name]["psnr"] = {one: known[one][0] for one in SETS}
     return {
         "weights": first,
         "width": networks[first][1].width,

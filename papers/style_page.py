@@ -73,12 +73,12 @@ from noise. {side}×{side} pixels; nothing was trained on these photographs. The
 
 *{detail}×{detail} pixels from the middle of the first photograph, enlarged {zoom} times: {grid_names}.*
 
-In the pictures of our page (by hand, for the runs trained at `9f25621`): with resizing a photograph becomes something
-like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the wave's, but the
-cream of the paper and the light blue are missing. The sub-pixel network, after as many updates, has painted dark lines
-every few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture has more of the
-painting's colours and shapes like spray, and still noise from its start. `starry-resize` is strongly blue with yellow
-strokes along every edge, over a fine grid; no swirl of the painting is in it.
+In the pictures of our page (by hand, for the runs trained at `9f25621` and `68acd4e`): with resizing a photograph
+becomes something like a woodcut, with dark contours and short strokes, and is easy to recognise. Its blue-gray is the
+wave's, but the cream of the paper and the light blue are missing. The sub-pixel network, after as many updates, has
+painted dark lines every few pixels, which the grid measures, and has lost more of the content. Gatys et al.'s picture
+has more of the painting's colours and shapes like spray, and still noise from its start. `starry-resize` is strongly
+blue with yellow strokes along every edge, over a fine grid; no swirl of the painting is in it.
 
 ## The same loss, how much faster?
 

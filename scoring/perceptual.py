@@ -35,7 +35,8 @@ def check(name):
             return library
     libraries = LIBRARIES[name]
     install = INSTALL.get(name, libraries[0])
-    raise UserError(f"{name} needs PyTorch and {' or '.join(libraries)}: `pip install {install}`")
+    weights = "" if name in INSTALL else "; it downloads its weights itself when it is first used"
+    raise UserError(f"{name} needs PyTorch and {' or '.join(libraries)}: `pip install {install}`{weights}")
 
 
 @functools.cache
