@@ -57,6 +57,19 @@ def test_only_what_is_offered_and_uploaded_is_opened(tmp_path):
     assert said == ["Choose at least one method."]
 
 
+@pytest.mark.slow
+def test_two_pages_may_upload_the_same_bytes(tmp_path, rng):
+    """Gradio keeps them as one file: the first page must not take it from the second."""
+    pytest.importorskip("gradio")
+    from web.upscaling import Actions
+
+    actions = Actions([], 4, serving.Folder(tmp_path), 1, Sessions())
+    (tmp_path / "a.png").write_bytes(content_of(photo(rng, 24, 30)))
+    for page in "ab":
+        said = actions.receive(str(tmp_path / "a.png"), SimpleNamespace(session_hash=page))[1]
+        assert said == "a.png: 30×24, to be 120×96"
+
+
 def make(upload, methods, folder, share=1, stopped=None, report=lambda share, name: None):
     """A Making that has run."""
     making = Making(upload, 4, 1, folder, stopped or threading.Event(), report)

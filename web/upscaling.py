@@ -1,8 +1,7 @@
 """The page of demo.py that upscales: drop a picture, compare models, look closer, download.
 
-An upload stays in memory until its page is closed, or has not been used for half an hour; it is on disk only while it
-is worked on. What a page compares is on disk for as long. Other results are on disk for half an hour, or until the last
-page is closed.
+An upload stays in memory until its page is closed, or has not been used for half an hour. What a page compares is on
+disk for as long. Uploads and other results are on disk for half an hour, or until the last page is closed.
 
 `Actions` says what the page does; below it, `build` makes its parts, and `connect` joins both.
 """
@@ -79,18 +78,19 @@ class Actions:
     # A picture comes in
 
     def receive(self, paths, request: "gr.Request"):
-        """Uploads: [nothing in the drop area, and what `take` returns]; paths: one or several."""
+        """Uploads: [nothing in the drop area, and what `take` returns]; paths: one or several.
+
+        The files stay: Gradio keeps the same bytes from two pages as one file, so another page may still need them.
+        """
         files = []
         for path in map(Path, [paths] if isinstance(paths, str) else paths):
             try:
                 if not serving.is_in(self.folder.path, path):
                     raise OSError(f"{path} was not uploaded")
                 files.append((path.name, path.read_bytes()))
-            except OSError:  # another page has uploaded the same bytes, Gradio keeps them as one file; it is deleted
+            except OSError:  # it came long ago
                 self.sessions.of(request).replace(None)
                 return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
-            if path not in self.folder.lasting:
-                path.unlink(missing_ok=True)
         return None, *self.take(request, files)
 
     def choose_example(self, event: "gr.SelectData", request: "gr.Request"):
