@@ -294,6 +294,22 @@ def load_weights(model, weights):
         raise UserError(f"{weights} cannot be loaded into the {model.name} ({utils.short(error)})") from error
 
 
+def load_start(model, weights, scale):
+    """Load what the training of a network for `scale` starts from. Raises UserError as load_weights does.
+
+    Of weights for another scale, the layers with the same name and shapes are taken, as EDSR's ×4 starts from its ×2
+    (Lim et al., 2017, section 3.2).
+    """
+    other, about = load_generator(weights)
+    if about["config"].MODEL.scale == scale:
+        return load_weights(model, weights)
+    theirs = {layer.name: layer.get_weights() for layer in other.layers}
+    for layer in model.layers:
+        ours, found = layer.get_weights(), theirs.get(layer.name, [])
+        if [array.shape for array in ours] == [array.shape for array in found]:
+            layer.set_weights(found)
+
+
 def differences(theirs, ours, keys=ARCHITECTURE):
     """The keys in which two MODEL sections differ so that weights do not fit, as words; [] if weights fit."""
     return [f"MODEL.{key} {theirs[key]}, not {ours[key]}" for key in keys if theirs[key] != ours[key]]

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from conftest import TINY
+from easydict import EasyDict as edict
 
 from config import make_config
+from networks import registry
+from runs import store
 from runs.logs import read_metrics
 from training import state
 from utils import UserError
@@ -88,6 +91,20 @@ def test_a_full_disk_leaves_the_older_checkpoints_whole(saved, monkeypatch):
 
 def tiny_state(mode="srresnet", *settings):
     return state.TrainState(make_config(mode, overrides=[*TINY[1::2], *settings]), mode)
+
+
+@pytest.mark.slow
+def test_a_start_from_weights_of_another_scale(tiny_run):
+    """What fits is theirs; a third upsampling, which they don't have, keeps its own start."""
+    theirs, about = store.load_generator(tiny_run)
+    for scale in (2, 8):
+        ours = registry.build_generator(edict(about["config"].MODEL, scale=scale))
+        before = {layer.name: layer.get_weights() for layer in ours.layers}
+        store.load_start(ours, tiny_run, scale)
+        for layer in ours.layers:
+            kept = layer.name in ("upsample3_conv", "upsample3_prelu")
+            expected = before[layer.name] if kept else theirs.get_layer(layer.name).get_weights()
+            assert all(map(np.array_equal, layer.get_weights(), expected)), layer.name
 
 
 @pytest.mark.slow

@@ -134,9 +134,13 @@ def settings_of(args, flags):
 
 
 def check_init(path, config):
-    """The weights file of --init. Raises UserError if there is none or if it belongs to another architecture."""
+    """The weights file of --init. Raises UserError if there is none or if it belongs to another architecture.
+
+    The scale may be another (store.load_start).
+    """
     weights, about = store.describe_weights(path)
-    if different := store.differences(about["config"].MODEL, config.MODEL):
+    keys = [key for key in store.ARCHITECTURE if key != "scale"]
+    if different := store.differences(about["config"].MODEL, config.MODEL, keys):
         raise UserError(f"{weights} is of another architecture than this run: {', '.join(different)}")
     return weights
 

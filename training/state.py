@@ -31,7 +31,7 @@ class TrainState:
         keras.utils.set_random_seed(config.TRAIN.seed)
         self.generator = registry.build_generator(config.MODEL)
         if init:
-            store.load_weights(self.generator, init)
+            store.load_start(self.generator, init, config.MODEL.scale)
         reconstructions = [layer.output for layer in self.generator.layers if layer.name == RECONSTRUCTIONS]
         # All outputs that are compared with HR: SR, and DRCN's reconstructions.
         self.supervised = keras.Model(self.generator.input, [self.generator.output, *reconstructions])
