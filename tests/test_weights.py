@@ -22,6 +22,8 @@ SHIPPED = {
     "srresnet_x4": "5c807de4314fe72fca019f14dc841391490e4ea25804875a152bf18e04092bc2",
     "srgan_x4": "363747076200ecaebf84a05504134de1ffc7568de21b77ff470371bfbb46addc",
     "srresnet_x4_fast": "b96b8fbc281175889f9c1898eb454e9f0802de535d0289e350d8495376f6e4b0",
+    "srresnet_x2": "83d83a67b956ed7edcfbf0ad5507e29707380b947aaddaecce461b203ab7cb31",
+    "srgan_x2": "92afd4d2fd98307ce47e0356a25cf51cfeab92660bd7e3c1ba1f40476601265d",
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
 }
 FILMS = {
@@ -32,15 +34,17 @@ LEAST = {
     "srresnet_x4": {"Set5": 31.35, "Set14": 28.01, "BSD100": 27.25},
     "srgan_x4": {"Set5": 28.8, "Set14": 26.0, "BSD100": 25.3},
     "srresnet_x4_fast": {"Set5": 31.27, "Set14": 27.93},  # a tenth of a dB less than the SRResNet's
+    "srresnet_x2": {"Set5": 36.14},  # 2.5 dB above bicubic
+    "srgan_x2": {"Set5": 34, "Set14": 31},
     "srresnet_x4_photo": {"Set5": 30.85, "Set14": 27.5, "BSD100": 26.75},  # half a dB less than the SRResNet's
 }
 GOLDEN = PROJECT / "tests" / "golden"
 
 
 def test_what_is_shipped_is_listed():
-    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4*/" + store.WEIGHTS)} == set(SHIPPED)
+    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x*/" + store.WEIGHTS)} == set(SHIPPED)
     card = (PROJECT / "checkpoint" / "MODEL_CARD.md").read_text()
-    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x4/" + film_runs.WEIGHTS)} == set(FILMS)
+    assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x*/" + film_runs.WEIGHTS)} == set(FILMS)
     assert all(name in card and sha256 in card for name, sha256 in (SHIPPED | FILMS).items())
 
 
@@ -50,39 +54,43 @@ def shipped(request):
     return request.param, store.load_generator(request.param)[0]
 
 
-def pairs():
+def scale_of(name):
+    return int(name.split("_x")[1][0])
+
+
+def pairs(scale=4):
     """(LR, HR) of photographs that were not trained on, a part of each."""
     for path in data.package_files(data.SAMPLE_TEST):
         hr = utils.mod_crop(pictures.read_image(path)[100:260, 100:260], 4)
-        yield utils.imresize(hr, 1 / 4), hr
+        yield utils.imresize(hr, 1 / scale), hr
 
 
 def test_bytes_and_scores(shipped):
     """Their bytes are the committed ones, and scores.json is of them."""
     weights, _ = store.find_runs()[shipped[0]]
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == SHIPPED[shipped[0]]
-    scores = store.read_scores(weights)
-    assert set(scores) == {f"{name} ×4" for name in data.TEST_SETS}
-    assert all(scores[f"{name} ×4"]["psnr_y"] >= least for name, least in LEAST[shipped[0]].items())
+    scores, scale = store.read_scores(weights), scale_of(shipped[0])
+    assert set(scores) == {f"{name} ×{scale}" for name in data.TEST_SETS}
+    assert all(scores[f"{name} ×{scale}"]["psnr_y"] >= least for name, least in LEAST[shipped[0]].items())
 
 
 @pytest.mark.slow
 def test_scores_json_is_measured(shared, shipped):
     """Set5, measured here by the network itself: its means are the recorded ones."""
     name, generator = shipped
-    psnr = []
+    psnr, scale = [], scale_of(name)
     for path in utils.list_images(shared / "Set5"):
-        hr = utils.mod_crop(pictures.read_image(path), 4)
-        lr_01 = utils.u8_to_01(utils.to_rgb(utils.imresize(hr, 1 / 4)))[None]
-        psnr.append(metrics.psnr_y(utils.m11_to_u8(generator(lr_01, training=False)[0]), hr, 4))
-    recorded = store.read_scores(store.find_runs()[name][0])["Set5 ×4"]
+        hr = utils.mod_crop(pictures.read_image(path), scale)
+        lr_01 = utils.u8_to_01(utils.to_rgb(utils.imresize(hr, 1 / scale)))[None]
+        psnr.append(metrics.psnr_y(utils.m11_to_u8(generator(lr_01, training=False)[0]), hr, scale))
+    recorded = store.read_scores(store.find_runs()[name][0])[f"Set5 ×{scale}"]
     assert np.mean(psnr) == pytest.approx(recorded["psnr_y"], abs=0.01)
 
 
 def test_golden_output(shipped):
     """SR of a small image is the committed one, but for a level here and there that another processor may round."""
     name, generator = shipped
-    lr, _ = next(pairs())
+    lr, _ = next(pairs(scale_of(name)))
     sr = utils.m11_to_u8(generator(utils.u8_to_01(lr)[None], training=False)[0])
     departure = np.abs(sr.astype(int) - pictures.read_image(GOLDEN / f"{name}.png"))
     assert departure.max() <= 1 and np.mean(departure > 0) < 0.01
@@ -92,7 +100,7 @@ def test_golden_output(shipped):
 def upscaled():
     """{name: [SR]} of pairs(), beside "bicubic" and "original"."""
     results = {"bicubic": [utils.imresize(lr, 4) for lr, _ in pairs()], "original": [hr for _, hr in pairs()]}
-    for name in SHIPPED:
+    for name in ("srresnet_x4", "srgan_x4"):
         generator = store.load_generator(name)[0]
         calls = (generator(utils.u8_to_01(lr)[None], training=False)[0] for lr, _ in pairs())
         results[name] = [utils.m11_to_u8(sr) for sr in calls]
@@ -199,5 +207,5 @@ def test_weights_for_films(name):
 
 
 def test_shipped_configurations_tell_no_paths():
-    for path in (PROJECT / "checkpoint").glob("*_x4*/*.json*"):
+    for path in (PROJECT / "checkpoint").glob("*_x*/*.json*"):
         assert "/home" not in path.read_text() and "/root" not in path.read_text() and '"/' not in path.read_text()
