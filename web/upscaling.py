@@ -39,6 +39,7 @@ CSS = """
 #pictures:has(#status > .wrap.hide) #stop, #files .label-clear-button { display: none; }
 #hint { border: 1px solid var(--border-color-primary); padding: 3rem 1rem; text-align: center; }
 #closer img { image-rendering: pixelated; }
+#closer .gallery-item { max-width: 400px; }
 #where img { cursor: crosshair; }
 #examples .grid-wrap, #closer .grid-wrap { min-height: 0; max-height: none; height: auto; overflow: visible; }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
