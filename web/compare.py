@@ -254,21 +254,24 @@ def preview(upload, scale, methods, share, x, y, zoom, how=How()):  # noqa: B008
         if method in FIXED:
             sr = utils.imresize(lr, scale, method)
         else:
-            sr = network_for(method, share, how)[0].upscale(lr)
+            sr = network_for(method, share, how, "preview")[0].upscale(lr)
         found.append((enlarged(sr[inner], zoom), f"{method}, preview"))
     return found
 
 
-def network_for(method, share, how):
-    """(the Upscaler of some weights, the SRResNet that they are mixed with or None); share, how: as of a Making."""
+def network_for(method, share, how, use="making"):
+    """(the Upscaler of some weights, the SRResNet that they are mixed with or None); share, how: as of a Making.
+
+    use: each has an Upscaler of its own, so that a preview need not wait for a large tile.
+    """
     partner = partner_of(method) if share < 1 else None
     written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
-    return upscaler_of(method, share if partner else None, written, how.scale, how.engine), partner
+    return upscaler_of(method, share if partner else None, written, how.scale, how.engine, use), partner
 
 
 @lru_cache(maxsize=4)
-def upscaler_of(weights, share, written, scale=None, engine="auto"):
-    """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How.
+def upscaler_of(weights, share, written, scale, engine, use):
+    """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How; use: network_for's.
 
     written: when the files were written, so that weights which training has changed are loaded again.
     """
