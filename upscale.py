@@ -34,7 +34,7 @@ from inference.tiles import EXACT_TILE, LEAST_TILE, TILE, Upscaler, choose_engin
 from runs import store
 from utils import UserError
 
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}{postfix}"
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} megapixels, {remaining} left, {rate_noinv_fmt}{postfix}"
 LARGEST_FACTOR = 16
 AUTO = "auto"  # for --weights: those that suit each picture
 FORBIDDEN = set('<>:"/\\|?*') | set(map(chr, range(32)))  # in names of files, by Windows or by all
@@ -81,10 +81,16 @@ class Failures:
     """Counts the files that could not be done, and prints one sentence for each at once; record: called with facts."""
 
     def __init__(self, record=None):
-        self.count, self.record = 0, record or unrecorded
+        self.named, self.record = set(), record or unrecorded
+
+    @property
+    def count(self):
+        return len(self.named)
 
     def add(self, path, error):
-        self.count += 1
+        if str(path) in self.named:  # ** finds a file by itself and in its folder
+            return
+        self.named.add(str(path))
         tqdm.write(f"upscale.py: {path}: {reason(error)}", file=sys.stderr)
         self.record(status="failed", source=str(path), reason=reason(error))
 
@@ -201,7 +207,7 @@ def plan(args, found, scale, failures):
             which = "itself" if other == source else f"the input {other}"
             failures.add(source, f"its output would be {which}: give another -o, or a --suffix")
         elif (other := owners.setdefault(place_of(target), source)) != source:
-            raise UserError(f"{other} and {source} would both become {target}: upscale them one after the other")
+            raise UserError(f"{other} and {source} would both become {target}: give each an -o of its own")
         elif target.exists() and not args.overwrite:
             finished += 1
             failures.record(status="finished before", source=str(source), target=str(target))
@@ -582,6 +588,8 @@ def read_standard_input(args, stack):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="srgan-"))
             (path := Path(folder, "standard-input")).write_bytes(content)
             yield str(path)
+        elif b"\0" in content:
+            raise UserError("what comes from standard input is neither a picture that is read so nor a list of files")
         else:
             yield from filter(None, os.fsdecode(content).splitlines())
 
@@ -652,7 +660,8 @@ def list_jobs(jobs, scale, record):
     for job in jobs:
         print(f"would make: {job.source} → {job.target} ({sizes_of(job, scale)})")
         record(status="would be made", source=str(job.source), target=str(job.target))
-    print(f"{len(jobs)} files of {sum(job.pixels for job in jobs) / 1e6:.1f} megapixels; nothing was made (--dry-run)")
+    count = f"{len(jobs)} file{'' if len(jobs) == 1 else 's'}"
+    print(f"{count} of {sum(job.pixels for job in jobs) / 1e6:.2g} megapixels; nothing was made (--dry-run)")
 
 
 def upscale_all(jobs, upscaler, args, failures):

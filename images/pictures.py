@@ -186,6 +186,11 @@ def identified(file, name):
                 return read_header(file, name)
             except (SyntaxError, IndexError, TypeError, struct.error):  # as Image.open has it: not of this format
                 continue
+    if start.startswith((b"II*\0", b"MM\0*")):
+        unread = "floating-point colours, 16-bit gray with alpha, more than 4 channels"
+        raise UserError(f"is a TIFF that is damaged or of a kind that cannot be read ({unread}): save it as a PNG")
+    if start.startswith(b"\x76\x2f\x31\x01"):
+        raise UserError("is an OpenEXR file, which is not read: save it as a TIFF of 16 bits")
     raise UserError("is not a picture, or is damaged or of a kind that cannot be read")
 
 
@@ -311,8 +316,8 @@ def decode(path, image, page=None):
     image.load()  # now: later Pillow would load while it looks for a PNG's EXIF, and overlook damage
     orientation = orientation_of(image)
     kept = facts_of(path, image)
-    if further := further_pictures(image):
-        kept["more"] = further
+    if lost := [words for words in (further_pictures(image), lost_bits(path, image)) if words]:
+        kept["more"] = "; ".join(lost)
     upright = ImageOps.exif_transpose(image)
     kept |= {key: upright.info[key] for key in ("exif", "xmp") if key in kept and key in upright.info}
     if "exif" not in kept and "Raw profile type exif" in image.info:
@@ -358,6 +363,22 @@ def further_pictures(image):
         if more
         else ""
     )
+
+
+def lost_bits(path, image):
+    """What is not read of an AVIF, HEIC or JPEG 2000 of more than 8 bits a channel, in words; "" if nothing."""
+    if image.format not in ("AVIF", "HEIF", "JPEG2000") or image.mode.startswith("I"):
+        return ""
+    with open(path, "rb") as file:
+        start = file.read(2**16)
+    bits = image.info.get("bit_depth", 8)  # a HEIC's
+    if image.format == "AVIF" and (place := start.find(b"av1C")) >= 0:  # AV1's configuration: its third byte has flags
+        bits = 12 if start[place + 6] & 0x20 else 10 if start[place + 6] & 0x40 else 8
+    if (
+        image.format == "JPEG2000" and (place := start.find(b"\xff\x51")) >= 0
+    ):  # the marker of the size, and of the bits
+        bits = (start[place + 40] & 0x7F) + 1
+    return f"8 of its {bits} bits are read" if bits > 8 else ""
 
 
 def unusual_pixels(image):

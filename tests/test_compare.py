@@ -67,7 +67,7 @@ def test_two_pages_may_upload_the_same_bytes(tmp_path, rng):
     (tmp_path / "a.png").write_bytes(content_of(photo(rng, 24, 30)))
     for page in "ab":
         said = actions.receive(str(tmp_path / "a.png"), SimpleNamespace(session_hash=page))[1]
-        assert said == "a.png: 30×24, to be 120×96"
+        assert said == "a.png: 30×24"
 
 
 def make(upload, methods, folder, share=1, stopped=None, report=lambda share, name: None):
@@ -85,7 +85,7 @@ def test_an_upload_becomes_what_upscale_makes(runs_there, rng, tmp_path):
     job = upscale.Job(tmp_path / "a.png", tmp_path / "b.png")
     upscale.work_off(job, Upscaler("srgan_x4"), 1, lambda count: None)
     upload = read_upload("a.png", (tmp_path / "a.png").read_bytes(), 4, 1)
-    assert upload.about == "a.png: 30×24, to be 120×96"
+    assert upload.about == "a.png: 30×24"
     made = make(upload, ["bicubic", "srgan_x4"], tmp_path)
     assert [file.name for file in made.files] == ["a_x4.png"] and not made.said
     assert made.files[0].read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -159,12 +159,13 @@ def gif_of(rng, frames):
 
 def test_an_animation_is_made_and_not_compared(runs_there, rng, tmp_path, monkeypatch):
     upload = read_upload("a.gif", gif_of(rng, 3), 4, 1)
-    assert upload.about == "a.gif: 3 frames of 16×16, to be 64×64" and upload.lr is None
+    assert upload.about == "a.gif: 3 frames of 16×16" and upload.lr is None
     made = make(upload, ["bicubic", "srgan_x4"], tmp_path)
     with Image.open(made.files[0]) as image:
         assert image.n_frames == 3 and image.size == (64, 64)
     assert "not compared" in made.said[-1] and not made.views
-    assert "choose one" in make(upload, ["bicubic"], tmp_path).said[0]
+    assert made.status.startswith("Done.")
+    assert make(upload, ["bicubic"], tmp_path).status == "Of this kind only networks make something: choose one."
     monkeypatch.setattr(compare, "FRAMES", 2)
     with pytest.raises(UserError, match=r"has 3 frames of 16×16, more than this page takes: `python upscale.py`"):
         read_upload("a.gif", gif_of(rng, 3), 4, 0.000_256)
@@ -203,7 +204,7 @@ def test_stop_ends_the_work_and_keeps_what_was_done(runs_there, rng, tmp_path, m
 
     made = make(upload, ["srgan_x4", "srresnet_x4"], tmp_path / "out", stopped=stopped, report=stop_at_the_second)
     assert reported == [(0, "srgan_x4"), (0.5, "srgan_x4"), (0.5, "srresnet_x4")]
-    assert made.said == ["Stopped."] and list(made.views) == ["srgan_x4"]
+    assert made.status == "Stopped." and list(made.views) == ["srgan_x4"]
     assert made.files == list((tmp_path / "out").iterdir()) and not list(tmp_path.glob("srgan-*"))
     before = list(reported)
     assert make(upload, ["srgan_x4"], tmp_path, stopped=stopped, report=stop_at_the_second).said == ["Stopped."]
@@ -293,9 +294,15 @@ def test_several_at_once_and_what_is_asked_for(runs_there, rng, tmp_path):
 def test_a_part_before_the_whole(runs_there, rng):
     lr = photo(rng, 120, 150)
     upload = read_upload("a.png", content_of(lr), 4, 1)
-    for x, y in ((50, 50), (0, 100)):
-        parts = dict((name, image) for image, name in compare.preview(upload, 4, ["bicubic", "srgan_x4"], x, y))
+    for x, y, zoom, scale, share in ((50, 50, 1, 4, 1), (0, 100, 2, 4, 0.5), (30, 70, 1, 2, 1)):
+        how = compare.How(scale=scale)
+        parts = compare.preview(upload, 4, ["bicubic", "srgan_x4"], share, x, y, zoom, how)
+        parts = {name: image for image, name in parts}
         assert list(parts) == ["bicubic, preview", "srgan_x4, preview"]
-        for name, whole in (("bicubic", utils.imresize(lr, 4)), ("srgan_x4", Upscaler("srgan_x4").upscale(lr))):
-            [(wanted, _)] = compare.crops({name: whole}, x, y, 1)
+        blend = share if share < 1 else None
+        whole = {
+            "bicubic": utils.imresize(lr, scale),
+            "srgan_x4": Upscaler("srgan_x4", scale=scale, blend=blend).upscale(lr),
+        }
+        for wanted, name in compare.crops(whole, x, y, zoom):
             assert np.abs(parts[f"{name}, preview"].astype(int) - wanted).max() <= 1

@@ -6,6 +6,7 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import tifffile
@@ -234,9 +235,27 @@ def test_deep_pictures_that_are_refused(command, tmp_path, rng):
     tifffile.imwrite(tmp_path / "a.tif", gray, photometric="minisblack", extrasamples=["unassalpha"])
     tifffile.imwrite(tmp_path / "b.tif", rng.random((8, 9, 3), np.float32), photometric="rgb")
     (tmp_path / "c.exr").write_bytes(b"\x76\x2f\x31\x01" + bytes(64))
-    for name in ("a.tif", "b.tif", "c.exr"):
+    for name, words in {"a.tif": "is a TIFF that", "b.tif": "is a TIFF that", "c.exr": "is an OpenEXR file"}.items():
         status, _, errors = command(tmp_path / name, "-o", tmp_path / "o.png")
-        assert status == 1 and f"{name}: is not a picture, or is damaged or of a kind that cannot be read" in errors
+        assert status == 1 and f"{name}: {words}" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "codec", "pixels", "remark"),
+    [
+        ("a.jp2", "image2", "jpeg2000", "rgb48le", "8 of its 16 bits are read"),
+        ("a.jp2", "image2", "jpeg2000", "rgb24", ""),
+        pytest.param("a.avif", "avif", "libsvtav1", "yuv420p10le", "8 of its 10 bits are read", marks=pytest.mark.slow),
+        pytest.param("a.avif", "avif", "libsvtav1", "yuv420p", "", marks=pytest.mark.slow),
+    ],
+)
+def test_bits_that_are_not_read_are_told(tmp_path, rng, name, form, codec, pixels, remark):
+    with av.open(str(tmp_path / name), "w", format=form) as file:
+        stream = file.add_stream(codec, rate=1)
+        stream.width, stream.height, stream.pix_fmt = 96, 72, pixels
+        frame = av.VideoFrame.from_ndarray(photo(rng, 72, 96), format="rgb24").reformat(format=pixels)
+        file.mux([*stream.encode(frame), *stream.encode()])
+    assert pictures.fit(pictures.read(tmp_path / name, 1), "png")[1] == remark
 
 
 def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
@@ -245,6 +264,8 @@ def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
     status, printed, errors = command(tmp_path, "-o", tmp_path / "out")
     assert status == 1 and errors.count("is of a kind that is not read") == 4 and "notes" not in errors
     assert (tmp_path / "out" / "a.png").is_file()
+    _, _, errors = command(tmp_path / "**", "-o", tmp_path / "out")  # finds each by itself and in its folder
+    assert errors.count("is of a kind that is not read") == 4 and "4 of the inputs" in errors
 
 
 @pytest.mark.slow
@@ -257,6 +278,9 @@ def test_standard_input(command, picture, tmp_path):
     status, _, errors = command("-", standard_input=picture.read_bytes())
     assert status == 2 and "needs a file to be written to: -o FILE" in errors
     assert command("-", standard_input=b"")[0] == 2
+    Image.open(picture).save(tga := io.BytesIO(), format="tga")  # known by its name alone
+    status, _, errors = command("-", "-o", tmp_path / "c.png", standard_input=tga.getvalue())
+    assert status == 2 and errors.splitlines()[-1].endswith("neither a picture that is read so nor a list of files")
 
 
 @pytest.mark.slow

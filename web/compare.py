@@ -37,7 +37,7 @@ class Upload(NamedTuple):
 
     name: str
     content: bytes
-    about: str  # a sentence: its size, and the size of the result
+    about: str  # a sentence: its size
     lr: np.ndarray | None  # uint8 RGB [h, w, 3], if it is one picture that a page can show
     others: tuple = ()  # Uploads that are made, too, and not compared
     still: bool = True  # whether it is one picture, and no animation or video
@@ -72,7 +72,7 @@ def read_upload(name, content, scale, max_megapixels):
         )
         lr = view_of(source) if still else None
     frames = f"{job.frames} frames of " if job.frames > 1 else ""
-    about = f"{name}: {frames}{job.width}×{job.height}, to be {scale * job.width}×{scale * job.height}"
+    about = f"{name}: {frames}{job.width}×{job.height}"
     return Upload(name, content, about, lr, still=bool(still))
 
 
@@ -101,7 +101,8 @@ def view_of(path):
 class Making:
     """The work on one Upload, and its results.
 
-    files: paths in `folder`; views: {method: uint8 RGB [scale·h, scale·w, 3]}; said: sentences for the user.
+    files: paths in `folder`; views: {method: uint8 RGB [scale·h, scale·w, 3]}; said: sentences for the user; complete:
+    whether nothing has ended the work.
     stopped: an event that ends the work at the next tile; report: called with the share of the work done and a name.
     scale: the networks' factor, unless `how` has another.
     """
@@ -109,7 +110,13 @@ class Making:
     def __init__(self, upload, scale, max_megapixels, folder, stopped, report, how=How()):  # noqa: B008, it is constant
         self.upload, self.scale, self.how, self.max_megapixels = upload, how.scale or scale, how, max_megapixels
         self.folder, self.stopped, self.report = folder, stopped, report
-        self.files, self.views, self.said = [], {}, []
+        self.files, self.views, self.said, self.complete = [], {}, [], False
+
+    @property
+    def status(self):
+        """What is said at the end, a sentence a line."""
+        done = self.complete and (self.files or self.views)
+        return "\n".join([*(["Done."] if done else []), *self.said])
 
     def run(self, methods, share):
         """Upscale by each method; share: the SRGAN's in a blend with its SRResNet, where there are both.
@@ -129,6 +136,8 @@ class Making:
             self.said.append("Stopped.")
         except (UserError, OSError, MemoryError) as error:
             self.said.append(f"{self.upload.name}: {upscale.reason(error)}")
+        else:
+            self.complete = True
         if len(self.files) > 1:
             self.files.insert(0, self.pack())
         if lr is None and self.files:
@@ -157,9 +166,7 @@ class Making:
             self.advance((i + min(done / job.pixels, 1)) / works, method)
 
         self.advance(i / works, method)
-        partner = partner_of(method) if share < 1 else None
-        written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
-        upscaler = upscaler_of(method, share if partner else None, written, self.how.scale, self.how.engine)
+        upscaler, partner = network_for(method, share, self.how)
         label = f"_{Path(method).name}" if len(networks) > 1 else ""
         name = self.how.format or pictures.READ_ONLY.get(source.suffix.lower())
         ending = pictures.FORMATS[name][0][0] if name and upload.still else source.suffix
@@ -189,9 +196,13 @@ def crops(views, x, y, zoom):
     for method, view in views.items():
         height, width, _ = view.shape
         top, left = start_of_crop(y, height, side), start_of_crop(x, width, side)
-        crop = view[top : top + side, left : left + side]
-        found.append((crop.repeat(zoom, axis=0).repeat(zoom, axis=1), method))
+        found.append((enlarged(view[top : top + side, left : left + side], zoom), method))
     return found
+
+
+def enlarged(crop, zoom):
+    """A crop [h, w, 3] as [zoom·h, zoom·w, 3]: each pixel becomes a square, so that it can be seen as it is."""
+    return crop.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def start_of_crop(percent, length, side):
@@ -228,29 +239,39 @@ def partner_of(weights):
         return None
 
 
-def preview(upload, scale, methods, x, y):
-    """The crops of an Upload before all is computed, at zoom 1: [(uint8 RGB, at most CLOSER a side, method)]."""
+def preview(upload, scale, methods, share, x, y, zoom, how=How()):  # noqa: B008, it is constant
+    """What `crops` will give of an Upload, before all is computed; scale, share and how: as of a Making."""
+    scale, side = how.scale or scale, CLOSER // zoom
     margin, outer, inner = 16, [], []  # LR pixels around what is seen
     for percent, n in zip((y, x), upload.lr.shape[:2], strict=True):
-        start = start_of_crop(percent, scale * n, CLOSER)
-        first, last = max(start // scale - margin, 0), min(-(-(start + CLOSER) // scale) + margin, n)
+        start = start_of_crop(percent, scale * n, side)
+        first, last = max(start // scale - margin, 0), min(-(-(start + side) // scale) + margin, n)
         outer.append(slice(first, last))
-        inner.append(slice(start - scale * first, start - scale * first + CLOSER))
+        inner.append(slice(start - scale * first, start - scale * first + side))
     lr, inner = np.ascontiguousarray(upload.lr[tuple(outer)]), tuple(inner)
     found = []
     for method in methods:
         if method in FIXED:
             sr = utils.imresize(lr, scale, method)
         else:
-            written = (store.describe_weights(method)[0].stat().st_mtime_ns,)
-            sr = upscaler_of(method, None, written, None, "auto").upscale(lr)
-        found.append((sr[inner], f"{method}, preview"))
+            sr = network_for(method, share, how, "preview")[0].upscale(lr)
+        found.append((enlarged(sr[inner], zoom), f"{method}, preview"))
     return found
 
 
+def network_for(method, share, how, use="making"):
+    """(the Upscaler of some weights, the SRResNet that they are mixed with or None); share, how: as of a Making.
+
+    use: each has an Upscaler of its own, so that a preview need not wait for a large tile.
+    """
+    partner = partner_of(method) if share < 1 else None
+    written = tuple(store.describe_weights(name)[0].stat().st_mtime_ns for name in (method, partner) if name)
+    return upscaler_of(method, share if partner else None, written, how.scale, how.engine, use), partner
+
+
 @lru_cache(maxsize=4)
-def upscaler_of(weights, share, written, scale=None, engine="auto"):
-    """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How.
+def upscaler_of(weights, share, written, scale, engine, use):
+    """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How; use: network_for's.
 
     written: when the files were written, so that weights which training has changed are loaded again.
     """

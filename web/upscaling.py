@@ -29,12 +29,26 @@ LARGEST_FILE = "100mb"
 AS_IT_WAS = "as it was"  # the format of the upload
 ZOOM = 2  # of the crops at first
 EXAMPLE_SIDE = 160  # pixels: the longer side of an example
+# Three parts: beside each other, or on a phone below each other, so that results come before settings. What has nothing
+# to show or to do is hidden, and captions stand above and below pictures.
 CSS = """
+#parts { display: grid; grid-template: "pictures view" auto "choice view" 1fr / minmax(300px, 1fr) minmax(0, 2fr); }
+#pictures { grid-area: pictures; } #choice { grid-area: choice; } #view { grid-area: view; }
+@media (max-width: 768px) { #parts { grid-template: "pictures" "view" "choice" / minmax(0, 1fr); } }
+#view:not(:has(img)) > :not(#hint), #view:has(img) > #hint, #compared:not(:has(#slider img)) { display: none; }
+#pictures:has(#status > .wrap.hide) #stop, #files .label-clear-button { display: none; }
+#hint { border: 1px solid var(--border-color-primary); padding: 3rem 1rem; text-align: center; }
 #closer img { image-rendering: pixelated; }
+#closer .gallery-item { max-width: 400px; }
 #where img { cursor: crosshair; }
 #examples .grid-wrap, #closer .grid-wrap { min-height: 0; max-height: none; height: auto; overflow: visible; }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+#examples, #closer, #where { padding-top: 28px; }
+#examples .thumbnail-item, #closer .thumbnail-item { aspect-ratio: auto; height: auto; }
+#examples .thumbnail-item img, #closer .thumbnail-item img { aspect-ratio: 1; height: auto; }
+#examples .caption-label, #closer .caption-label { position: static; max-width: none; border: 0; }
 """
+HINT = "Here you will see a part of your picture at once, and all of it when it is made: two methods under a slider."
 ABOUT = """# srgan
 Drop a picture, or several, and get them ×{scale}. Here each may have {limit:g} megapixels and 100 MB;
 `python upscale.py` takes more.
@@ -90,7 +104,7 @@ class Actions:
                 files.append((path.name, path.read_bytes()))
             except OSError:  # it came long ago
                 self.sessions.of(request).replace(None)
-                return None, "the upload was lost: drop it once more", gr.Button(interactive=False), None
+                return None, *shown("the upload was lost: drop it once more")
         return None, *self.take(request, files)
 
     def choose_example(self, event: "gr.SelectData", request: "gr.Request"):
@@ -98,7 +112,7 @@ class Actions:
         return self.take(request, [(path.name, path.read_bytes())])
 
     def take(self, request, files):
-        """What uploads, [(name, content)], or an example change: [about, the button, the picture to click into]."""
+        """What uploads, [(name, content)], or an example change, see `shown`."""
         session = self.sessions.of(request)
         session.replace(None)
         uploads, said = [], []
@@ -109,11 +123,11 @@ class Actions:
             except (UserError, OSError, MemoryError) as error:
                 said.append(f"{name}: {upscale.reason(error)}")
         if not uploads:
-            return "\n".join(said), gr.Button(interactive=False), None
+            return shown("\n".join(said))
         uploads.sort(key=lambda upload: upload.lr is None)  # the first that can be shown is compared
         upload = uploads[0]._replace(others=tuple(each._replace(lr=None) for each in uploads[1:]))
         session.replace(upload)
-        return "\n".join(said), gr.Button(interactive=True), upload.lr
+        return shown("\n".join(said), upload)
 
     # It is upscaled
 
@@ -127,7 +141,7 @@ class Actions:
         session.stopped = threading.Event()
 
     def make(self, methods, share, request, progress, how=How()):  # noqa: B008, it is constant
-        """Upscale, and yield [status, files, left, right, slider, crops]; nothing if nobody waits for it any more.
+        """Upscale, and yield [status, files, left, right, slider]; nothing if nobody waits for it any more.
 
         progress: a gr.Progress; how: see compare.How.
         """
@@ -136,7 +150,7 @@ class Actions:
         methods = [method for method in methods if method in self.offered]  # a name of weights is a path
         if upload is None or not methods:
             reason = "Choose at least one method." if upload else "There is nothing to upscale: drop a picture."
-            yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None, []
+            yield reason, gr.File(None, visible=False), gr.Dropdown([]), gr.Dropdown([]), None
             return
 
         start = time.monotonic()
@@ -163,12 +177,13 @@ class Actions:
     def move_slider(self, position):
         return gr.ImageSlider(slider_position=position)
 
-    def look_closer(self, x, y, zoom, methods, request: "gr.Request"):
+    def look_closer(self, x, y, zoom, methods, share, request, how=How()):  # noqa: B008, it is constant
         """Crops of the results; before there are any, a small part is computed."""
         session = self.sessions.of(request)
         if session.views or session.upload is None or session.upload.lr is None:
             return crops(session.views, x, y, zoom)
-        return preview(session.upload, self.scale, [method for method in methods if method in self.offered], x, y)
+        methods = [method for method in methods if method in self.offered]
+        return preview(session.upload, self.scale, methods, share, x, y, zoom, how)
 
     def point(self, event: "gr.SelectData", request: "gr.Request"):
         """A click into the small picture: [x, y] in percent."""
@@ -176,20 +191,25 @@ class Actions:
         if upload is None or upload.lr is None:
             return gr.skip(), gr.skip()
         height, width = upload.lr.shape[:2]
-        return 100 * event.index[0] / width, 100 * event.index[1] / height
+        return round(100 * event.index[0] / width), round(100 * event.index[1] / height)
+
+
+def shown(about, upload=None):
+    """What a new Upload, or None, changes: [about, the button, the picture to click into, the slider, the files]."""
+    lr = None if upload is None else upload.lr
+    return about, gr.Button(interactive=upload is not None), lr, None, gr.File(None, visible=False)
 
 
 def results(made, folder):
-    """[status, files, left, right, slider, crops] of a Making that has run; folder: for the slider's files."""
+    """[status, files, left, right, slider] of a Making that has run; folder: for the slider's files."""
     names = list(made.views)
     left, right = (names[0], names[-1]) if names else (None, None)
     return (
-        "\n".join(["Done.", *made.said]),
+        made.status,
         gr.File([str(file) for file in made.files] or None, visible=bool(made.files)),
         gr.Dropdown(names, value=left),
         gr.Dropdown(names, value=right),
         write_pair(made.views, left, right, folder),
-        crops(made.views, 50, 50, ZOOM),
     )
 
 
@@ -215,18 +235,20 @@ def build(weights, scale, folder, max_megapixels, sessions):
     actions = Actions(weights, scale, folder, max_megapixels, sessions)
     with gr.Blocks(title="srgan", analytics_enabled=False) as page:
         gr.Markdown(ABOUT.format(scale=scale, limit=max_megapixels))
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                choice = build_choice(actions.examples, weights, scale)
-            with gr.Column(scale=2, min_width=300):
+        with gr.Row(elem_id="parts"):
+            with gr.Column(elem_id="pictures"):
+                parts = build_pictures(actions.examples)
+            with gr.Column(elem_id="view"):
                 view = build_view()
-        connect(page, choice, view, actions)
+            with gr.Column(elem_id="choice"):
+                parts |= build_choice(weights, scale)
+        connect(page, parts, view, actions)
     return page
 
 
-def build_choice(examples, weights, scale):
-    """The left column, {name: part}: pictures and methods to choose, and what is said of them."""
-    parts = {
+def build_pictures(examples):
+    """{name: part}: pictures to choose, and what is said and made of them."""
+    return {
         "drop": gr.File(label="Pictures, animations or films", height=150, file_count="multiple", elem_id="drop"),
         "examples": gr.Gallery(
             examples,
@@ -237,6 +259,16 @@ def build_choice(examples, weights, scale):
             buttons=[],
             elem_id="examples",
         ),
+        "about": gr.Textbox("nothing so far", label="Upload", interactive=False, elem_id="about"),
+        "status": gr.Textbox(label="Result", lines=2, interactive=False, elem_id="status"),
+        "files": gr.File(label="Download", visible=False, interactive=False, file_count="multiple", elem_id="files"),
+        "stop": gr.Button("Stop", size="sm", elem_id="stop"),
+    }
+
+
+def build_choice(weights, scale):
+    """{name: part}: how pictures are upscaled."""
+    parts = {
         "methods": gr.CheckboxGroup(
             [*FIXED, *weights], value=["bicubic", weights[0]], label="Methods, side by side", elem_id="methods"
         ),
@@ -256,26 +288,27 @@ def build_choice(examples, weights, scale):
         parts["format"] = gr.Dropdown([AS_IT_WAS, *pictures.FORMATS], value=AS_IT_WAS, label="Format", elem_id="format")
         names = ["auto", *(name for name in ENGINES if not missing(name))]
         parts["engine"] = gr.Dropdown(names, value="auto", label="Engine", elem_id="engine")
-    with gr.Row():
-        parts["go"] = gr.Button("Upscale again", interactive=False, elem_id="go")
-        parts["stop"] = gr.Button("Stop", elem_id="stop")
-    return parts | {
-        "about": gr.Textbox("nothing so far", label="Upload", interactive=False, elem_id="about"),
-        "status": gr.Textbox(label="Result", lines=2, interactive=False, elem_id="status"),
-        "files": gr.File(label="Download", visible=False, file_count="multiple", elem_id="files"),
-    }
+    parts["go"] = gr.Button("Upscale again", variant="primary", interactive=False, elem_id="go")
+    return parts
 
 
 def build_view():
-    """The right column, {name: part}: two results under a slider, and crops to look closer at."""
+    """{name: part}: two results under a slider, and crops to look closer at."""
     parts = {}
-    with gr.Row():
-        parts["left"] = gr.Dropdown([], label="Left of the slider", interactive=True, elem_id="left")
-        parts["right"] = gr.Dropdown([], label="Right of it", interactive=True, elem_id="right")
-    parts["slider"] = gr.ImageSlider(
-        label="Before and after", type="filepath", interactive=False, max_height=700, elem_id="slider"
-    )
-    parts["position"] = gr.Slider(0, 100, 50, step=5, label="Slider, by keyboard, %", elem_id="position")
+    gr.Markdown(HINT, elem_id="hint")
+    with gr.Column(elem_id="compared"):
+        with gr.Row():
+            parts["left"] = gr.Dropdown([], label="Left of the slider", interactive=True, elem_id="left")
+            parts["right"] = gr.Dropdown([], label="Right of it", interactive=True, elem_id="right")
+        parts["slider"] = gr.ImageSlider(
+            label="Before and after",
+            show_label=False,
+            type="filepath",
+            interactive=False,
+            max_height=700,
+            elem_id="slider",
+        )
+        parts["position"] = gr.Slider(0, 100, 50, step=5, label="Slider, by keyboard, %", elem_id="position")
     parts["closer"] = gr.Gallery(
         label="Closer",
         columns=3,
@@ -304,38 +337,45 @@ def build_view():
 def connect(page, choice, view, actions):
     """Say which action follows when something happens to a part of the page."""
 
-    def make(methods, share, factor, kind, engine, request: gr.Request, progress=gr.Progress()):  # noqa: B008
-        how = How(int(factor), None if kind == AS_IT_WAS else kind, engine)
-        yield from actions.make(methods, share, request, progress, how)
+    def how(factor, kind, engine):
+        return How(int(factor), None if kind == AS_IT_WAS else kind, engine)
 
-    taken = [choice["about"], choice["go"], view["where"]]
+    def make(methods, share, factor, kind, engine, request: gr.Request, progress=gr.Progress()):  # noqa: B008
+        yield from actions.make(methods, share, request, progress, how(factor, kind, engine))
+
+    def look_closer(methods, share, factor, kind, engine, x, y, zoom, request: gr.Request):
+        return actions.look_closer(x, y, zoom, methods, share, request, how(factor, kind, engine))
+
+    asked = [choice[name] for name in ("methods", "share", "factor", "format", "engine")]
+    taken = [choice["about"], choice["go"], view["where"], view["slider"], choice["files"]]
     pair = [view["left"], view["right"]]
     place = [view["x"], view["y"]]
     making = {
         "fn": make,
-        "inputs": [choice[name] for name in ("methods", "share", "factor", "format", "engine")],
-        "outputs": [choice["status"], choice["files"], *pair, view["slider"], view["closer"]],
+        "inputs": asked,
+        "outputs": [choice["status"], choice["files"], *pair, view["slider"]],
         "show_progress_on": [choice["status"]],
         "trigger_mode": "multiple",  # an upload while another is worked on takes its place
     }
     page.load(actions.open_page)
     page.unload(actions.close_page)
+    moved = [*place, view["zoom"]]
     looking = {
-        "fn": actions.look_closer,
-        "inputs": [*place, view["zoom"], choice["methods"]],
+        "fn": look_closer,
+        "inputs": [*asked, *moved],
         "outputs": view["closer"],
         "show_progress": "hidden",
     }
-    choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken]).then(**looking).then(**making)
-    choice["examples"].select(actions.choose_example, None, taken).then(**looking).then(**making)
-    choice["go"].click(actions.start_again, queue=False).then(**making)
+    came = choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken])
+    for event in (came, choice["examples"].select(actions.choose_example, None, taken)):
+        event.then(**looking).then(**making).then(**looking)
+    choice["go"].click(actions.start_again, queue=False).then(**making).then(**looking)
     choice["stop"].click(actions.stop, queue=False)
 
     latest = {"trigger_mode": "always_last"}  # of many changes one after the other
     hidden = {"show_progress": "hidden"}
     gr.on([part.input for part in pair], actions.choose_pair, pair, view["slider"], **latest)
     view["position"].input(actions.move_slider, view["position"], view["slider"], **latest, **hidden)
-    moved = [*place, view["zoom"]]
     gr.on([part.change for part in moved], **looking)
     view["where"].select(actions.point, None, place)
 
