@@ -403,7 +403,7 @@ def parse_arguments():
     add(
         "--weights",
         metavar="RUN",
-        help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srresnet_x4_photo "
+        help="a run's name or directory, or a weights file (default: srgan_x4, srresnet_x4); auto: srgan_x4_photo "
         "for pictures that look like a JPEG, else the default; a run of papers.style paints instead (docs/style.md)",
     )
     add(

@@ -22,6 +22,7 @@ SHIPPED = {
     "srresnet_x4": "5c807de4314fe72fca019f14dc841391490e4ea25804875a152bf18e04092bc2",
     "srgan_x4": "363747076200ecaebf84a05504134de1ffc7568de21b77ff470371bfbb46addc",
     "srresnet_x4_fast": "b96b8fbc281175889f9c1898eb454e9f0802de535d0289e350d8495376f6e4b0",
+    "srgan_x4_photo": "0fd1a1a189c4e4243c2d7d82657a88178ba1277184bf99345018c5637fea28c8",
     "srresnet_x2": "83d83a67b956ed7edcfbf0ad5507e29707380b947aaddaecce461b203ab7cb31",
     "srgan_x2": "92afd4d2fd98307ce47e0356a25cf51cfeab92660bd7e3c1ba1f40476601265d",
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
@@ -34,6 +35,7 @@ LEAST = {
     "srresnet_x4": {"Set5": 31.35, "Set14": 28.01, "BSD100": 27.25},
     "srgan_x4": {"Set5": 28.8, "Set14": 26.0, "BSD100": 25.3},
     "srresnet_x4_fast": {"Set5": 31.27, "Set14": 27.93},  # a tenth of a dB less than the SRResNet's
+    "srgan_x4_photo": {"Set5": 28.5, "Set14": 26.3},
     "srresnet_x2": {"Set5": 36.14},  # 2.5 dB above bicubic
     "srgan_x2": {"Set5": 34, "Set14": 31},
     "srresnet_x4_photo": {"Set5": 30.85, "Set14": 27.5, "BSD100": 26.75},  # half a dB less than the SRResNet's
