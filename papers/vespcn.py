@@ -11,6 +11,7 @@ checkpoint/vespcn-NAME-xSCALE-SEED/; what is there already is not trained again.
 import argparse
 import functools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +139,16 @@ def optimizer_of(rate, steps):
 
 
 def updates(title, update, steps, batches, log):
-    """Call an update `steps` times, and log; batches: () → (inputs, target)."""
+    """Call an update `steps` times, and log losses and seconds since the start; batches: () → (inputs, target)."""
+    began = time.perf_counter()
     with tqdm(total=steps, desc=title, unit="update", disable=None) as bar:
         for step in range(1, steps + 1):
             losses = update(*batches())
             bar.update()
             if step % 50 == 0 or step == steps:
                 line = {key: float(f"{float(value):.6g}") for key, value in losses.items()}
-                log.write(json.dumps({"phase": title, "step": step, **line}) + "\n")
+                seconds = round(time.perf_counter() - began, 1)
+                log.write(json.dumps({"phase": title, "step": step, "seconds": seconds, **line}) + "\n")
                 bar.set_postfix(line)
 
 

@@ -258,7 +258,7 @@ def test_a_network_is_trained(name, photographs, tmp_path, monkeypatch, rng):
     settings = {"steps": 3, "motion_steps": 2, "batch": 2, "seed": 0, "skip": True}
     paper.train(name, 3, pool, folder, {"data": {}}, settings)
     *before, line = (folder / "metrics.jsonl").read_text().splitlines()
-    assert '"step": 3' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
+    assert '"step": 3, "seconds": ' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
     assert ['"phase": "motion", "step": 2' in line for line in before] == [True] * name.endswith("MC")
     weights, about = film_runs.describe(folder.name)
     assert (
