@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from conftest import photo
 from scipy import ndimage
+from test_films import moving, write_film
 
 import utils
-from images import motion
+from images import clips, motion
 from layers.warping import warp
 from networks import vespcn
 from papers import vespcn as paper
@@ -245,6 +246,39 @@ def test_batches_are_of_films_and_their_bicubic(photographs, rng):
         assert not np.array_equal(frames[..., 0], frames[..., 2])
     with pytest.raises(UserError, match="a photograph of"):
         paper.make_pool(photographs[2:], 1, 12, 4, rng)
+
+
+def test_films_to_train_on_are_found(tmp_path, rng):
+    """Files, and folders of numbered pictures; pictures in the folder itself, or without numbers, are photographs."""
+    for name in ("a/0009.png", "a/0010.png", "c/cat.png", "c/dog.png"):
+        utils.write_image(tmp_path / "films" / name, photo(rng, 12, 12))
+    write_film(tmp_path / "films" / "b.mp4", frames=moving(10))
+    names = [str(path.relative_to(tmp_path / "films")) for path in clips.find(tmp_path / "films")]
+    assert names == ["b.mp4", "a/%04d.png"]
+    assert paper.find_sources(tmp_path)[1] == clips.find(tmp_path)
+    utils.write_image(tmp_path / "films" / "photo.png", photo(rng, 12, 12))
+    assert clips.find(tmp_path / "films") == [] and len(paper.find_sources(tmp_path / "films")[1]) == 5
+
+
+def test_pools_of_films(tmp_path, rng):
+    """Numbered pictures are taken as they are, a file's frames are halved; none has a cut, or frames out of order."""
+    frames = moving(20, 40, 60)
+    frames[8:] = 255 - frames[8:]  # a cut: frames 0 to 7, 8 to 19
+    for i, frame in enumerate(frames):
+        utils.write_image(tmp_path / "row" / f"{i:03d}.png", frame)
+    hr, lr = paper.make_pool([tmp_path / "row" / "%03d.png"], 6, 8, 4, rng)
+    assert hr.shape == (6, 7, 32, 32) and lr.shape == (6, 7, 8, 8)
+    luma = np.stack([rgb_to_y(frame) for frame in frames])
+    windows = np.lib.stride_tricks.sliding_window_view(luma, (7, 32, 32)).reshape(-1, 7, 32, 32)
+    for film in hr:
+        assert (windows == film).all(axis=(1, 2, 3)).any()
+        assert np.abs(np.diff(film.astype(float), axis=0)).mean() < 10
+    write_film(tmp_path / "film.mp4", times=range(0, 800, 40), frames=frames)
+    small = np.stack([rgb_to_y(utils.imresize(frame, 1 / 2)) for frame in frames]).astype(float)
+    clip = clips.clip_of(clips.opened(tmp_path / "film.mp4"), 3, np.random.default_rng(0))
+    assert min(np.abs(small[i : i + 3] - clip).mean() for i in range(18)) < 1.5
+    with pytest.raises(UserError, match="the films have nowhere 7 frames without a cut, of 32×32 pixels"):
+        paper.make_pool([tmp_path / "film.mp4"], 1, 8, 4, rng)
 
 
 @pytest.mark.slow
