@@ -344,22 +344,44 @@ def test_temporal_psnr_sees_what_flickers(rng):
 
 @pytest.mark.slow
 def test_the_page(tmp_path, monkeypatch, capsys, rng):
-    """Rows of what is trained, claims by seed; what was scored is not scored again."""
+    """Tables of what is trained for each factor, claims by seed; what was scored is not scored again."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(vespcn_page.store, "find_runs", dict)
-    for name, seed in (("5L-E1", 0), ("5L-E3", 0), ("5L-E3", 1), ("9L-E3-MC", 0)):
-        config = {"MODEL": {"network": name, "scale": 3, "width": 4, "skip": True}}
+    runs = ("5L-E1", 0, 3), ("5L-E3", 0, 3), ("5L-E3", 1, 3), ("9L-E3-MC", 0, 3), ("5L-E1", 0, 4)
+    for name, seed, scale in runs:
+        config = {"MODEL": {"network": name, "scale": scale, "width": 4, "skip": True}}
         config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
-        film_runs.write(paper.directory_of(name, 3, seed), vespcn.build(name, 3, 4), config, {"data": {}})
+        film_runs.write(paper.directory_of(name, scale, seed), vespcn.build(name, scale, 4), config, {"data": {}})
     for i in range(2):
         utils.write_image(tmp_path / "vid4" / "one" / f"{i}.png", photo(rng, 48, 60))
     for _ in range(2):
         vespcn_page.write(films.find(tmp_path / "vid4"), 3, tmp_path / "out")
         monkeypatch.setattr(films, "score", lambda *arguments: pytest.fail("scored again"))
     text = (tmp_path / "out" / "vespcn.md").read_text(encoding="utf-8")
-    assert "| 5L-E3 | " in text and "| 27.05 | 0.8388 | 7.96 |" in text and "**5L-E3 against 5L-E1**" in text
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(vespcn_page.FILES)
+    assert "| 27.05 | 0.8388 | 7.96 |" in text and text.index("### ×3") < text.index("| 5L-E3 |") < text.index("### ×4")
+    assert "- ×3: 5L-E3 over 5L-E1 (+" in text and "×4: 5L-E3 over" not in text
+    files = {"vespcn_x3.json", "vespcn_x4.json", *vespcn_page.FILES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
     assert "9L-E3-MC" in capsys.readouterr().out
+
+
+def test_claims_are_seen_where_the_mean_gain_is_clear(monkeypatch):
+    """By runs of one seed; a loss that is no difference is as good."""
+    monkeypatch.setattr(vespcn_page, "work", lambda name, scale: 1.0)
+
+    def claims(psnr):
+        runs = {
+            f"{name}-{seed}": {"network": name, "seed": seed, "scores": {"city": [value, 0.5, 30.0]}}
+            for name, values in psnr.items()
+            for seed, value in values.items()
+        }
+        return vespcn_page.claims_of([{"scale": 4, "frames": {"city": 2}, "runs": runs}])
+
+    text = claims({"5L-E3": {0: 25.06, 2: 25.05, 3: 9.0}, "5L-E1": {0: 25.0, 2: 25.0}, "7L-E1": {0: 25.1}})
+    assert "at equal work: seen here.**" in text and "+0.060 +0.050 dB, higher with 2 of 2 seeds" in text
+    assert "less work: seen here.**" in text and "5L-E3 over 7L-E1 (+0% of GOps): −0.040 dB, higher with 0 of 1" in text
+    text = claims({"5L-E3": {0: 25.04}, "5L-E1": {0: 25.0}, "7L-E1": {0: 25.1}})
+    assert text.count("not seen here.**") == 2 and "fewer than three seeds" in text
 
 
 def test_the_command_line(call, tmp_path):

@@ -189,6 +189,7 @@ def test_weights_for_films(name):
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == FILMS[name] and weights.stat().st_size < 10**6
     train, network = about["config"].TRAIN, about["config"].MODEL.network
     flags = f"--steps {train.steps} --motion-steps {train.motion_steps} --films {train.films}"
+    flags += f" --seed {train.seed}" * bool(train.seed)
     command = f"python -m papers.vespcn {network} {flags} --name {name}"
     assert command in (PROJECT / "docs" / "vespcn.md").read_text(encoding="utf-8")
     upscale = vespcn_page.by_network(film_runs.load(weights, about["config"].MODEL))
