@@ -29,7 +29,7 @@ PAPER = {
     ("5L-E3", 4): {"GOps": 4.85},
     ("9L-E3-MC", 4): {"PSNR": 25.35, "SSIM": 0.7557, "GOps": 14.00},
 }
-# The paper's claims: (claim, least gain in dB by which it is seen here, pairs of networks: the first's over the second).
+# The paper's claims: (claim, the gain in dB by which it is seen here, pairs of networks: the first over the second).
 CLEAR = 0.05  # dB: less is no difference
 CLAIMS = (
     ("Three frames are better than one, at equal work", CLEAR, (("5L-E3", "5L-E1"), ("9L-E3", "9L-E1"))),
