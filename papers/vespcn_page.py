@@ -56,11 +56,11 @@ def work(name, scale):
 def find_methods(scale):
     """{name: (facts for vespcn.json, function that makes the function of LR)} of all that can be scored at a factor.
 
-    These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights. The last functions take
-    uint8 [n, h, w] to [n, scale·h, scale·w].
+    These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights; runs called vespcn_x4_… are
+    for comparison with vespcn_x4. The last functions take uint8 [n, h, w] to [n, scale·h, scale·w].
     """
     methods = {"bicubic": ({"network": "bicubic"}, lambda: lambda lr: films.bicubic(lr, scale))}
-    named = re.compile(rf"vespcn-.*-x{scale}-\d+|vespcn_x{scale}")
+    named = re.compile(rf"vespcn-.*-x{scale}-\d+|vespcn_x{scale}(_\w+)?")
     places = dict.fromkeys((store.PROJECT / "checkpoint", store.root()))
     for path in sorted(path for place in places for path in place.glob("vespcn*") if named.fullmatch(path.name)):
         if run := film_runs.describe(path):
@@ -127,14 +127,26 @@ def score_all(found, scale, path, most=None):
 
 
 def means_of(study, network):
-    """[seeds, 3] of PSNR, SSIM and T-PSNR, means over the films, of all runs of a network but the shipped one's."""
+    """[seeds, 3] of PSNR, SSIM and T-PSNR, means over the films, of runs_of a network."""
     return np.array([mean_of(run) for run in runs_of(study, network).values()])
 
 
 def runs_of(study, network):
-    """{seed: run} of a network."""
+    """{seed: run} of a network, of those with the budget that all rows share."""
     runs = {name: run for name, run in study["runs"].items() if run["network"] == network and name[:7] != "vespcn_"}
     return {run.get("seed", 0): run for run in runs.values()}
+
+
+def longer_of(study, network):
+    """{(seed, updates, films): run} of a network, of those that are trained longer."""
+    runs = [run for name, run in study["runs"].items() if run["network"] == network and name[:7] == "vespcn_"]
+    return {(run.get("seed", 0), run["steps"], run["films"]): run for run in runs}
+
+
+def rows_of(study):
+    """[(title, network, [run])] of the table: networks, and at its end the runs that are trained longer."""
+    rows = [(name, name, list(runs_of(study, name).values())) for name in networks_of(study)]
+    return rows + [(name, run["network"], [run]) for name, run in study["runs"].items() if name[:7] == "vespcn_"]
 
 
 def networks_of(study):
@@ -165,10 +177,10 @@ python upscale.py film.mp4 --weights vespcn_x4                     # see upscali
 ```
 
 **Training.** {training}
-All rows have the same budget, which is far below the paper's: read differences between rows, not distances to the
-paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as in the paper.
-Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start there, and
-motion compensation learns by itself first ([departures](departures.md), 42).
+All rows but vespcn_x4… have the same budget, which is far below the paper's: read differences between rows, not
+distances to the paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as
+in the paper. Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start
+there, and motion compensation learns by itself first ([departures](departures.md), 42).
 
 ## Vid4
 
@@ -234,12 +246,12 @@ def tables_of(study):
 
 
 def table_of(study):
-    """The lines of the table: a network each, means over its seeds, beside the paper's."""
+    """The lines of the table: a network or a run of rows_of each, means over its seeds, beside the paper's."""
     lines = []
-    for name in networks_of(study):
-        means, paper = means_of(study, name), PAPER.get((name, study["scale"]), {})
+    for name, network, runs in rows_of(study):
+        means, paper = np.array([mean_of(run) for run in runs]), PAPER.get((network, study["scale"]), {})
         cells = [results.spread(means[:, k], digits) for k, digits in enumerate((2, 4, 2))]
-        cells += ["" if name == "bicubic" else f"{work(name, study['scale']):.2f}", str(len(means))]
+        cells += ["" if name == "bicubic" else f"{work(network, study['scale']):.2f}", str(len(means))]
         cells += [f"{paper[key]:.{n}f}" if key in paper else "" for key, n in (("PSNR", 2), ("SSIM", 4), ("GOps", 2))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -248,8 +260,7 @@ def table_of(study):
 def by_film(study):
     """The lines of PSNR by film."""
     lines = []
-    for name in networks_of(study):
-        runs = runs_of(study, name).values()
+    for name, _, runs in rows_of(study):
         cells = [f"{np.mean([run['scores'][film][0] for run in runs]):.2f}" for film in study["frames"]]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -265,22 +276,27 @@ def claims_of(studies):
             verdict = (
                 "seen here" if seen == len(found) else f"seen in {seen} of {len(found)}" if seen else "not seen here"
             )
-            parts += ["\n".join([f"**{claim}: {verdict}.**", "", *(line for line, _ in found)])]
+            longer = [gain for study in studies for pair in pairs if (gain := gain_of(study, *pair, longer_of))]
+            parts += ["\n".join([f"**{claim}: {verdict}.**", "", *(line for line, _ in found + longer)])]
     if parts and max(len(runs_of(study, name)) for study in studies for name in networks_of(study)) < 3:
         parts.append("With fewer than three seeds these differences neither support nor refute the paper's claims.")
     return "\n\n".join(parts)
 
 
-def gain_of(study, one, other):
-    """(a line on what one network gains over another, the mean gain in PSNR), of runs with the same seed; or None."""
-    ours, theirs = (runs_of(study, name) for name in (one, other))
+def gain_of(study, one, other, of=runs_of):
+    """(a line on what one network gains over another, the mean gain in PSNR), of runs with the same seed; or None.
+
+    of: runs_of or longer_of.
+    """
+    ours, theirs = (of(study, name) for name in (one, other))
     if not (seeds := sorted(set(ours) & set(theirs))):
         return None
     gains = np.array([mean_of(ours[seed]) - mean_of(theirs[seed]) for seed in seeds])
     share = f"{work(one, study['scale']) / work(other, study['scale']) - 1:+.0%}".replace("-", "−")
+    which = f", {ours[seeds[0]]['steps']:,} updates" if of is longer_of else ""
     line = (
-        f"- ×{study['scale']}: {one} over {other} ({share} of GOps): {signed(gains[:, 0])} dB, higher with "
-        f"{int(np.sum(gains[:, 0] > 0))} of {len(seeds)} seeds; T-PSNR {signed(gains[:, 2])} dB."
+        f"- ×{study['scale']}{which}: {one} over {other} ({share} of GOps): {signed(gains[:, 0])} dB, higher with "
+        f"{int(np.sum(gains[:, 0] > 0))} of {len(seeds)} seed{'s' * (len(seeds) > 1)}; T-PSNR {signed(gains[:, 2])} dB."
     )
     return line, gains[:, 0].mean()
 
@@ -305,12 +321,10 @@ def notes_of(study):
     bicubic = means_of(study, "bicubic")[0, 0]
     if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
         notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
-    if shipped := study["runs"].get(f"vespcn_x{scale}"):
-        means = mean_of(shipped)
-        notes.append(
-            f"The weights that ship, vespcn_x{scale} ({shipped['network']}, {shipped['steps']:,} updates on "
-            f"{shipped['films']:,} films): {means[0]:.2f} dB, {means[1]:.4f}, T-PSNR {means[2]:.2f} dB."
-        )
+    for name, network, (run, *_) in rows_of(study):
+        if name.startswith("vespcn_"):
+            what = ", the weights that ship," if name == f"vespcn_x{scale}" else ""
+            notes.append(f"{name}{what} is {network} with {run['steps']:,} updates on {run['films']:,} films.")
     return " ".join(notes)
 
 

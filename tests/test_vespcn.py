@@ -369,8 +369,8 @@ def test_claims_are_seen_where_the_mean_gain_is_clear(monkeypatch):
     """By runs of one seed; a loss that is no difference is as good."""
     monkeypatch.setattr(vespcn_page, "work", lambda name, scale: 1.0)
 
-    def claims(psnr):
-        runs = {
+    def claims(psnr, more=()):
+        runs = dict(more) | {
             f"{name}-{seed}": {"network": name, "seed": seed, "scores": {"city": [value, 0.5, 30.0]}}
             for name, values in psnr.items()
             for seed, value in values.items()
@@ -382,6 +382,11 @@ def test_claims_are_seen_where_the_mean_gain_is_clear(monkeypatch):
     assert "less work: seen here.**" in text and "5L-E3 over 7L-E1 (+0% of GOps): −0.040 dB, higher with 0 of 1" in text
     text = claims({"5L-E3": {0: 25.04}, "5L-E1": {0: 25.0}, "7L-E1": {0: 25.1}})
     assert text.count("not seen here.**") == 2 and "fewer than three seeds" in text
+    assert "higher with 1 of 1 seed;" in text
+    longer = {"seed": 3, "steps": 9000, "films": 5, "scores": {"city": [26.0, 0.5, 30.0]}}
+    more = {"vespcn_x4": {"network": "5L-E3"} | longer, "vespcn_x4_e1": {"network": "5L-E1"} | longer}
+    text = claims({"5L-E3": {0: 25.04}, "5L-E1": {0: 25.0}}, more)
+    assert "not seen here.**" in text and "×4, 9,000 updates: 5L-E3 over 5L-E1 (+0% of GOps): +0.000 dB" in text
 
 
 def test_the_command_line(call, tmp_path):
