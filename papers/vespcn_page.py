@@ -54,7 +54,7 @@ def work(name, scale):
 
 
 def find_methods(scale):
-    """{name: (facts for vespcn.json, function that makes the function of LR)} of all that can be scored at a factor.
+    """{name: (facts for vespcn_x4.json, function that makes the function of LR)} of all that can be scored at a factor.
 
     These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights; runs called vespcn_x4_… are
     for comparison with vespcn_x4. The last functions take uint8 [n, h, w] to [n, scale·h, scale·w].
@@ -97,7 +97,7 @@ def frame_by_frame(upscaler):
 
 
 def score_all(found, scale, path, most=None):
-    """The content of vespcn.json at `path`, which is written after each step; what is there is not scored again.
+    """The content of vespcn_x4.json at `path`, which is written after each step; what is there is not scored again.
 
     {"scale", "most", "frames": {film: number}, "runs": {name: facts | {"scores": {film: [PSNR, SSIM, T-PSNR]}}}}.
     found: {film: path}; most: how many frames of each are scored, from the first on; None for all.
@@ -204,6 +204,10 @@ Vid4 may not be shown, so these are of a film made of a photograph that nothing 
 frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
 
 ![rows of pixels over time](vespcn_slice.png)
+
+*As seen in ours: ESPCN draws the white rim hardly sharper than bicubic, the other networks nearly as sharp as it is.
+Thin bright lines stay bright with the SRResNet alone. On dark ground the rows of the table, with their few updates,
+leave a faint pattern of vertical lines; vespcn_x4 has nearly lost it.*
 
 ![flows and what they leave](vespcn_flow.png)
 
@@ -324,7 +328,8 @@ def notes_of(study):
     for name, network, (run, *_) in rows_of(study):
         if name.startswith("vespcn_"):
             what = ", the weights that ship," if name == f"vespcn_x{scale}" else ""
-            notes.append(f"{name}{what} is {network} with {run['steps']:,} updates on {run['films']:,} films.")
+            budget = f"{run['steps']:,} updates on {run['films']:,} films, seed {run['seed']}"
+            notes.append(f"{name}{what} is {network} with {budget}.")
     return " ".join(notes)
 
 
