@@ -1,7 +1,7 @@
 """VESPCN (Caballero et al., 2017): its networks' sizes and work, their training on films of photographs, and Vid4.
 
     python -m papers.vespcn --list
-    python -m papers.vespcn 9L-E3 9L-E3-MC --data ~/photos --steps 2000 --seeds 3
+    python -m papers.vespcn 9L-E3 9L-E3-MC --data ~/photos --steps 2000 --seeds 3      # or --data ~/films
     python -m papers.vespcn --score ~/vid4         # scores what was trained, and writes the page (docs/vespcn.md)
 
 Only Y is trained and scored, as in the paper. A network's weights, config.json and log are in
@@ -11,6 +11,7 @@ checkpoint/vespcn-NAME-xSCALE-SEED/; what is there already is not trained again.
 import argparse
 import functools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from tqdm import tqdm
 import data
 import utils
 from cli import terminal
-from images import motion, pictures
+from images import clips, motion, pictures
+from images.films import is_film
 from networks import vespcn
 from papers import vespcn_page
 from runs import film_runs, store
@@ -42,30 +44,63 @@ LENGTH = 7  # frames of one
 # Films to train on
 
 
+def find_sources(argument):
+    """(a folder's name, paths of films or else of photographs in it); argument: the value of --data. Raises UserError.
+
+    Films are what images/clips.find finds in the data root, or in its train/; all else is for data.find_training.
+    """
+    if data.is_named(argument):
+        root = data.data_root(argument)
+        folder = root / "train" if (root / "train").is_dir() else root
+        if found := clips.find(folder):
+            return str(folder), found
+    return data.find_training(argument)
+
+
 def make_pool(paths, count, crop, scale, rng, progress=False):
     """(HR uint8 [count, LENGTH, crop·scale, crop·scale], LR uint8 [count, LENGTH, crop, crop]): Y of films.
 
-    paths: of photographs that they are made of; those too small are left out. LR is MATLAB's bicubic of HR. Raises
-    UserError.
+    paths: as of find_sources(). Those too small or short are left out. LR is MATLAB's bicubic of HR. Raises UserError.
     """
-    side, hr = crop * scale, []
-    photographs = (pictures.read_image(paths[i]) for i in endless(len(paths), rng))
-    bar = tqdm(total=count, desc="films", unit="film", disable=None if progress else True)
-    failed = 0
-    while len(hr) < count:
-        try:
-            film = motion.film_of(utils.to_rgb(next(photographs)), LENGTH, side, side, rng, layer=bool(rng.integers(2)))
-        except UserError:
-            failed += 1
-            if failed > len(paths) and not hr:
-                raise
-            continue
-        hr.append([utils.rgb_to_y(frame) for frame in film.frames])
-        bar.update()
-    bar.close()
-    hr = np.array(hr)
+    draw = cut_films if is_film(paths[0]) else made_films
+    drawn = draw(paths, crop * scale, rng)
+    hr = np.array([next(drawn) for _ in tqdm(range(count), "films", unit="film", disable=None if progress else True)])
     lr = [utils.imresize(np.moveaxis(film, 0, -1), 1 / scale) for film in hr]
     return hr, np.moveaxis(np.stack(lr), -1, 1)
+
+
+def made_films(paths, side, rng):
+    """Yield Y uint8 [LENGTH, side, side] of films made of photographs, without end. Raises UserError."""
+    made = failed = 0
+    for i in endless(len(paths), rng):
+        photograph = utils.to_rgb(pictures.read_image(paths[i]))
+        try:
+            film = motion.film_of(photograph, LENGTH, side, side, rng, layer=bool(rng.integers(2)))
+        except UserError:
+            failed += 1
+            if failed > len(paths) and not made:
+                raise
+            continue
+        made += 1
+        yield np.stack([utils.rgb_to_y(frame) for frame in film.frames])
+
+
+def cut_films(paths, side, rng):
+    """Yield the same of places in films at any time, without end. Raises UserError."""
+    opened = [clips.opened(path) for path in tqdm(paths, "reading", unit="film", disable=None)]
+    found = [film for film in opened if len(film.times) >= LENGTH and min(clips.size_of(film)) >= side]
+    cuts = 0
+    for i in endless(len(found), rng) if found else ():
+        clip = clips.clip_of(found[i], LENGTH, rng)
+        if clip is not None:
+            cuts = 0
+            y, x = (rng.integers(have - side + 1) for have in clip.shape[1:])
+            yield clip[:, y : y + side, x : x + side]
+        elif (cuts := cuts + 1) > 100:
+            break
+    raise UserError(
+        f"the films have nowhere {LENGTH} frames without a cut, of {side}×{side} pixels, or twice in a file"
+    )
 
 
 def endless(count, rng):
@@ -138,14 +173,16 @@ def optimizer_of(rate, steps):
 
 
 def updates(title, update, steps, batches, log):
-    """Call an update `steps` times, and log; batches: () → (inputs, target)."""
+    """Call an update `steps` times, and log losses and seconds since the start; batches: () → (inputs, target)."""
+    began = time.perf_counter()
     with tqdm(total=steps, desc=title, unit="update", disable=None) as bar:
         for step in range(1, steps + 1):
             losses = update(*batches())
             bar.update()
             if step % 50 == 0 or step == steps:
                 line = {key: float(f"{float(value):.6g}") for key, value in losses.items()}
-                log.write(json.dumps({"phase": title, "step": step, **line}) + "\n")
+                seconds = round(time.perf_counter() - began, 1)
+                log.write(json.dumps({"phase": title, "step": step, "seconds": seconds, **line}) + "\n")
                 bar.set_postfix(line)
 
 
@@ -196,8 +233,9 @@ def train_all(args):
         raise UserError("--name is for one network and one seed")
     if args.name and Path(args.name).name != args.name:
         raise UserError(f"a run's name must be a plain file name, not '{args.name}'")
-    name, paths = data.find_training(args.data)
-    facts = {"data": {"name": Path(name).name, "images": len(paths)}}
+    name, paths = find_sources(args.data)
+    kind = "films" if is_film(paths[0]) else "images"
+    facts = {"data": {"name": Path(name).name, kind: len(paths)}}
     for seed in range(args.seed, args.seed + args.seeds):
         pool = None
         for network in args.networks:
@@ -206,7 +244,7 @@ def train_all(args):
                 print(f"{place.name}: finished before, {found[1]['config'].TRAIN.steps:,} updates")
                 continue
             if pool is None:
-                print(f"films of {len(paths)} photographs from {name}")
+                print(f"{args.films:,} films from {len(paths):,} {kind} in {name}")
                 pool = make_pool(paths, args.films, CROP, args.scale, np.random.default_rng(seed), progress=True)
             settings = {"steps": args.steps, "motion_steps": args.motion_steps, "batch": BATCH, "seed": seed}
             train(network, args.scale, pool, place, facts, settings | {"skip": not args.no_skip})
@@ -240,7 +278,11 @@ def parse_arguments():
     )
     add("--list", action="store_true", help="print all networks with their parameters and work, and end")
     add("--scale", type=int, choices=(3, 4), default=4, help="the factor (default: %(default)s)")
-    add("--data", metavar="FOLDER", help="photographs that films are made of (default: as train.py)")
+    add(
+        "--data",
+        metavar="FOLDER",
+        help="photographs that films are made of (default: as train.py); or films, and folders of numbered frames",
+    )
     whole = terminal.number(int, 1, 10**7, "a whole number above 0")
     add("--steps", type=whole, default=2000, help="updates (default: %(default)s)")
     add(

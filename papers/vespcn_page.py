@@ -17,6 +17,7 @@ from utils import LazyModule, UserError
 
 tf = LazyModule("tensorflow")
 
+SCALES = (4, 3)
 # The paper's mean PSNR and SSIM on Vid4, and GOps for a frame of 1080 lines, by (method, scale).
 PAPER = {
     ("bicubic", 3): {"PSNR": 25.38, "SSIM": 0.7613},
@@ -28,9 +29,15 @@ PAPER = {
     ("5L-E3", 4): {"GOps": 4.85},
     ("9L-E3-MC", 4): {"PSNR": 25.35, "SSIM": 0.7557, "GOps": 14.00},
 }
-# Claims of the paper, as (what is said to be better, than what).
-PAIRS = (("5L-E3", "5L-E1"), ("9L-E3", "9L-E1"), ("9L-E3-MC", "9L-E3"), ("5L-E3", "7L-E1"), ("5L-E3", "ESPCN"))
-FILES = ("vespcn.md", "vespcn.json", "vespcn_slice.png", "vespcn_flow.png")
+# The paper's claims: (claim, the gain in dB by which it is seen here, pairs of networks: the first over the second).
+CLEAR = 0.05  # dB: less is no difference
+CLAIMS = (
+    ("Three frames are better than one, at equal work", CLEAR, (("5L-E3", "5L-E1"), ("9L-E3", "9L-E1"))),
+    ("Three frames are as good as one, with about 30 % less work", -CLEAR, (("5L-E3", "7L-E1"), ("5L-E3", "ESPCN"))),
+    ("Motion compensation is better than three frames as they are", CLEAR, (("9L-E3-MC", "9L-E3"),)),
+    ("Slow fusion of five frames is better than one frame, at more work", CLEAR, (("7L-S5", "7L-E1"),)),
+)
+FILES = ("vespcn.md", "vespcn_slice.png", "vespcn_flow.png")  # and the figures, vespcn_xSCALE.json
 
 
 def work(name, scale):
@@ -47,13 +54,13 @@ def work(name, scale):
 
 
 def find_methods(scale):
-    """{name: (facts for vespcn.json, function that makes the function of LR)} of all that can be scored at a factor.
+    """{name: (facts for vespcn_x4.json, function that makes the function of LR)} of all that can be scored at a factor.
 
-    These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights. The last functions take
-    uint8 [n, h, w] to [n, scale·h, scale·w].
+    These are bicubic, the runs of `python -m papers.vespcn`, and the project's own weights; runs called vespcn_x4_… are
+    for comparison with vespcn_x4. The last functions take uint8 [n, h, w] to [n, scale·h, scale·w].
     """
     methods = {"bicubic": ({"network": "bicubic"}, lambda: lambda lr: films.bicubic(lr, scale))}
-    named = re.compile(rf"vespcn-.*-x{scale}-\d+|vespcn_x{scale}")
+    named = re.compile(rf"vespcn-.*-x{scale}-\d+|vespcn_x{scale}(_\w+)?")
     places = dict.fromkeys((store.PROJECT / "checkpoint", store.root()))
     for path in sorted(path for place in places for path in place.glob("vespcn*") if named.fullmatch(path.name)):
         if run := film_runs.describe(path):
@@ -90,7 +97,7 @@ def frame_by_frame(upscaler):
 
 
 def score_all(found, scale, path, most=None):
-    """The content of vespcn.json at `path`, which is written after each step; what is there is not scored again.
+    """The content of vespcn_x4.json at `path`, which is written after each step; what is there is not scored again.
 
     {"scale", "most", "frames": {film: number}, "runs": {name: facts | {"scores": {film: [PSNR, SSIM, T-PSNR]}}}}.
     found: {film: path}; most: how many frames of each are scored, from the first on; None for all.
@@ -120,14 +127,26 @@ def score_all(found, scale, path, most=None):
 
 
 def means_of(study, network):
-    """[seeds, 3] of PSNR, SSIM and T-PSNR, means over the films, of all runs of a network but the shipped one's."""
-    return np.array([np.mean(list(run["scores"].values()), axis=0) for run in runs_of(study, network).values()])
+    """[seeds, 3] of PSNR, SSIM and T-PSNR, means over the films, of runs_of a network."""
+    return np.array([mean_of(run) for run in runs_of(study, network).values()])
 
 
 def runs_of(study, network):
-    """{seed: run} of a network."""
+    """{seed: run} of a network, of those with the budget that all rows share."""
     runs = {name: run for name, run in study["runs"].items() if run["network"] == network and name[:7] != "vespcn_"}
     return {run.get("seed", 0): run for run in runs.values()}
+
+
+def longer_of(study, network):
+    """{(seed, updates, films): run} of a network, of those that are trained longer."""
+    runs = [run for name, run in study["runs"].items() if run["network"] == network and name[:7] == "vespcn_"]
+    return {(run.get("seed", 0), run["steps"], run["films"]): run for run in runs}
+
+
+def rows_of(study):
+    """[(title, network, [run])] of the table: networks, and at its end the runs that are trained longer."""
+    rows = [(name, name, list(runs_of(study, name).values())) for name in networks_of(study)]
+    return rows + [(name, run["network"], [run]) for name, run in study["runs"].items() if name[:7] == "vespcn_"]
 
 
 def networks_of(study):
@@ -141,7 +160,7 @@ def networks_of(study):
 
 TEXT = """# VESPCN: what neighbouring frames know
 
-Written by `python -m papers.vespcn --score FOLDER` from [vespcn.json](vespcn.json).
+Written by `python -m papers.vespcn --score FOLDER` from {figures}.
 
 Caballero et al., "Real-time video super-resolution with spatio-temporal networks and motion compensation" (CVPR 2017):
 small networks that take several frames at a time (E3: three, in the first layer), and a network that first brings the
@@ -150,24 +169,59 @@ neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is V
 ```bash
 python -m papers.vespcn --list                                     # all networks, parameters, GOps
 python data.py vid4 --from ~/my/vid4                               # four films, see data.md
-python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 {budget}   # trains what is not there
+python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 {budget}   # trains what is not there; --scale 3
+python -m papers.vespcn 9L-E3-MC --data ~/films                    # films, and folders of numbered frames
 python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
 {shipped}
 python upscale.py film.mp4 --weights vespcn_x4                     # see upscaling.md
 ```
 
 **Training.** {training}
-All rows have the same budget, which is far below the paper's: read differences between rows, not distances to the
-paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as in the paper.
-Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start there, and
-motion compensation learns by itself first ([departures](departures.md), 42).
+All rows but vespcn_x4… have the same budget, which is far below the paper's: read differences between rows, not
+distances to the paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as
+in the paper. Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start
+there, and motion compensation learns by itself first ([departures](departures.md), 42).
 
-## Vid4, ×{scale}
+## Vid4
 
 {protocol}. {frames}
 Means over the frames of a film, then over the four films; ± is the standard deviation over seeds. T-PSNR is the PSNR
 of what changes from frame to frame along the motion in the original, its own change subtracted
-(`scoring/films.changes`): what flickers. GOps are for a frame of 1920×1080, two operations a multiply-add.
+(`scoring/films.changes`): what flickers. {steady} GOps are for a frame of 1920×1080, two operations a multiply-add.
+
+{tables}
+
+## Claims and findings
+
+Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which have the same films. A claim of the
+paper's is seen if the mean gain is {clear} dB or more; for "as good as", if the mean loss is {clear} dB at most.
+
+{claims}
+
+## Pictures
+
+Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
+frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
+
+![rows of pixels over time](vespcn_slice.png)
+
+*As seen in ours: ESPCN draws the white rim hardly sharper than bicubic, the other networks nearly as sharp as it is.
+Thin bright lines stay bright with the SRResNet alone. On dark ground the rows of the table, with their few updates,
+leave a faint pattern of vertical lines; vespcn_x4 has nearly lost it.*
+
+![flows and what they leave](vespcn_flow.png)
+
+*A frame and the next; the true flow and VESPCN's (the colour is its direction); the change before and after
+warping, which keeps the constant that the colours leave out. {flow}*
+
+The paper's weight of what warping leaves, β, is 0.01. A trial of ours with 0.1 (9L-E3-MC, ×4, seed 0, all else the
+same) took the constant away, to (0.01, −0.01), and what warping leaves of the change above fell from 8.0 to 5.9 levels.
+But SR became worse: 24.67 dB on Vid4 instead of 24.83. So β stays the paper's.
+
+Trained at {commits}.
+"""
+
+TABLES = """### ×{scale}
 
 | | PSNR | SSIM | T-PSNR | GOps | seeds | the paper's: PSNR | SSIM | GOps |
 |---|---|---|---|---|---|---|---|---|
@@ -179,37 +233,29 @@ PSNR of each film:
 |---|{dashes}|
 {by_film}
 
-{notes}
+{notes}"""
 
-## Claims and findings
 
-Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which have the same films:
-
-{claims}
-
-## Pictures
-
-Vid4 may not be shown, so these are of a film made of a photograph that nothing was trained on. A row of pixels, one
-frame below the other: an edge that moves is a slanted line, and what flickers is rough along it.
-
-![rows of pixels over time](vespcn_slice.png)
-
-![flows and what they leave](vespcn_flow.png)
-
-*A frame and the next; the true flow and VESPCN's (the colour is its direction); the change before and after
-warping, which keeps the constant that the colours leave out. {flow}*
-
-Trained at {commits}.
-"""
+def tables_of(study):
+    """A factor's section: its table, PSNR of each film, notes."""
+    text = TABLES.format(
+        scale=study["scale"],
+        table=table_of(study),
+        films=" | ".join(study["frames"]),
+        dashes="---|" * (len(study["frames"]) - 1) + "---",
+        by_film=by_film(study),
+        notes=notes_of(study),
+    )
+    return text.rstrip()
 
 
 def table_of(study):
-    """The lines of the table: a network each, means over its seeds, beside the paper's."""
+    """The lines of the table: a network or a run of rows_of each, means over its seeds, beside the paper's."""
     lines = []
-    for name in networks_of(study):
-        means, paper = means_of(study, name), PAPER.get((name, study["scale"]), {})
+    for name, network, runs in rows_of(study):
+        means, paper = np.array([mean_of(run) for run in runs]), PAPER.get((network, study["scale"]), {})
         cells = [results.spread(means[:, k], digits) for k, digits in enumerate((2, 4, 2))]
-        cells += ["" if name == "bicubic" else f"{work(name, study['scale']):.2f}", str(len(means))]
+        cells += ["" if name == "bicubic" else f"{work(network, study['scale']):.2f}", str(len(means))]
         cells += [f"{paper[key]:.{n}f}" if key in paper else "" for key, n in (("PSNR", 2), ("SSIM", 4), ("GOps", 2))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -218,33 +264,50 @@ def table_of(study):
 def by_film(study):
     """The lines of PSNR by film."""
     lines = []
-    for name in networks_of(study):
-        runs = runs_of(study, name).values()
+    for name, _, runs in rows_of(study):
         cells = [f"{np.mean([run['scores'][film][0] for run in runs]):.2f}" for film in study["frames"]]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def claims_of(study):
-    """A line for each of PAIRS that was trained: differences of the runs with the same seeds."""
-    lines = []
-    for one, other in PAIRS:
-        ours, theirs = (runs_of(study, name) for name in (one, other))
-        if seeds := sorted(set(ours) & set(theirs)):
-            psnr, steady = (
-                np.array([np.mean([ours[s]["scores"][f][k] - theirs[s]["scores"][f][k] for f in study["frames"]])
-                          for s in seeds])
-                for k in (0, 2)
-            )  # fmt: skip
-            share = work(one, study["scale"]) / work(other, study["scale"]) - 1
-            higher = f"higher with {int(np.sum(psnr > 0))} of {len(seeds)} seeds"
-            cost = f"{share:+.0%} of GOps".replace("-", "−")
-            lines.append(
-                f"- **{one} against {other}** ({cost}): {signed(psnr)} dB, {higher}; T-PSNR {signed(steady)} dB."
+def claims_of(studies):
+    """Paragraphs and lines on CLAIMS: for each pair and factor that was trained, differences of runs with one seed."""
+    parts = []
+    for claim, least, pairs in CLAIMS:
+        found = [gain for study in studies for pair in pairs if (gain := gain_of(study, *pair))]
+        if found:
+            seen = sum(mean >= least for _, mean in found)
+            verdict = (
+                "seen here" if seen == len(found) else f"seen in {seen} of {len(found)}" if seen else "not seen here"
             )
-    if lines and max(len(runs_of(study, name)) for name in networks_of(study)) < 3:
-        lines += ["", "With fewer than three seeds these differences neither support nor refute the paper's claims."]
-    return "\n".join(lines)
+            longer = [gain for study in studies for pair in pairs if (gain := gain_of(study, *pair, longer_of))]
+            parts += ["\n".join([f"**{claim}: {verdict}.**", "", *(line for line, _ in found + longer)])]
+    if parts and max(len(runs_of(study, name)) for study in studies for name in networks_of(study)) < 3:
+        parts.append("With fewer than three seeds these differences neither support nor refute the paper's claims.")
+    return "\n\n".join(parts)
+
+
+def gain_of(study, one, other, of=runs_of):
+    """(a line on what one network gains over another, the mean gain in PSNR), of runs with the same seed; or None.
+
+    of: runs_of or longer_of.
+    """
+    ours, theirs = (of(study, name) for name in (one, other))
+    if not (seeds := sorted(set(ours) & set(theirs))):
+        return None
+    gains = np.array([mean_of(ours[seed]) - mean_of(theirs[seed]) for seed in seeds])
+    share = f"{work(one, study['scale']) / work(other, study['scale']) - 1:+.0%}".replace("-", "−")
+    which = f", {ours[seeds[0]]['steps']:,} updates" if of is longer_of else ""
+    line = (
+        f"- ×{study['scale']}{which}: {one} over {other} ({share} of GOps): {signed(gains[:, 0])} dB, higher with "
+        f"{int(np.sum(gains[:, 0] > 0))} of {len(seeds)} seed{'s' * (len(seeds) > 1)}; T-PSNR {signed(gains[:, 2])} dB."
+    )
+    return line, gains[:, 0].mean()
+
+
+def mean_of(run):
+    """[3]: a run's PSNR, SSIM and T-PSNR, means over the films."""
+    return np.mean(list(run["scores"].values()), axis=0)
 
 
 def signed(values):
@@ -262,12 +325,11 @@ def notes_of(study):
     bicubic = means_of(study, "bicubic")[0, 0]
     if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
         notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
-    if shipped := study["runs"].get(f"vespcn_x{scale}"):
-        means = np.mean(list(shipped["scores"].values()), axis=0)
-        notes.append(
-            f"The weights that ship, vespcn_x{scale} ({shipped['network']}, {shipped['steps']:,} updates on "
-            f"{shipped['films']:,} films): {means[0]:.2f} dB, {means[1]:.4f}, T-PSNR {means[2]:.2f} dB."
-        )
+    for name, network, (run, *_) in rows_of(study):
+        if name.startswith("vespcn_"):
+            what = ", the weights that ship," if name == f"vespcn_x{scale}" else ""
+            budget = f"{run['steps']:,} updates on {run['films']:,} films, seed {run['seed']}"
+            notes.append(f"{name}{what} is {network} with {budget}.")
     return " ".join(notes)
 
 
@@ -276,8 +338,8 @@ def shipped_command(study):
     name = f"vespcn_x{study['scale']}"
     if not (run := study["runs"].get(name)):
         return "python -m papers.vespcn 9L-E3-MC                               # VESPCN alone"
-    keys = {"steps": "steps", "motion-steps": "motion_steps", "films": "films"}
-    flags = " ".join(f"--{flag} {run[key]}" for flag, key in keys.items() if key in run)
+    keys = {"steps": "steps", "motion-steps": "motion_steps", "films": "films", "seed": "seed"}
+    flags = " ".join(f"--{flag} {run[key]}" for flag, key in keys.items() if run.get(key))
     return f"python -m papers.vespcn {run['network']} {flags} --name {name}   # the weights that ship"
 
 
@@ -313,45 +375,62 @@ def training_of(study):
     return text
 
 
-def page_of(study, flow):
-    """The text of vespcn.md; flow: as draw_flow returns."""
-    trained = [run for run in study["runs"].values() if "steps" in run]
+def steady_in_words(study):
+    """A sentence, if bicubic flickers least."""
+    means = {name: means_of(study, name)[:, 2].mean() for name in networks_of(study)}
+    return "Bicubic's is the best of all: a blur changes little." if max(means, key=means.get) == "bicubic" else ""
+
+
+def page_of(studies, flow):
+    """The text of vespcn.md; studies: of one factor each, the first one's pictures are shown; flow: see draw_flow."""
+    study = studies[0]
+    trained = [run for study in studies for run in study["runs"].values() if "steps" in run]
     frames = ", ".join(f"{film} {count}" for film, count in study["frames"].items())
     which = "The first frames" if study["most"] else "All frames"
     return TEXT.format(
-        scale=study["scale"],
+        figures=" and ".join(f"[{name}]({name})" for name in (f"vespcn_x{study['scale']}.json" for study in studies)),
         shipped=shipped_command(study),
         budget=" ".join(f"--{key} {most_of(study, key)}" for key in ("steps", "films")),
         training=training_of(study),
         protocol=films.PROTOCOL,
         frames=f"{which}: {frames}.",
-        table=table_of(study),
-        films=" | ".join(study["frames"]),
-        dashes="---|" * (len(study["frames"]) - 1) + "---",
-        by_film=by_film(study),
-        notes=notes_of(study),
-        claims=claims_of(study),
+        steady=steady_in_words(study),
+        tables="\n\n".join(tables_of(study) for study in studies),
+        clear=CLEAR,
+        claims=claims_of(studies),
         flow=flow_in_words(*flow),
         commits=results.in_words(list(dict.fromkeys(run["commit"] for run in trained))),
     )
 
 
+def is_trained(scale):
+    """Whether networks were trained for a factor."""
+    return any(name.startswith("vespcn-") for name in find_methods(scale))
+
+
 def write(found, scale, out, most=None):
-    """Score all that is trained on {film: path}, and write FILES into the folder `out`; most: see score_all."""
+    """Score all that is trained on {film: path}, and write FILES into the folder `out`; most: see score_all.
+
+    The pictures are of the factor `scale`; the other one's table follows if anything was trained for it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     methods = find_methods(scale)
-    shown = ["bicubic", *(f"vespcn-{name}-x{scale}-0" for name in ("ESPCN", "9L-E1", "9L-E3", "9L-E3-MC"))]
-    shown = [name for name in (*shown, f"vespcn_x{scale}") if name in methods]
+    runs = (f"vespcn-{name}-x{scale}-0" for name in ("ESPCN", "9L-E1", "9L-E3", "9L-E3-MC"))
+    shown = ("bicubic", f"srresnet_x{scale}", *runs, f"vespcn_x{scale}")
+    shown = [name for name in shown if name in methods]
     if not shown[-1].endswith(("-MC-x4-0", "-MC-x3-0", f"vespcn_x{scale}")):
         raise UserError("train 9L-E3-MC first: the page shows its flow")
     shown = list({methods[name][0].get("sha256"): name for name in shown}.values())  # weights that ship may be a row's
-    study = score_all(found, scale, out / "vespcn.json", most)
+    scales = [scale, *(other for other in SCALES if other != scale and is_trained(other))]
+    studies = [score_all(found, one, out / f"vespcn_x{one}.json", most) for one in scales]
     hr, lr, flows = vespcn_pictures.example(scale)
     vespcn_pictures.draw_slice(out / "vespcn_slice.png", hr, {name: methods[name][1]()(lr) for name in shown})
     weights, about = film_runs.describe(shown[-1])
     flow = vespcn_pictures.draw_flow(out / "vespcn_flow.png", lr, flows, film_runs.load(weights, about["config"].MODEL))
-    text = page_of(study, flow)
+    text = page_of(studies, flow)
     utils.write_atomically(out / "vespcn.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    for name in networks_of(study):
-        print(f"{name:12} " + "  ".join(f"{results.spread(values, 3)}" for values in means_of(study, name).T))
+    for study in studies:
+        print(f"×{study['scale']}")
+        for name in networks_of(study):
+            print(f"{name:12} " + "  ".join(f"{results.spread(values, 3)}" for values in means_of(study, name).T))
     print(f"written: {out / 'vespcn.md'}, its figures and its pictures")

@@ -26,7 +26,7 @@ def draw_slice(path, hr, srs):
     """Write a row of pixels over time as a PNG: of the original and of each method; srs: {title: uint8 [n, h, w]}."""
     figure, axes = pyplot.subplots(len(srs) + 1, 1, figsize=(8, 1.35 * (len(srs) + 1)), layout="constrained")
     for axis, (title, film) in zip(axes, {"original": hr, **srs}.items(), strict=True):
-        axis.imshow(film[:, hr.shape[1] // 2], cmap="gray", vmin=0, vmax=255, aspect=5, interpolation="nearest")
+        axis.imshow(film[:, hr.shape[1] // 2], cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest")
         axis.set(title=title, xticks=[], yticks=[], ylabel="time →")
         axis.title.set_size(9)
     utils.write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=80))

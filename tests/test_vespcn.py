@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from conftest import photo
 from scipy import ndimage
+from test_films import moving, write_film
 
 import utils
-from images import motion
+from images import clips, motion
 from layers.warping import warp
 from networks import vespcn
 from papers import vespcn as paper
@@ -247,6 +248,39 @@ def test_batches_are_of_films_and_their_bicubic(photographs, rng):
         paper.make_pool(photographs[2:], 1, 12, 4, rng)
 
 
+def test_films_to_train_on_are_found(tmp_path, rng):
+    """Files, and folders of numbered pictures; pictures in the folder itself, or without numbers, are photographs."""
+    for name in ("a/0009.png", "a/0010.png", "c/cat.png", "c/dog.png"):
+        utils.write_image(tmp_path / "films" / name, photo(rng, 12, 12))
+    write_film(tmp_path / "films" / "b.mp4", frames=moving(10))
+    names = [str(path.relative_to(tmp_path / "films")) for path in clips.find(tmp_path / "films")]
+    assert names == ["b.mp4", "a/%04d.png"]
+    assert paper.find_sources(tmp_path)[1] == clips.find(tmp_path)
+    utils.write_image(tmp_path / "films" / "photo.png", photo(rng, 12, 12))
+    assert clips.find(tmp_path / "films") == [] and len(paper.find_sources(tmp_path / "films")[1]) == 5
+
+
+def test_pools_of_films(tmp_path, rng):
+    """Numbered pictures are taken as they are, a file's frames are halved; none has a cut, or frames out of order."""
+    frames = moving(20, 40, 60)
+    frames[8:] = 255 - frames[8:]  # a cut: frames 0 to 7, 8 to 19
+    for i, frame in enumerate(frames):
+        utils.write_image(tmp_path / "row" / f"{i:03d}.png", frame)
+    hr, lr = paper.make_pool([tmp_path / "row" / "%03d.png"], 6, 8, 4, rng)
+    assert hr.shape == (6, 7, 32, 32) and lr.shape == (6, 7, 8, 8)
+    luma = np.stack([rgb_to_y(frame) for frame in frames])
+    windows = np.lib.stride_tricks.sliding_window_view(luma, (7, 32, 32)).reshape(-1, 7, 32, 32)
+    for film in hr:
+        assert (windows == film).all(axis=(1, 2, 3)).any()
+        assert np.abs(np.diff(film.astype(float), axis=0)).mean() < 10
+    write_film(tmp_path / "film.mp4", times=range(0, 800, 40), frames=frames)
+    small = np.stack([rgb_to_y(utils.imresize(frame, 1 / 2)) for frame in frames]).astype(float)
+    clip = clips.clip_of(clips.opened(tmp_path / "film.mp4"), 3, np.random.default_rng(0))
+    assert min(np.abs(small[i : i + 3] - clip).mean() for i in range(18)) < 1.5
+    with pytest.raises(UserError, match="the films have nowhere 7 frames without a cut, of 32×32 pixels"):
+        paper.make_pool([tmp_path / "film.mp4"], 1, 8, 4, rng)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["5L-E3", "9L-E3-MC"])
 def test_a_network_is_trained(name, photographs, tmp_path, monkeypatch, rng):
@@ -258,7 +292,7 @@ def test_a_network_is_trained(name, photographs, tmp_path, monkeypatch, rng):
     settings = {"steps": 3, "motion_steps": 2, "batch": 2, "seed": 0, "skip": True}
     paper.train(name, 3, pool, folder, {"data": {}}, settings)
     *before, line = (folder / "metrics.jsonl").read_text().splitlines()
-    assert '"step": 3' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
+    assert '"step": 3, "seconds": ' in line and "NaN" not in line and ("motion_loss" in line) == name.endswith("MC")
     assert ['"phase": "motion", "step": 2' in line for line in before] == [True] * name.endswith("MC")
     weights, about = film_runs.describe(folder.name)
     assert (
@@ -310,22 +344,49 @@ def test_temporal_psnr_sees_what_flickers(rng):
 
 @pytest.mark.slow
 def test_the_page(tmp_path, monkeypatch, capsys, rng):
-    """Rows of what is trained, claims by seed; what was scored is not scored again."""
+    """Tables of what is trained for each factor, claims by seed; what was scored is not scored again."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(vespcn_page.store, "find_runs", dict)
-    for name, seed in (("5L-E1", 0), ("5L-E3", 0), ("5L-E3", 1), ("9L-E3-MC", 0)):
-        config = {"MODEL": {"network": name, "scale": 3, "width": 4, "skip": True}}
+    runs = ("5L-E1", 0, 3), ("5L-E3", 0, 3), ("5L-E3", 1, 3), ("9L-E3-MC", 0, 3), ("5L-E1", 0, 4)
+    for name, seed, scale in runs:
+        config = {"MODEL": {"network": name, "scale": scale, "width": 4, "skip": True}}
         config["TRAIN"] = {"steps": 5, "batch": 2, "crop": 12, "films": 3, "seed": seed, "learning_rate": 1e-3}
-        film_runs.write(paper.directory_of(name, 3, seed), vespcn.build(name, 3, 4), config, {"data": {}})
+        film_runs.write(paper.directory_of(name, scale, seed), vespcn.build(name, scale, 4), config, {"data": {}})
     for i in range(2):
         utils.write_image(tmp_path / "vid4" / "one" / f"{i}.png", photo(rng, 48, 60))
     for _ in range(2):
         vespcn_page.write(films.find(tmp_path / "vid4"), 3, tmp_path / "out")
         monkeypatch.setattr(films, "score", lambda *arguments: pytest.fail("scored again"))
     text = (tmp_path / "out" / "vespcn.md").read_text(encoding="utf-8")
-    assert "| 5L-E3 | " in text and "| 27.05 | 0.8388 | 7.96 |" in text and "**5L-E3 against 5L-E1**" in text
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(vespcn_page.FILES)
+    assert "| 27.05 | 0.8388 | 7.96 |" in text and text.index("### ×3") < text.index("| 5L-E3 |") < text.index("### ×4")
+    assert "- ×3: 5L-E3 over 5L-E1 (+" in text and "×4: 5L-E3 over" not in text
+    files = {"vespcn_x3.json", "vespcn_x4.json", *vespcn_page.FILES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == files
     assert "9L-E3-MC" in capsys.readouterr().out
+
+
+def test_claims_are_seen_where_the_mean_gain_is_clear(monkeypatch):
+    """By runs of one seed; a loss that is no difference is as good."""
+    monkeypatch.setattr(vespcn_page, "work", lambda name, scale: 1.0)
+
+    def claims(psnr, more=()):
+        runs = dict(more) | {
+            f"{name}-{seed}": {"network": name, "seed": seed, "scores": {"city": [value, 0.5, 30.0]}}
+            for name, values in psnr.items()
+            for seed, value in values.items()
+        }
+        return vespcn_page.claims_of([{"scale": 4, "frames": {"city": 2}, "runs": runs}])
+
+    text = claims({"5L-E3": {0: 25.06, 2: 25.05, 3: 9.0}, "5L-E1": {0: 25.0, 2: 25.0}, "7L-E1": {0: 25.1}})
+    assert "at equal work: seen here.**" in text and "+0.060 +0.050 dB, higher with 2 of 2 seeds" in text
+    assert "less work: seen here.**" in text and "5L-E3 over 7L-E1 (+0% of GOps): −0.040 dB, higher with 0 of 1" in text
+    text = claims({"5L-E3": {0: 25.04}, "5L-E1": {0: 25.0}, "7L-E1": {0: 25.1}})
+    assert text.count("not seen here.**") == 2 and "fewer than three seeds" in text
+    assert "higher with 1 of 1 seed;" in text
+    longer = {"seed": 3, "steps": 9000, "films": 5, "scores": {"city": [26.0, 0.5, 30.0]}}
+    more = {"vespcn_x4": {"network": "5L-E3"} | longer, "vespcn_x4_e1": {"network": "5L-E1"} | longer}
+    text = claims({"5L-E3": {0: 25.04}, "5L-E1": {0: 25.0}}, more)
+    assert "not seen here.**" in text and "×4, 9,000 updates: 5L-E3 over 5L-E1 (+0% of GOps): +0.000 dB" in text
 
 
 def test_the_command_line(call, tmp_path):
