@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from images import film_encoding, film_reading, film_sequences, scenes
+from images import film_encoding, film_reading, film_sequences, pictures, scenes
 from utils import UserError
 
 
@@ -29,12 +29,22 @@ def find(folder):
 
 
 def row_of(folder):
-    """The pattern of the numbered pictures that are all pictures of a folder, or None."""
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in utils.IMAGE_SUFFIXES)
-    if not pictures or not (number := re.search(r"\d+$", pictures[0].stem)):
+    """The pattern of a folder's pictures if they are a film's frames, else None, as of photographs that are numbered.
+
+    Frames have numbers without a gap, and one size, and the second looks like the first.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in utils.IMAGE_SUFFIXES)
+    if not paths or not (number := re.search(r"\d+$", paths[0].stem)):
         return None
-    pattern = folder / f"{pictures[0].stem[: number.start()]}%0{len(number[0])}d{pictures[0].suffix}"
-    return pattern if len(film_sequences.find(pattern)) == len(pictures) else None
+    pattern = folder / f"{paths[0].stem[: number.start()]}%0{len(number[0])}d{paths[0].suffix}"
+    found = film_sequences.find(pattern)
+    numbers = list(found)
+    if len(found) < max(len(paths), 2) or numbers[-1] - numbers[0] >= len(found):
+        return None
+    if len(set(map(pictures.header_size, paths))) > 1:
+        return None
+    first, second = (utils.to_rgb(pictures.read_image(found[number])) for number in numbers[:2])
+    return None if scenes.is_cut(first, second) else pattern
 
 
 def opened(path):

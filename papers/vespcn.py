@@ -99,7 +99,8 @@ def cut_films(paths, side, rng):
         elif (cuts := cuts + 1) > 100:
             break
     raise UserError(
-        f"the films have nowhere {LENGTH} frames without a cut, of {side}×{side} pixels, or twice in a file"
+        f"no film has {LENGTH} frames without a cut that are large enough: numbered pictures need {side}×{side} "
+        f"pixels, and film files, which are halved, {2 * side}×{2 * side}"
     )
 
 

@@ -249,15 +249,21 @@ def test_batches_are_of_films_and_their_bicubic(photographs, rng):
 
 
 def test_films_to_train_on_are_found(tmp_path, rng):
-    """Files, and folders of numbered pictures; pictures in the folder itself, or without numbers, are photographs."""
-    for name in ("a/0009.png", "a/0010.png", "c/cat.png", "c/dog.png"):
-        utils.write_image(tmp_path / "films" / name, photo(rng, 12, 12))
+    """Files, and folders of numbered pictures; pictures in the folder itself, or without numbers, are photographs.
+
+    So are numbered ones with gaps, of several sizes (as DIV2K's), that look different, or that are alone.
+    """
+    one, next_one = moving(2)
+    for name in ("a/0009.png", "c/cat.png", "c/dog.png", "d/1.png", "d/3.png", "e/1.png", "f/1.png", "g/1.png"):
+        utils.write_image(tmp_path / "films" / name, one)
+    for name, pixels in {"a/0010": next_one, "e/2": next_one[:, :-4], "f/2": 255 - one}.items():
+        utils.write_image(tmp_path / "films" / f"{name}.png", pixels)
     write_film(tmp_path / "films" / "b.mp4", frames=moving(10))
     names = [str(path.relative_to(tmp_path / "films")) for path in clips.find(tmp_path / "films")]
     assert names == ["b.mp4", "a/%04d.png"]
     assert paper.find_sources(tmp_path)[1] == clips.find(tmp_path)
     utils.write_image(tmp_path / "films" / "photo.png", photo(rng, 12, 12))
-    assert clips.find(tmp_path / "films") == [] and len(paper.find_sources(tmp_path / "films")[1]) == 5
+    assert clips.find(tmp_path / "films") == [] and len(paper.find_sources(tmp_path / "films")[1]) == 12
 
 
 def test_pools_of_films(tmp_path, rng):
@@ -277,7 +283,7 @@ def test_pools_of_films(tmp_path, rng):
     small = np.stack([rgb_to_y(utils.imresize(frame, 1 / 2)) for frame in frames]).astype(float)
     clip = clips.clip_of(clips.opened(tmp_path / "film.mp4"), 3, np.random.default_rng(0))
     assert min(np.abs(small[i : i + 3] - clip).mean() for i in range(18)) < 1.5
-    with pytest.raises(UserError, match="the films have nowhere 7 frames without a cut, of 32×32 pixels"):
+    with pytest.raises(UserError, match="no film has 7 frames without a cut that are large enough"):
         paper.make_pool([tmp_path / "film.mp4"], 1, 8, 4, rng)
 
 
