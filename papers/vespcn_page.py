@@ -131,22 +131,27 @@ def means_of(study, network):
     return np.array([mean_of(run) for run in runs_of(study, network).values()])
 
 
+def is_longer(name):
+    """Whether a run has a budget of its own: the weights that ship, and those to compare them with."""
+    return name.startswith("vespcn_")
+
+
 def runs_of(study, network):
     """{seed: run} of a network, of those with the budget that all rows share."""
-    runs = {name: run for name, run in study["runs"].items() if run["network"] == network and name[:7] != "vespcn_"}
+    runs = {name: run for name, run in study["runs"].items() if run["network"] == network and not is_longer(name)}
     return {run.get("seed", 0): run for run in runs.values()}
 
 
 def longer_of(study, network):
     """{(seed, updates, films): run} of a network, of those that are trained longer."""
-    runs = [run for name, run in study["runs"].items() if run["network"] == network and name[:7] == "vespcn_"]
+    runs = [run for name, run in study["runs"].items() if run["network"] == network and is_longer(name)]
     return {(run.get("seed", 0), run["steps"], run["films"]): run for run in runs}
 
 
 def rows_of(study):
     """[(title, network, [run])] of the table: networks, and at its end the runs that are trained longer."""
     rows = [(name, name, list(runs_of(study, name).values())) for name in networks_of(study)]
-    return rows + [(name, run["network"], [run]) for name, run in study["runs"].items() if name[:7] == "vespcn_"]
+    return rows + [(name, run["network"], [run]) for name, run in study["runs"].items() if is_longer(name)]
 
 
 def networks_of(study):
@@ -169,7 +174,7 @@ neighbours to the middle frame (MC), trained with them end to end. 9L-E3-MC is V
 ```bash
 python -m papers.vespcn --list                                     # all networks, parameters, GOps
 python data.py vid4 --from ~/my/vid4                               # four films, see data.md
-python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 {budget}   # trains what is not there; --scale 3
+python -m papers.vespcn ESPCN 5L-E1 5L-E3 --seeds 3 {budget}   # trains those that are missing; ×3: --scale 3
 python -m papers.vespcn 9L-E3-MC --data ~/films                    # films, and folders of numbered frames
 python -m papers.vespcn --score data/Vid4                          # this page, into samples/vespcn
 {shipped}
@@ -177,10 +182,11 @@ python upscale.py film.mp4 --weights vespcn_x4                     # see upscali
 ```
 
 **Training.** {training}
-All rows but vespcn_x4… have the same budget, which is far below the paper's: read differences between rows, not
-distances to the paper. Films are made of photographs by [images/motion.py](../images/motion.py). Only Y is trained, as
-in the paper. Unlike in the paper, all networks add to the bicubic image of the middle frame, so that all rows start
-there, and motion compensation learns by itself first ([departures](departures.md), 42).
+All rows but srresnet_x4 and those called vespcn_x4… have the same budget, which is far below the paper's: read
+differences between rows, not distances to the paper. Films are made of photographs by
+[images/motion.py](../images/motion.py). Only Y is trained, as in the paper. Unlike in the paper, all networks add to
+the bicubic image of the middle frame, so that all rows start there, and motion compensation learns by itself first
+([departures](departures.md), 42).
 
 ## Vid4
 
@@ -195,6 +201,7 @@ of what changes from frame to frame along the motion in the original, its own ch
 
 Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which have the same films. A claim of the
 paper's is seen if the mean gain is {clear} dB or more; for "as good as", if the mean loss is {clear} dB at most.
+Only rows of the same budget count for this; longer runs are shown below them.
 
 {claims}
 
@@ -205,18 +212,19 @@ frame below the other: an edge that moves is a slanted line, and what flickers i
 
 ![rows of pixels over time](vespcn_slice.png)
 
-*As seen in ours: ESPCN draws the white rim hardly sharper than bicubic, the other networks nearly as sharp as it is.
-Thin bright lines stay bright with the SRResNet alone. On dark ground the rows of the table, with their few updates,
-leave a faint pattern of vertical lines; vespcn_x4 has nearly lost it.*
+*In our picture ESPCN draws the white rim hardly sharper than bicubic, and the other networks nearly as sharp as it is.
+Thin bright lines stay bright with the SRResNet alone. On dark ground the networks of nine layers, with their few
+updates, leave a faint pattern of vertical lines; vespcn_x4 has nearly lost it.*
 
 ![flows and what they leave](vespcn_flow.png)
 
-*A frame and the next; the true flow and VESPCN's (the colour is its direction); the change before and after
-warping, which keeps the constant that the colours leave out. {flow}*
+*Above, a frame and the next; in the middle, the true flow and VESPCN's, less a constant (the colour is its direction);
+below, the change from frame to frame before and after warping by VESPCN's flow, with the constant. {flow}*
 
 The paper's weight of what warping leaves, β, is 0.01. A trial of ours with 0.1 (9L-E3-MC, ×4, seed 0, all else the
-same) took the constant away, to (0.01, −0.01), and what warping leaves of the change above fell from 8.0 to 5.9 levels.
-But SR became worse: 24.67 dB on Vid4 instead of 24.83. So β stays the paper's.
+same) took the constant away, to (0.01, −0.01), and what warping leaves of the change between the two frames above fell
+from 8.0 levels, by the row's weights, to 5.9. But SR became worse: 24.67 dB on Vid4 instead of 24.83. So β stays the
+paper's.
 
 Trained at {commits}.
 """
@@ -326,7 +334,7 @@ def notes_of(study):
     if below := [name for name in networks_of(study) if means_of(study, name)[:, 0].mean() < bicubic]:
         notes.append(f"Below bicubic at this budget: {', '.join(below)}.")
     for name, network, (run, *_) in rows_of(study):
-        if name.startswith("vespcn_"):
+        if is_longer(name):
             what = ", the weights that ship," if name == f"vespcn_x{scale}" else ""
             budget = f"{run['steps']:,} updates on {run['films']:,} films, seed {run['seed']}"
             notes.append(f"{name}{what} is {network} with {budget}.")
@@ -361,7 +369,7 @@ def most_of(study, key):
 
 def training_of(study):
     """A sentence on the budget of the rows."""
-    runs = [run for name, run in study["runs"].items() if "steps" in run and name[:7] != "vespcn_"]
+    runs = [run for name, run in study["runs"].items() if "steps" in run and not is_longer(name)]
     if not runs:
         return "Nothing was trained but the weights that ship."
     facts = {key: sorted({run[key] for run in runs}) for key in ("steps", "batch", "crop", "films", "learning_rate")}
