@@ -300,10 +300,10 @@ def load_start(model, weights, scale):
     Of weights for another scale, the layers with the same name and shapes are taken, as EDSR's ×4 starts from its ×2
     (Lim et al., 2017, section 3.2).
     """
-    other, about = load_generator(weights)
-    if about["config"].MODEL.scale == scale:
-        return load_weights(model, weights)
-    theirs = {layer.name: layer.get_weights() for layer in other.layers}
+    if describe_weights(weights)[1]["config"].MODEL.scale == scale:
+        load_weights(model, weights)
+        return
+    theirs = {layer.name: layer.get_weights() for layer in load_generator(weights)[0].layers}
     for layer in model.layers:
         ours, found = layer.get_weights(), theirs.get(layer.name, [])
         if [array.shape for array in ours] == [array.shape for array in found]:

@@ -40,7 +40,7 @@ def parse_arguments(arguments=None):
     add("--data", metavar="DIR", help="a data root with train/ in it, or any folder of HR photographs")
     add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
-    add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name")
+    add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name; any scale")
     vgg = "the perceptual network; auto: vgg19, or hed if vgg19 cannot be downloaded (default: auto)"
     add("--vgg", choices=CHOICES["VGG.network"], help=vgg)
     add("--seed", metavar="N", help="seed of weights and batches (default: 0)")
@@ -104,7 +104,9 @@ def read_new(args):
     jobs, init = [run], None
     if args.init is not None:
         init = check_init(args.init, config)
-        print(f"starting from {init} (--init)")
+        scale = store.describe_weights(init)[1]["config"].MODEL.scale
+        part = "" if scale == config.MODEL.scale else f": of this ×{scale} network, all layers that fit"
+        print(f"starting from {init} (--init){part}")
     check_frozen_statistics(run, init)
     photographs, data_facts = data.read_training(args.data, config)
     vgg_path = find_vgg(config)
