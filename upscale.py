@@ -589,7 +589,9 @@ def read_standard_input(args, stack):
             (path := Path(folder, "standard-input")).write_bytes(content)
             yield str(path)
         elif b"\0" in content:
-            raise UserError("what comes from standard input is neither a picture that is read so nor a list of files")
+            raise UserError(
+                "what comes from standard input is neither a list of files nor a picture that is known without its name"
+            )
         else:
             yield from filter(None, os.fsdecode(content).splitlines())
 

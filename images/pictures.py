@@ -374,10 +374,8 @@ def lost_bits(path, image):
     bits = image.info.get("bit_depth", 8)  # a HEIC's
     if image.format == "AVIF" and (place := start.find(b"av1C")) >= 0:  # AV1's configuration: its third byte has flags
         bits = 12 if start[place + 6] & 0x20 else 10 if start[place + 6] & 0x40 else 8
-    if (
-        image.format == "JPEG2000" and (place := start.find(b"\xff\x51")) >= 0
-    ):  # the marker of the size, and of the bits
-        bits = (start[place + 40] & 0x7F) + 1
+    if image.format == "JPEG2000" and (place := start.find(b"\xff\x51")) >= 0:
+        bits = (start[place + 40] & 0x7F) + 1  # this marker begins sizes and bits
     return f"8 of its {bits} bits are read" if bits > 8 else ""
 
 

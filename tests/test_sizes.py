@@ -280,7 +280,7 @@ def test_standard_input(command, picture, tmp_path):
     assert command("-", standard_input=b"")[0] == 2
     Image.open(picture).save(tga := io.BytesIO(), format="tga")  # known by its name alone
     status, _, errors = command("-", "-o", tmp_path / "c.png", standard_input=tga.getvalue())
-    assert status == 2 and errors.splitlines()[-1].endswith("neither a picture that is read so nor a list of files")
+    assert status == 2 and errors.splitlines()[-1].endswith("nor a picture that is known without its name")
 
 
 @pytest.mark.slow

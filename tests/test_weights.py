@@ -27,9 +27,8 @@ SHIPPED = {
     "srgan_x2": "92afd4d2fd98307ce47e0356a25cf51cfeab92660bd7e3c1ba1f40476601265d",
     "srresnet_x4_photo": "055696b42d6b2b4dc7ae792aadbb365e82d92ed848c76431de62920a6a607c66",
 }
-FILMS = {
-    "vespcn_x4": "72bd66c68fd9ccf32ae92586a97c7b89c54b1a32643c384d35f26f0b8e54aa9e"
-}  # of films, by python -m papers.vespcn
+# For films, by python -m papers.vespcn.
+FILMS = {"vespcn_x4": "72bd66c68fd9ccf32ae92586a97c7b89c54b1a32643c384d35f26f0b8e54aa9e"}
 # PSNR-Y in dB that they have at least: the SRResNet as much as VDSR in its paper.
 LEAST = {
     "srresnet_x4": {"Set5": 31.35, "Set14": 28.01, "BSD100": 27.25},

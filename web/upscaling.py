@@ -334,8 +334,11 @@ def build_view():
     return parts
 
 
-def connect(page, choice, view, actions):
-    """Say which action follows when something happens to a part of the page."""
+def connect(page, parts, view, actions):
+    """Say which action follows when something happens to a part of the page.
+
+    parts: those of build_pictures and build_choice; view: those of build_view.
+    """
 
     def how(factor, kind, engine):
         return How(int(factor), None if kind == AS_IT_WAS else kind, engine)
@@ -346,15 +349,15 @@ def connect(page, choice, view, actions):
     def look_closer(methods, share, factor, kind, engine, x, y, zoom, request: gr.Request):
         return actions.look_closer(x, y, zoom, methods, share, request, how(factor, kind, engine))
 
-    asked = [choice[name] for name in ("methods", "share", "factor", "format", "engine")]
-    taken = [choice["about"], choice["go"], view["where"], view["slider"], choice["files"]]
+    asked = [parts[name] for name in ("methods", "share", "factor", "format", "engine")]
+    taken = [parts["about"], parts["go"], view["where"], view["slider"], parts["files"]]
     pair = [view["left"], view["right"]]
     place = [view["x"], view["y"]]
     making = {
         "fn": make,
         "inputs": asked,
-        "outputs": [choice["status"], choice["files"], *pair, view["slider"]],
-        "show_progress_on": [choice["status"]],
+        "outputs": [parts["status"], parts["files"], *pair, view["slider"]],
+        "show_progress_on": [parts["status"]],
         "trigger_mode": "multiple",  # an upload while another is worked on takes its place
     }
     page.load(actions.open_page)
@@ -366,11 +369,11 @@ def connect(page, choice, view, actions):
         "outputs": view["closer"],
         "show_progress": "hidden",
     }
-    came = choice["drop"].upload(actions.receive, choice["drop"], [choice["drop"], *taken])
-    for event in (came, choice["examples"].select(actions.choose_example, None, taken)):
+    came = parts["drop"].upload(actions.receive, parts["drop"], [parts["drop"], *taken])
+    for event in (came, parts["examples"].select(actions.choose_example, None, taken)):
         event.then(**looking).then(**making).then(**looking)
-    choice["go"].click(actions.start_again, queue=False).then(**making).then(**looking)
-    choice["stop"].click(actions.stop, queue=False)
+    parts["go"].click(actions.start_again, queue=False).then(**making).then(**looking)
+    parts["stop"].click(actions.stop, queue=False)
 
     latest = {"trigger_mode": "always_last"}  # of many changes one after the other
     hidden = {"show_progress": "hidden"}
