@@ -304,7 +304,8 @@ def choose_weights(weights, blend, scale):
         return weights, None, config
     if about["mode"] != "srgan":
         raise UserError(f"--blend mixes an SRResNet with an SRGAN, but {weights} is no SRGAN: name one with --weights")
-    partner = f"srresnet_x{config.scale}"
+    for_photos = about["config"].DATA.degradation == "photo"
+    partner = f"srresnet_x{config.scale}" + "_photo" * for_photos
     store.check_blend(partner, weights)
     return weights, partner, config
 

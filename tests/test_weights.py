@@ -13,6 +13,7 @@ import data
 import utils
 from config import make_config, set_value
 from images import degradation, pictures
+from inference.tiles import choose_weights
 from papers import vespcn_page, vespcn_pictures
 from runs import film_runs, store
 from scoring import films, metrics
@@ -47,6 +48,12 @@ def test_what_is_shipped_is_listed():
     card = (PROJECT / "checkpoint" / "MODEL_CARD.md").read_text()
     assert {path.parent.name for path in (PROJECT / "checkpoint").glob("*_x*/" + film_runs.WEIGHTS)} == set(FILMS)
     assert all(name in card and sha256 in card for name, sha256 in (SHIPPED | FILMS).items())
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("srgan")])
+def test_an_srgan_is_blended_with_the_srresnet_that_it_started_from(name):
+    _, partner, _ = choose_weights(name, 0.5, None)
+    assert partner == store.describe_weights(name)[1]["init"]
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
