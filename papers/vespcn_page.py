@@ -356,7 +356,7 @@ def flow_in_words(constant, truth, error, varying, changing):
     x, y = (f"{value:+.2f}".replace("-", "−") for value in constant)
     learned = "It follows motion." if varying < 0.8 * changing else "It has not learned to follow motion."
     return (
-        f"Over the whole film the true flow is {truth:.2f} LR pixels long on the mean, and VESPCN's error {error:.2f}. "
+        f"Over the whole film the true flow is {truth:.2f} LR pixels long on average, and VESPCN's error {error:.2f}. "
         f"All its flows are off by a constant ({x}, {y}), which the layers behind it can undo; less this, the error is "
         f"{varying:.2f}. A flow that knew nothing but the film's mean would be off by {changing:.2f}. {learned}"
     )
@@ -379,7 +379,7 @@ def training_of(study):
         f"{words['films']} films, Adam, cosine from {words['learning_rate']}."
     )
     if before := next(((run["motion_steps"], run["motion_batch"]) for run in runs if "motion_steps" in run), None):
-        text += f" Motion compensation has {before[0]:,} updates of {before[1]} pairs of frames before."
+        text += f" Before this, motion compensation by itself has {before[0]:,} updates of {before[1]} pairs of frames."
     return text
 
 
