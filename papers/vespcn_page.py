@@ -223,7 +223,7 @@ below, the change from frame to frame before and after warping by VESPCN's flow,
 
 The paper's weight of what warping leaves, β, is 0.01. A trial of ours with 0.1 (9L-E3-MC, ×4, seed 0, all else the
 same) took the constant away, to (0.01, −0.01), and what warping leaves of the change between the two frames above fell
-from 8.0 levels, by the row's weights, to 5.9. But SR became worse: 24.67 dB on Vid4 instead of 24.83. So β stays the
+from 8.0 levels, with the table's seed 0, to 5.9. But SR became worse: 24.67 dB on Vid4 instead of 24.83. So β stays the
 paper's.
 
 Trained at {commits}.
