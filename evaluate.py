@@ -145,7 +145,7 @@ def choose_models(weights, methods, scale):
 
     weights: paths or run names from --weights, or None; methods: row names from --methods, or None. Raises UserError.
     """
-    chosen = {}
+    chosen, others = {}, {}
     given = [store.describe_weights(path) for path in weights or ()]
     for file, about in given or store.find_runs().values():
         name = file.parent.name if file.name == store.WEIGHTS else file.name.removesuffix(".weights.h5")
@@ -153,12 +153,14 @@ def choose_models(weights, methods, scale):
         if own_scale != scale:
             if weights:
                 raise UserError(f"{file} is a ×{own_scale} model: evaluate it with --scale {own_scale}")
-            print(f"left out: {name}, a ×{own_scale} model (--scale {own_scale} takes it)")
+            others.setdefault(own_scale, []).append(name)
         elif given or not methods or name in methods:
             if name in chosen or name in INTERPOLATIONS:
                 raise UserError(f"two rows would be called {name}; rename the directory of one")
             chosen[name] = file
             print(f"found: {name} ({store.kind_of(about['mode'], about['config'])}, {file})")
+    for own_scale, names in others.items():
+        print(f"left out: {', '.join(names)}, for ×{own_scale} (--scale {own_scale} takes them)")
     for name in methods or ():
         if name not in chosen and name not in INTERPOLATIONS:
             known = ", ".join((*INTERPOLATIONS, *chosen, *({} if given else store.find_runs())))

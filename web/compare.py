@@ -269,7 +269,7 @@ def network_for(method, share, how, use="making"):
     return upscaler_of(method, share if partner else None, written, how.scale, how.engine, use), partner
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def upscaler_of(weights, share, written, scale, engine, use):
     """The Upscaler of some weights; share: the SRGAN's in a blend, or None; scale, engine: see How; use: network_for's.
 
