@@ -200,8 +200,8 @@ of what changes from frame to frame along the motion in the original, its own ch
 ## Claims and findings
 
 Differences of mean PSNR, and of T-PSNR, between runs with the same seed, which have the same films. A claim,
-the paper's or (of slow fusion) ours, is seen if the mean gain is {clear} dB or more; for "as good as", if the mean loss is
-{clear} dB at most. Only rows of the same budget count for this; longer runs are shown below them.
+the paper's or (of slow fusion) ours, is seen if the mean gain is {clear} dB or more; for "as good as", if the mean
+loss is {clear} dB at most. Only rows of the same budget count for this; longer runs are shown below them.
 
 {claims}
 
