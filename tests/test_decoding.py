@@ -137,7 +137,7 @@ def twelve_bits(path):
         (lambda path: tifffile.imwrite(path, RAMP.astype(np.int8)), "with a sign"),
         (twelve_bits, "12 bits"),
         (lambda path: Image.new("LAB", (4, 4)).save(path), "CIE L"),
-        (lambda path: tifffile.imwrite(path, RAMP.astype(np.float16)), "is not a picture"),
+        (lambda path: tifffile.imwrite(path, RAMP.astype(np.float16)), "of a kind that cannot be read"),
     ],
 )
 def test_what_is_no_level_is_refused_by_name(tmp_path, make, words):

@@ -229,7 +229,7 @@ def drop(page, path):
 
 def open_demo(browser, server, *size):
     open_page(browser, server.address, *size)
-    wait_until(lambda: find(browser, "#go"))
+    wait_until(lambda: find(browser, "#go") and text_of(browser, "about") is not None)
 
 
 def sizes(page, selector):
@@ -495,7 +495,7 @@ def test_with_a_password_nothing_is_shown_without_it(place, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_nothing_is_left_when_the_server_ends(place, tmp_path, number):
     served = Server(place, tmp_path)
-    assert served.printed.startswith("weights: srgan_x4, srresnet_x4")
+    assert served.printed.startswith("weights: srgan_x4, srgan_x4_photo, srresnet_x4, ")
     assert {path.stem for path in served.files()} == {"chelsea", "coffee", "astronaut"}
     requests.get(served.address, timeout=20)
     assert served.stop(number) == "stopped; what was uploaded and made is deleted\n"
