@@ -62,7 +62,8 @@ def is_count(word):
 SETTINGS = {
     "MODEL": {  # the networks (paper, section 2.1 and Figure 4)
         "network": Setting("srresnet", tuple(NETWORKS), "the generator; networks/registry.py lists all"),
-        "discriminator": Setting("paper", tuple(DISCRIMINATORS), "Figure 4's, or the TensorLayer code's"),
+        "discriminator": Setting("paper", tuple(DISCRIMINATORS),
+                                 "Figure 4's, the TensorLayer code's, or one that judges patches of 37×37 pixels"),
         "scale": Setting(4, (2, 4, 8), "upscaling factor; the paper's is 4"),
         "blocks": Setting(16, ABOVE_ZERO, "residual blocks of the generator"),
         "width": Setting(64, ABOVE_ZERO, "feature maps of the generator"),

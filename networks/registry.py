@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import model
 from layers.projection import DEGRADATIONS, projected
-from networks import baselines, tensorlayer
+from networks import baselines, patch, tensorlayer
 from networks.colour import with_colour
 from utils import LazyModule
 
@@ -98,7 +98,11 @@ NETWORKS = {  # by the name that --model and MODEL.network take
     ),
 }
 
-DISCRIMINATORS = {"paper": model.discriminator, "tensorlayer": tensorlayer.discriminator}  # by MODEL.discriminator
+DISCRIMINATORS = {  # by MODEL.discriminator
+    "paper": model.discriminator,
+    "tensorlayer": tensorlayer.discriminator,
+    "patch": patch.discriminator,
+}
 
 
 def build_generator(config, folded=False):
@@ -119,7 +123,7 @@ def build_generator(config, folded=False):
 
 
 def build_discriminator(config, crop):
-    """The discriminator: images [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1].
+    """The discriminator: images [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1]; "patch": [batch, places].
 
     config: the MODEL section; crop: side of the HR crop in pixels.
     """

@@ -70,6 +70,23 @@ def test_discriminator_in_order():
         assert layer.input is before.output  # one after the other, without a branch
 
 
+def test_patch_discriminator_sees_patches(rng):
+    """One logit for each 4×4 pixels, of the 37×37 around them and of no others."""
+    network = registry.build_discriminator(make_config(overrides=["MODEL.discriminator=patch"]).MODEL, 64)
+    image = rng.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    other = image.copy()
+    other[:, 32, 32] = 5
+    logits, after = (np.asarray(network(x)).reshape(16, 16) for x in (image, other))
+    seen = []
+    for place in range(16):
+        first, last = place - 1, place + 1  # of the convolution before: back through six of them
+        for stride in (1, 1, 2, 1, 2, 1):
+            first, last = (first - 1, last + 1) if stride == 1 else (2 * first, 2 * last + 2)
+        assert last - first + 1 == 37
+        seen.append(first <= 32 <= last)
+    np.testing.assert_array_equal(logits != after, np.outer(seen, seen))
+
+
 def test_leaky_slope_is_a_fifth():
     network = registry.build_discriminator(make_config().MODEL, 32)
     assert {layer.negative_slope for layer in network.layers if type(layer).__name__ == "LeakyReLU"} == {0.2}
