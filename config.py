@@ -139,6 +139,7 @@ SETTINGS = {
         "d_rate": Setting(1.0, ABOVE_ZERO, "the discriminator's learning rate, as a share of the generator's"),
         "adversarial": Setting("log", ("log", "logit"),
                                "what the generator minimises: -log D, the paper's, or -logit D (losses.logit_losses)"),
+        "gan": Setting(1.0, ABOVE_ZERO, "factor of the adversarial loss; 1: the paper's and the slides' weight, 1e-3"),
         "instance_noise": Setting(0.0, FROM_ZERO,
                                   "standard deviation at first of noise on what the discriminator sees (train.noisy)"),
         "relativistic": Setting(False, YES_OR_NO,

@@ -78,11 +78,13 @@ def generator_losses(config, fake, real, logits_fake=None, vgg=None, reconstruct
         terms |= losses.total_variation_losses(train.total_variation, fake)
     if train.grid:
         terms |= losses.grid_losses(train.grid, fake, real, config.MODEL.scale)
-    if train.relativistic and logits_fake is not None:
-        terms |= losses.relativistic_losses(logits_real, logits_fake)
-    elif logits_fake is not None:
-        terms |= {"log": adversarial_losses, "logit": losses.logit_losses}[train.adversarial](logits_fake)
-    return terms
+    if logits_fake is None:
+        return terms
+    if train.relativistic:
+        gan_terms = losses.relativistic_losses(logits_real, logits_fake)
+    else:
+        gan_terms = {"log": adversarial_losses, "logit": losses.logit_losses}[train.adversarial](logits_fake)
+    return terms | {name: train.gan * loss for name, loss in gan_terms.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
