@@ -38,9 +38,7 @@ def bridge(folder, argument):
     path = folder / "bridge.json"
     if path.is_file():
         return store.read_json(path)
-    for run in RUNS:
-        projection.make(run)
-    methods = {name: name for run in RUNS for name in (run, projection.name_of(run))}
+    methods = {name: name for run in RUNS for name in (run, projection.make(run).name)}
     scores = evaluate(methods, MEASURES, folder / "evaluate", argument)
     store.write_json(path, scores)
     return scores
@@ -58,10 +56,11 @@ def bridge_table(scores):
 
 def changes_of(scores):
     """How the projection changes the means of PSNR-Y and NIQE-own on the sets, as words."""
-    words = []
-    for run in (run for run in RUNS if all(projection.name_of(run) in methods for methods in scores.values())):
+    words, known = [], next(iter(scores.values()))
+    pairs = {name: [pair for pair in projection.pairs_of(name) if set(pair) <= set(known)] for name in RUNS}
+    for run, free, projected in ((name, *pair) for name, found in pairs.items() for pair in found):
         for key in ("psnr_y", "niqe_own"):
-            each = [methods[projection.name_of(run)][key] - methods[run][key] for methods in scores.values()]
+            each = [methods[projected][key] - methods[free][key] for methods in scores.values()]
             words.append(f"{MEASURES[key][0]} of {run} changes by {min(each):+.2f} to {max(each):+.2f}")
     return "; ".join(words)
 

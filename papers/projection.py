@@ -1,4 +1,4 @@
-"""Runs with the projection of Sønderby et al., 2017, behind the weights of other runs: nothing is trained.
+"""Runs with the projection of Sønderby et al., 2017, behind others' weights, or without it: nothing is trained.
 
     python -m papers.projection srresnet_x4 srgan_x4
     python evaluate.py --weights srgan_x4 srgan_x4-projected
@@ -25,29 +25,30 @@ REACH = 2  # the paper's A⁺ has kernels of 5×5
 LARGEST_LOSS = 1e-8  # the paper's fits ended between 1e-12 and this
 
 
-def name_of(run):
-    """The name of the run that `make` makes of a run's name."""
-    return f"{run}-projected"
+def pairs_of(name):
+    """(without, with the projection): the names of a run and of the one that `make` makes; two, for both kinds."""
+    return (name, f"{name}-projected"), (f"{name}-free", name)
 
 
 def make(run):
-    """Make the run NAME-projected: its weights, with MODEL.projection=bicubic. Returns its directory.
+    """Make the run NAME-projected, with MODEL.projection=bicubic, or NAME-free of one that has it. Returns its folder.
 
     run: a run's name, directory or weights file. Nothing is made if it is there already, with the same weights. Raises
     UserError.
     """
     weights, about = store.describe_weights(run)
-    if about["config"].MODEL.projection != "none":
-        raise UserError(f"{weights} has a projection already")
-    directory = store.root() / name_of(weights.resolve().parent.name)
+    free = about["config"].MODEL.projection == "none"
+    name = weights.resolve().parent.name
+    (_, projected), (without, _) = pairs_of(name)
+    directory = store.root() / (projected if free else without)
     if directory.exists():
         if (directory / store.WEIGHTS).read_bytes() != weights.read_bytes():
             raise UserError(f"{directory} has other weights: remove it to have it made again")
         return directory
-    about["config"].MODEL.projection = "bicubic"
+    about["config"].MODEL.projection = "bicubic" if free else "none"
     directory.mkdir(parents=True)
     shutil.copyfile(weights, directory / store.WEIGHTS)
-    store.write_json(directory / "config.json", about | {"projection_of": weights.resolve().parent.name})
+    store.write_json(directory / "config.json", about | {"weights_of": name})
     return directory
 
 

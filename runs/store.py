@@ -268,19 +268,22 @@ def first_run(names):
 def check_blend(first, second):
     """(weights file, config.json's content) of the first of two runs. Raises UserError if their networks differ."""
     (file, about), (_, other) = (describe_weights(path) for path in (first, second))
-    if unlike := differences(other["config"].MODEL, about["config"].MODEL, (*ARCHITECTURE, "projection")):
+    if unlike := differences(other["config"].MODEL, about["config"].MODEL):
         raise UserError(f"{first} and {second} are different networks and cannot be blended ({', '.join(unlike)})")
     return file, about
 
 
 def blends(first, second, shares):
-    """Yield (generator, config.json's content of the first) with the weights (1 - t)·first + t·second for each t.
+    """Yield (generator, config.json's content of its run) with the weights (1 - t)·first + t·second for each t.
 
-    It is the same generator each time, with other weights. Raises UserError if the networks differ.
+    It is the same generator each time, with other weights: the first's, or the second's if that has a projection, which
+    has no weights. Raises UserError if the networks differ.
     """
     check_blend(first, second)
-    generator, about = load_generator(first)
-    ours, theirs = generator.get_weights(), load_generator(second)[0].get_weights()
+    (generator, about), (other, others) = load_generator(first), load_generator(second)
+    ours, theirs = generator.get_weights(), other.get_weights()
+    if others["config"].MODEL.projection != "none":
+        generator, about = other, others
     for t in shares:
         generator.set_weights([(1 - t) * a + t * b for a, b in zip(ours, theirs, strict=True)])
         yield generator, about

@@ -189,7 +189,7 @@ def test_int8_is_made_of_the_projected_network(rng):
 
 
 def test_a_run_is_made_of_anothers_weights(rng, tmp_path, monkeypatch, call):
-    """Its SR shrinks to LR; it is made once, and cannot be blended with a run that has no projection."""
+    """Its SR shrinks to LR; it is made once; blended with a run that has no projection it keeps its own."""
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
     network, _ = random_network(rng)
     run = write_run(tmp_path / "mine", network)
@@ -198,10 +198,13 @@ def test_a_run_is_made_of_anothers_weights(rng, tmp_path, monkeypatch, call):
         assert result.returncode == 0, result.stderr
     generator, about = store.load_generator("mine-projected")
     lr = rng.random((1, 5, 6, 3), np.float32)
-    assert about["projection_of"] == "mine" and contradiction(projection.bicubic(4), generator(lr), lr) < 0.02
-    with pytest.raises(UserError, match="MODEL.projection bicubic, not none"):
-        store.check_blend("mine", "mine-projected")
-    assert "has a projection already" in call("-m", "papers.projection", "mine-projected").stderr
+    assert about["weights_of"] == "mine" and contradiction(projection.bicubic(4), generator(lr), lr) < 0.02
+    for pair in (("mine", "mine-projected"), ("mine-projected", "mine")):
+        ((mixed, its),) = store.blends(*pair, [0.3])
+        assert its["config"].MODEL.projection == "bicubic"
+        np.testing.assert_allclose(mixed(lr), generator(lr), atol=1e-5)
+    assert call("-m", "papers.projection", "mine-projected").returncode == 0
+    np.testing.assert_array_equal(store.load_generator("mine-projected-free")[0](lr), network(lr))
     (run.directory / store.WEIGHTS).write_bytes(b"others")
     assert "has other weights" in call("-m", "papers.projection", "mine").stderr
 
