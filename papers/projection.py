@@ -1,7 +1,8 @@
 """Runs with the projection of Sønderby et al., 2017, behind others' weights, or without it: nothing is trained.
 
-    python -m papers.projection srresnet_x4 srgan_x4
-    python evaluate.py --weights srgan_x4 srgan_x4-projected
+    python -m papers.projection srresnet_x4     # makes srresnet_x4-projected
+    python -m papers.projection srgan_x4        # makes srgan_x4-free, since srgan_x4 has the projection
+    python evaluate.py --weights srgan_x4 srgan_x4-free
 
 The new runs are used like any other: by evaluate.py, upscale.py, export.py and demo.py. --fit fits A⁺ of the paper's
 Gaussian again.
