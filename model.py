@@ -72,16 +72,20 @@ CONVOLUTIONS = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2), (512, 
 
 def discriminator(image, config):
     """SR or HR [batch, crop, crop, 3] in [-1, 1] to logits [batch, 1]; the last sigmoid of Figure 4 is in the loss."""
-    x = image
-    for i, (width, stride) in enumerate(CONVOLUTIONS, start=1):
+    x = keras.layers.Flatten(name="flatten")(discriminator_convolutions(image, config, CONVOLUTIONS))
+    x = keras.layers.Dense(1024, name="dense1")(x)
+    x = keras.layers.LeakyReLU(negative_slope=0.2, name="lrelu9")(x)
+    return keras.layers.Dense(1, dtype=keras.config.floatx(), name="dense2")(x)
+
+
+def discriminator_convolutions(x, config, convolutions):
+    """Images [batch, h, w, 3] to the maps of the last of `convolutions`, each a (maps, stride) with a kernel of 3×3."""
+    for i, (width, stride) in enumerate(convolutions, start=1):
         x = conv(x, width, 3, f"conv{i}", strides=stride)
         if i > 1:
             x = batch_norm(x, config, f"bn{i}")
         x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"lrelu{i}")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
-    x = keras.layers.Dense(1024, name="dense1")(x)
-    x = keras.layers.LeakyReLU(negative_slope=0.2, name="lrelu9")(x)
-    return keras.layers.Dense(1, dtype=keras.config.floatx(), name="dense2")(x)
+    return x
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A discriminator of patches in place of Figure 4's (PatchGAN: Isola et al., CVPR 2017); arguments as in model.py."""
 
-from layers.blocks import batch_norm, conv
+from layers.blocks import conv
+from model import discriminator_convolutions
 from utils import LazyModule
 
 keras = LazyModule("keras")
@@ -13,11 +14,6 @@ def discriminator(image, config):
 
     A place is four pixels wide and sees 37×37. So the discriminator judges texture everywhere, and never the whole.
     """
-    x = image
-    for i, (width, stride) in enumerate(CONVOLUTIONS, start=1):
-        x = conv(x, width, 3, f"conv{i}", strides=stride)
-        if i > 1:
-            x = batch_norm(x, config, f"bn{i}")
-        x = keras.layers.LeakyReLU(negative_slope=0.2, name=f"lrelu{i}")(x)
+    x = discriminator_convolutions(image, config, CONVOLUTIONS)
     x = conv(x, 1, 3, "logits", dtype=keras.config.floatx())
     return keras.layers.Flatten(name="flatten", dtype=keras.config.floatx())(x)

@@ -93,8 +93,9 @@ A is MATLAB's bicubic, of which LR is made here. Its kernel is symmetric, so mir
 is one sub-pixel convolution at every pixel, also at the border ([layers/projection.py](../layers/projection.py)).
 The largest |AA⁺ - I|, with borders: {identity}.
 
-`--set MODEL.projection=bicubic` puts it behind any network, and `python -m papers.projection srresnet_x4` behind weights
-that were trained without it. `srgan_x4` ships with it; of such a run the same command makes one without, `srgan_x4-free`.
+`--set MODEL.projection=bicubic` puts it behind any network, and `python -m papers.projection srresnet_x4` behind
+weights that were trained without it. `srgan_x4` ships with it; of such a run the same command makes one without,
+`srgan_x4-free`.
 
 In tiles (`upscale.py`), each tile sees at least {halo} LR pixels around it, and the projection needs 10. So a
 border between tiles is as consistent as the inside; the tiles differ there by what the network itself makes of the
