@@ -57,8 +57,8 @@ def bridge_table(scores):
 def changes_of(scores):
     """How the projection changes the means of PSNR-Y and NIQE-own on the sets, as words."""
     words, known = [], next(iter(scores.values()))
-    pairs = {name: [pair for pair in projection.pairs_of(name) if set(pair) <= set(known)] for name in RUNS}
-    for run, free, projected in ((name, *pair) for name, found in pairs.items() for pair in found):
+    found = [(name, *pair) for name in RUNS for pair in projection.pairs_of(name) if set(pair) <= set(known)]
+    for run, free, projected in found:
         for key in ("psnr_y", "niqe_own"):
             each = [methods[projected][key] - methods[free][key] for methods in scores.values()]
             words.append(f"{MEASURES[key][0]} of {run} changes by {min(each):+.2f} to {max(each):+.2f}")
