@@ -101,7 +101,23 @@ def open_encoder(container, coding):
     if coding.container == "avi":
         context.max_b_frames = 0  # its frames lie in the order in which they are shown
     stream.options = {"crf": str(coding.crf)} | codec.options | hdr_options(coding)
+    with ordinary_threads():
+        context.open()
     return stream
+
+
+@contextlib.contextmanager
+def ordinary_threads():
+    """Threads that are made inside get their turn as all others do.
+
+    Linux lets root ask for more, as SVT-AV1 does: its threads would go before everything else that the machine runs.
+    """
+    tasks = Path("/proc/self/task")
+    before = set(tasks.glob("*"))
+    yield
+    for task in set(tasks.glob("*")) - before:
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def hdr_options(coding):

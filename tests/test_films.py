@@ -4,6 +4,7 @@ They are made here by PyAV, tiny and short.
 """
 
 import hashlib
+import os
 from fractions import Fraction
 
 import av
@@ -495,6 +496,19 @@ def test_hdr_is_kept(tmp_path, ending, codec, transfer):
     assert np.allclose(light["display"], [0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329, 0.005, 1000], atol=1e-3)
     if ending != "mkv" and codec == "hevc":
         assert tracks_of(tmp_path / f"out.{ending}")[0].tag == "hvc1"  # else Apple's players show nothing
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks at threads as Linux shows them")
+def test_encoders_do_not_go_before_everything_else(tmp_path):
+    """SVT-AV1 does, where root starts it."""
+    colour = film_reading.Colour(1, 1, 1, False)
+    rate = Fraction(25)
+    coding = film_encoding.Coding("av1", 22, (64, 64), False, 1 / rate, rate, Fraction(1), colour, {}, "mp4")
+    before = set(os.listdir("/proc/self/task"))
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        film_encoding.open_encoder(container, coding)
+        threads = set(os.listdir("/proc/self/task")) - before
+        assert threads and {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize(
