@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layers.projection import PROJECTION
+from layers import projection
 from networks.registry import build_generator
 from utils import LazyModule
 
@@ -34,23 +34,36 @@ CUT = "body_add"  # the layer of the paper's network, and of those like it, behi
 
 
 def split(network):
-    """[network], or [trunk, rest] of a folded network with the layer CUT: rest(trunk(lr_01)) is its result.
+    """[network], or the parts of a folded network with the layer CUT: each takes what the one before it makes.
 
-    The trunk takes LR [batch, h, w, 3] to maps of LR's size, behind which LR itself follows where the network adds to
-    it. It sees far and takes little memory; the rest sees a few pixels and takes much. So tiles of the trunk can be
-    large, which need less around them, and the rest goes through them in strips.
+    The trunk takes LR [batch, h, w, 3] to maps of LR's size, behind which LR itself follows where the network needs it
+    again. It sees far and takes little memory; the second part sees a few pixels and takes much. So tiles of the trunk
+    can be large, which need less around them, and the second part goes through them in strips. A projection is a third
+    part, since it sees far again; SR comes to it in cells of LR's size.
     """
     names = {layer.name for layer in network.layers}
     if CUT not in names:
         return [network]
-    lr, maps = network.input, network.get_layer(CUT).output
-    if not names & {"skip_add", PROJECTION}:
-        return [keras.Model(lr, maps), keras.Model(maps, network.output)]
-    width = maps.shape[-1]
-    both = keras.Input((None, None, width + lr.shape[-1]))
-    parts = both[..., :width], both[..., width:]
-    trunk = keras.Model(lr, keras.layers.Concatenate(name="trunk", dtype=keras.config.floatx())([maps, lr]))
-    return [trunk, keras.Model(both, keras.Model([maps, lr], network.output)(parts))]
+    lr, maps, sr = network.input, network.get_layer(CUT).output, network.output
+    if not names & {"skip_add", projection.PROJECTION}:
+        return [keras.Model(lr, maps), keras.Model(maps, sr)]
+    beside = keras.layers.Concatenate(dtype=keras.config.floatx())
+    trunk = keras.Model(lr, beside([maps, lr]))
+    both, *apart = pair(maps.shape[-1])
+    if projection.PROJECTION not in names:
+        return [trunk, keras.Model(both, keras.Model([maps, lr], sr)(apart))]
+    painted, scale = projection.before(network)
+    cells = keras.ops.space_to_depth(keras.Model([maps, lr], painted)(apart), scale)
+    second = keras.Model(both, beside([cells, apart[1]]))
+    both, cells, same_lr = pair(cells.shape[-1])
+    third = keras.Model([painted, lr], sr)([keras.ops.depth_to_space(cells, scale), same_lr])
+    return [trunk, second, keras.Model(both, third)]
+
+
+def pair(width):
+    """A Keras input of maps with LR's channels behind them, and the two apart."""
+    both = keras.Input((None, None, width + 3))
+    return both, both[..., :width], both[..., width:]
 
 
 def inference(generator, config, xla=False):

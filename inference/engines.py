@@ -30,7 +30,7 @@ from utils import LazyModule, UserError
 tf = LazyModule("tensorflow")
 keras = LazyModule("keras")
 
-FORM = "engine 1"  # of the converted files: raise it when they change
+FORM = "engine 2"  # of the converted files: raise it when they change
 FILM_HALO = 40  # LR pixels around tiles of a network for films
 KEPT = 16  # conversions that stay in the cache, of 5 to 12 MB each
 SIDE = 96  # of the LR image that engines are timed with, in pixels
@@ -101,12 +101,12 @@ class StyleSource(Source):
 
 
 class Loaded(NamedTuple):
-    """A generator that is ready to run, in one part or in two: see compiled.split.
+    """A generator that is ready to run, in one to three parts: see compiled.split.
 
     parts: functions from float32 [n, h, w, c] to [n, h', w', c'], the first from LR in [0, 1], the last to SR in about
     [-1, 1]; they raise MemoryError and UserError. radii: how far each sees, in LR pixels. batch: how many tiles of a
-    picture are best computed at a time. bytes: memory that the first of two parts takes for each LR pixel and feature
-    map.
+    picture are best computed at a time. bytes: memory that the first of several parts takes for each LR pixel and
+    feature map.
     """
 
     parts: list

@@ -26,12 +26,12 @@ cv2 = LazyModule("cv2")
 TILE, EXACT_TILE = 512, 256  # the largest cores that are chosen automatically, in LR pixels
 LEAST_TILE = 24
 HALO = 16  # LR pixels around a core, if the network sees further and it need not be exact
-STRIP = 2**14  # LR pixels of a tile that go through the second part of a network at a time
+STRIP = 2**14  # LR pixels of a tile that go through what follows the first part of a network at a time
 GRID = 24  # an exact window's sides are multiples of this: see `windows`
 BYTES_WHOLE = 256  # memory for each LR pixel of a window and feature map of a network in one part (measured: 270)
 BYTES_STYLE = 1000  # memory for each pixel of a picture that a network paints as a whole (measured: 820)
 BYTES_FILM, FILM_TILE = 3000, 1280  # memory for each LR pixel of a network for films, and its largest tile
-MOST = 0.75 * 2**30  # bytes that a window takes of a network in two parts, so that 12 megapixels need 1.5 GiB in all
+MOST = 0.75 * 2**30  # bytes that a window takes of the first of several parts, so that 12 megapixels need 1.5 GiB
 BLEED = 8  # LR pixels by which colours are spread into transparent parts
 # Where a container's memory is told, by cgroups of versions 2 and 1: folder, limit, what is used, what of it is not.
 CGROUPS = (
@@ -79,10 +79,10 @@ class Upscaler:
         self.for_photos = self.source.whole or trained_on.get("degradation") == "photo"
         only_tensorflow = self.frames > 1 or self.source.whole
         self.engine = choose_engine(engine, exact, half, only_tensorflow) or engines.fastest(self.source, pixels)
-        self.parts, radii, self.batch, self.bytes = engines.load(self.engine, self.source, exact, half)
+        self.parts, self.radii, self.batch, self.bytes = engines.load(self.engine, self.source, exact, half)
         self.margin = 0 if self.scale == config.scale else MARGIN
-        self.halo = (sum(radii) if exact or self.frames > 1 else min(sum(radii), HALO)) + self.margin
-        self.strip_halo = radii[-1]
+        radius = sum(self.radii)
+        self.halo = (radius if exact or self.frames > 1 else min(radius, HALO)) + self.margin
         self.tile = sys.maxsize if self.source.whole else tile or self.affordable_tile(config)
 
     def affordable_tile(self, config):
@@ -212,15 +212,15 @@ class Upscaler:
             channels, lr_01 = 3, lr_01[..., self.frames // 2 * 3 :][..., :3]
         else:
             x = np.tile(x, self.frames)
-        strip = height
-        if len(parts) > 1:
-            x, strip = parts[0](x), max(STRIP // (n * width), 1)
-        sr = np.empty((n, s * height, s * width, channels), dtype)
-        for (start, stop), (top, bottom) in windows(height, strip, self.strip_halo):
-            sr_m11 = np.asarray(parts[-1](x[:, start:stop]))[:, s * (top - start) : s * (bottom - start)]
+        made = [x]
+        for part, radius, pixels in zip(parts, self.radii, (sys.maxsize, STRIP, STRIP), strict=False):
+            made = strips(part, np.concatenate(list(made), axis=1), radius, pixels)
+        sr, row = np.empty((n, s * height, s * width, channels), dtype), 0
+        for sr_m11 in made:
             if channels == 1:
                 sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
-            sr[:, s * top : s * bottom] = utils.m11_to_levels(sr_m11, dtype)
+            sr[:, row : row + sr_m11.shape[1]] = utils.m11_to_levels(sr_m11, dtype)
+            row += sr_m11.shape[1]
         return with_colours_of(lr_01, sr) if self.colour_fix else sr
 
     def windows(self, n):
@@ -308,6 +308,18 @@ def choose_weights(weights, blend, scale):
     partner = f"srresnet_x{config.scale}" + "_photo" * for_photos
     store.check_blend(partner, weights)
     return weights, partner, config
+
+
+def strips(part, x, radius, pixels):
+    """part(x) of maps [n, h, w, c], in strips [n, h', w', c'] of `pixels` pixels of maps each, one below another.
+
+    radius: how many rows above and below a strip the part sees.
+    """
+    n, height, width, _ = x.shape
+    for (start, stop), (top, bottom) in windows(height, max(pixels // (n * width), 1), radius):
+        y = np.asarray(part(x[:, start:stop]))
+        scale = y.shape[1] // (stop - start)
+        yield y[:, scale * (top - start) : scale * (bottom - start)]
 
 
 class Window(NamedTuple):

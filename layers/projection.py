@@ -146,6 +146,12 @@ def projected(sr_m11, lr_01, degradation):
     return keras.layers.Add(name=PROJECTION, **floats)([sr_m11, correction])
 
 
+def before(network):
+    """(SR before the projection, a tensor of the graph; the scale) of a network that `projected` made."""
+    shrink = network.get_layer("projection_shrink")
+    return shrink.input, shrink.degradation.scale
+
+
 def projected_again(sr_m11, network):
     """Another SR, projected by the layers of a network that `projected` made, onto the images of its LR."""
     shrunk, missing, correction, result = (

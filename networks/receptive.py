@@ -18,10 +18,15 @@ def receptive_radius(config):
     return radius_of(build_generator(config))
 
 
-def radius_of(network, seen=0):
-    """receptive_radius of a built network, by going from the output down through the layers to the inputs.
+def radius_of(network):
+    """receptive_radius of a built network, whose inputs are of LR's size."""
+    return max(radii_of(network))
 
-    seen: how far beyond an output pixel something after the network sees.
+
+def radii_of(network, seen=0):
+    """[radius in each input's pixels], by going from the output down through the layers to the inputs.
+
+    seen: how far beyond an output pixel something after the network sees. An input that nothing uses has 0.
     """
     radius = {id(network.outputs[0]): seen}  # {tensor: radius in its pixels around the place of one output pixel}
     for _, nodes in sorted(network._nodes_by_depth.items()):  # each layer after all layers that use its output
@@ -29,9 +34,16 @@ def radius_of(network, seen=0):
             if node.is_input:
                 continue
             [output] = node.output_tensors
-            for tensor in node.input_tensors:
-                radius[id(tensor)] = max(radius.get(id(tensor), 0), radius_below(node, radius[id(output)]))
-    return max(radius[id(tensor)] for tensor in network.inputs)
+            for tensor, below in zip(node.input_tensors, radii_below(node, radius[id(output)]), strict=True):
+                radius[id(tensor)] = max(radius.get(id(tensor), 0), below)
+    return [radius.get(id(tensor), 0) for tensor in network.inputs]
+
+
+def radii_below(node, radius):
+    """[radius in each input] of one layer, from the radius in its output."""
+    if type(node.operation).__name__ == "Functional":  # a network in a network
+        return radii_of(node.operation, radius)
+    return [radius_below(node, radius)] * len(node.input_tensors)
 
 
 def radius_below(node, radius):
@@ -43,8 +55,6 @@ def radius_below(node, radius):
     match type(layer).__name__:
         case kind if kind in POINTWISE:
             return radius
-        case "Functional":  # a network in a network
-            return radius_of(layer, radius)
         case "GetItem" if node.arguments.args[1][0] is Ellipsis:  # x[..., a:b], some of the channels
             return radius
         case "Conv2D" if layer.strides == layer.dilation_rate == (1, 1):
@@ -54,6 +64,8 @@ def radius_below(node, radius):
             return math.ceil(radius / stride) + math.ceil(max(layer.kernel_size) / stride) - 1
         case "DepthToSpace":
             return math.ceil(radius / layer.block_size)
+        case "SpaceToDepth":
+            return (radius + 1) * layer.block_size - 1
         case "UpSampling2D" if layer.interpolation == "nearest":
             return math.ceil(radius / layer.size[0])
         case "Shrink":  # the farthest HR pixel from any in the LR pixel's cell

@@ -102,7 +102,7 @@ def test_too_small_a_halo_of_strips_shows(tiny_run, rng):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("inference.tiles.STRIP", 400)
         assert differences(upscaler.upscale(lr), whole)[0] <= 1
-        patch.setattr(upscaler, "strip_halo", 0)
+        patch.setattr(upscaler, "radii", [0, 0])
         assert differences(upscaler.upscale(lr), whole)[0] > 1
 
 
