@@ -108,16 +108,17 @@ def open_encoder(container, coding):
 
 @contextlib.contextmanager
 def ordinary_threads():
-    """Threads that are made inside get their turn as all others do.
+    """Threads that start inside get no real-time priority.
 
-    Linux lets root ask for more, as SVT-AV1 does: its threads would go before everything else that the machine runs.
+    SVT-AV1 asks Linux for it, and as root gets it: its threads would run before everything else on the machine.
     """
     tasks = Path("/proc/self/task")
     before = set(tasks.glob("*"))
     yield
     for task in set(tasks.glob("*")) - before:
         with contextlib.suppress(OSError):  # it has ended meanwhile, or a container forbids this
-            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
+            if os.sched_getscheduler(int(task.name)) in (os.SCHED_FIFO, os.SCHED_RR):
+                os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def hdr_options(coding):

@@ -39,7 +39,7 @@ def split(network):
     The trunk takes LR [batch, h, w, 3] to maps of LR's size, behind which LR itself follows where the network needs it
     again. It sees far and takes little memory; the second part sees a few pixels and takes much. So tiles of the trunk
     can be large, which need less around them, and the second part goes through them in strips. A projection is a third
-    part, since it sees far again; SR comes to it in cells of LR's size.
+    part, since it sees far again; SR comes to it as maps of LR's size, scale²·3 values for each LR pixel.
     """
     names = {layer.name for layer in network.layers}
     if CUT not in names:
@@ -49,19 +49,19 @@ def split(network):
         return [keras.Model(lr, maps), keras.Model(maps, sr)]
     beside = keras.layers.Concatenate(dtype=keras.config.floatx())
     trunk = keras.Model(lr, beside([maps, lr]))
-    both, *apart = pair(maps.shape[-1])
+    maps_lr, maps_in, lr_in = maps_beside_lr(maps.shape[-1])
     if projection.PROJECTION not in names:
-        return [trunk, keras.Model(both, keras.Model([maps, lr], sr)(apart))]
+        return [trunk, keras.Model(maps_lr, keras.Model([maps, lr], sr)([maps_in, lr_in]))]
     painted, scale = projection.before(network)
-    cells = keras.ops.space_to_depth(keras.Model([maps, lr], painted)(apart), scale)
-    second = keras.Model(both, beside([cells, apart[1]]))
-    both, cells, same_lr = pair(cells.shape[-1])
-    third = keras.Model([painted, lr], sr)([keras.ops.depth_to_space(cells, scale), same_lr])
-    return [trunk, second, keras.Model(both, third)]
+    cells = keras.ops.space_to_depth(keras.Model([maps, lr], painted)([maps_in, lr_in]), scale)
+    second = keras.Model(maps_lr, beside([cells, lr_in]))
+    cells_lr, cells_in, lr_in = maps_beside_lr(cells.shape[-1])
+    projected = keras.Model([painted, lr], sr)([keras.ops.depth_to_space(cells_in, scale), lr_in])
+    return [trunk, second, keras.Model(cells_lr, projected)]
 
 
-def pair(width):
-    """A Keras input of maps with LR's channels behind them, and the two apart."""
+def maps_beside_lr(width):
+    """(Keras input [batch, h, w, width + 3], its maps [..., width], its LR [..., 3])."""
     both = keras.Input((None, None, width + 3))
     return both, both[..., :width], both[..., width:]
 

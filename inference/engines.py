@@ -306,7 +306,7 @@ def fastest(source, pixels):
     if len(names) == 1:
         return names[0]
     libraries = sorted({library for name in names if ENGINES[name] for library in ENGINES[name].libraries})
-    facts = [names, os.cpu_count(), cpu_name(), [version(library) for library in libraries], source.config]
+    facts = [FORM, names, os.cpu_count(), cpu_name(), [version(library) for library in libraries], source.config]
     key, path = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24], folder() / "speeds"
     try:
         speeds = {

@@ -212,11 +212,12 @@ class Upscaler:
             channels, lr_01 = 3, lr_01[..., self.frames // 2 * 3 :][..., :3]
         else:
             x = np.tile(x, self.frames)
-        made = [x]
-        for part, radius, pixels in zip(parts, self.radii, (sys.maxsize, STRIP, STRIP), strict=False):
-            made = strips(part, np.concatenate(list(made), axis=1), radius, pixels)
+        made = strips(parts[0], x, self.radii[0], sys.maxsize)  # the first part takes a tile as a whole
+        for part, radius in zip(parts[1:], self.radii[1:], strict=True):
+            first, *others = made
+            made = strips(part, np.concatenate([first, *others], axis=1) if others else first, radius, STRIP)
         sr, row = np.empty((n, s * height, s * width, channels), dtype), 0
-        for sr_m11 in made:
+        for sr_m11 in map(np.asarray, made):
             if channels == 1:
                 sr_m11 = sr_m11.mean(axis=-1, keepdims=True)
             sr[:, row : row + sr_m11.shape[1]] = utils.m11_to_levels(sr_m11, dtype)
@@ -311,13 +312,13 @@ def choose_weights(weights, blend, scale):
 
 
 def strips(part, x, radius, pixels):
-    """part(x) of maps [n, h, w, c], in strips [n, h', w', c'] of `pixels` pixels of maps each, one below another.
+    """part(x) of maps [n, h, w, c], in strips [n, h', w', c'], one below another, as the part's library returns them.
 
-    radius: how many rows above and below a strip the part sees.
+    radius: how many rows above and below a strip the part sees. pixels: of a strip, in maps, before these rows.
     """
     n, height, width, _ = x.shape
     for (start, stop), (top, bottom) in windows(height, max(pixels // (n * width), 1), radius):
-        y = np.asarray(part(x[:, start:stop]))
+        y = part(x[:, start:stop])
         scale = y.shape[1] // (stop - start)
         yield y[:, scale * (top - start) : scale * (bottom - start)]
 

@@ -24,7 +24,7 @@ def radius_of(network):
 
 
 def radii_of(network, seen=0):
-    """[radius in each input's pixels], by going from the output down through the layers to the inputs.
+    """[radius for each input, in its own pixels], by going from the output down through the layers to the inputs.
 
     seen: how far beyond an output pixel something after the network sees. An input that nothing uses has 0.
     """

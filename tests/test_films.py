@@ -508,7 +508,8 @@ def test_encoders_do_not_go_before_everything_else(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         film_encoding.open_encoder(container, coding)
         threads = set(os.listdir("/proc/self/task")) - before
-        assert threads and {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_OTHER}
+        policies = {os.sched_getscheduler(int(thread)) for thread in threads}
+        assert policies and not policies & {os.SCHED_FIFO, os.SCHED_RR}
 
 
 @pytest.mark.parametrize(

@@ -150,15 +150,18 @@ def test_weights_fit_with_and_without(rng, tmp_path):
 
 
 @pytest.mark.slow
-def test_folded_split_and_in_tiles(rng, tmp_path, monkeypatch):
+@pytest.mark.parametrize("skip", ["none", "bicubic"])
+def test_folded_split_and_in_tiles(rng, tmp_path, monkeypatch, skip):
     """Any tile is as the whole picture inside its halo, and an engine's parts are as the network."""
-    network, config = random_network(rng, PROJECTED)
+    settings = PROJECTED, f"MODEL.skip={skip}"
+    network, config = random_network(rng, *settings)
     folded = compiled.fold_batch_norm(network, config)
     parts = compiled.split(folded)
-    lr = rng.random((1, 40, 50, 3), np.float32)
+    lr = rng.random((2, 40, 50, 3), np.float32)
     whole = np.asarray(network(lr, training=False))
     np.testing.assert_allclose(functools.reduce(lambda x, part: part(x), parts, lr), whole, atol=1e-4)
     radii, radius = [receptive.radius_of(part) for part in parts], receptive.radius_of(folded)
+    # A⁺ and A together see 10 LR pixels; 11 since each step is rounded up.
     assert radii[1:] == [4, 11] and sum(radii) >= radius == receptive.receptive_radius(config)
     changed = lr.copy()
     changed[:, 13 + radius :] = 0
@@ -166,7 +169,7 @@ def test_folded_split_and_in_tiles(rng, tmp_path, monkeypatch):
     assert not moved[: 4 * 13].any() and moved[4 * 15 :].any()
 
     monkeypatch.setenv("SRGAN_RUNS", str(tmp_path))
-    write_run(tmp_path / "mine", network, PROJECTED)
+    write_run(tmp_path / "mine", network, *settings)
     monkeypatch.setattr(tiles, "STRIP", 400)
     lr_u8 = photo(rng, 90, 70)
     tiled = tiles.Upscaler("mine", tile=24, engine="tensorflow")
