@@ -314,7 +314,7 @@ def choose_weights(weights, blend, scale):
 def strips(part, x, radius, pixels):
     """part(x) of maps [n, h, w, c], in strips [n, h', w', c'], one below another, as the part's library returns them.
 
-    radius: how many rows above and below a strip the part sees. pixels: of a strip, in maps, before these rows.
+    radius: how many rows above and below a strip the part sees. pixels: of the maps that a strip has, without these.
     """
     n, height, width, _ = x.shape
     for (start, stop), (top, bottom) in windows(height, max(pixels // (n * width), 1), radius):

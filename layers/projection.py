@@ -147,7 +147,7 @@ def projected(sr_m11, lr_01, degradation):
 
 
 def before(network):
-    """(SR before the projection, a tensor of the graph; the scale) of a network that `projected` made."""
+    """(SR before the projection, [batch, scale·h, scale·w, c] in the graph; the scale) of what `projected` made."""
     shrink = network.get_layer("projection_shrink")
     return shrink.input, shrink.degradation.scale
 

@@ -30,7 +30,7 @@ def random_network(rng, *overrides, amount=0.1):
     import keras
 
     config = make_config(overrides=[*TINY_SETTINGS, *overrides]).MODEL
-    keras.utils.set_random_seed(6)
+    keras.utils.set_random_seed(6)  # else the weights, and what rounding leaves, differ from run to run
     network = registry.build_generator(config)
     network.set_weights([w + rng.normal(0, amount, w.shape) for w in network.get_weights()])
     return network, config
@@ -76,11 +76,11 @@ def test_borders_are_utils_mirror(rng):
 def test_sr_of_a_projected_generator_shrinks_to_lr(rng):
     """But for what A⁺ lacks beyond its reach; of twelve random networks 3e-5 to 8e-5 was left."""
     lr = rng.random((1, 9, 13, 3), np.float32)
-    network, _ = random_network(rng, PROJECTED)
     plain, _ = random_network(rng)
+    network, _ = random_network(rng, PROJECTED)
     plain.set_weights(network.get_weights())
     before, after = (contradiction(projection.bicubic(4), each(lr), lr) for each in (plain, network))
-    assert before > 50 and after < 1e-4 * before
+    assert before > 50 and after < min(0.02, 1e-4 * before)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_run_is_made_of_anothers_weights(rng, tmp_path, monkeypatch, call):
     generator, about = store.load_generator("mine-projected")
     lr = rng.random((1, 5, 6, 3), np.float32)
     before, after = (contradiction(projection.bicubic(4), each(lr), lr) for each in (network, generator))
-    assert about["weights_of"] == "mine" and after < 1e-4 * before
+    assert about["weights_of"] == "mine" and after < min(0.02, 1e-4 * before)
     for pair in (("mine", "mine-projected"), ("mine-projected", "mine")):
         ((mixed, its),) = store.blends(*pair, [0.3])
         assert its["config"].MODEL.projection == "bicubic"

@@ -258,7 +258,7 @@ def test_bits_of_avif_that_are_not_read_are_told(tmp_path, rng):
     deep = pictures.read(Path(__file__).parent / "golden" / "ten_bits.avif", 1)
     assert pictures.fit(deep, "png")[1] == "8 of its 10 bits are read" and deep.shape == (72, 96, 3)
     Image.fromarray(photo(rng, 72, 96)).save(tmp_path / "a.avif")
-    assert not pictures.fit(pictures.read(tmp_path / "a.avif", 1), "png")[1]
+    assert pictures.fit(pictures.read(tmp_path / "a.avif", 1), "png")[1] == ""
 
 
 def test_pictures_that_are_not_taken_are_named(command, picture, tmp_path):
